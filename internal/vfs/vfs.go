@@ -4,15 +4,23 @@
 // disk (Mem) that loses, tears and reorders unsynced writes at a power cut.
 //
 // Durability contract, for every implementation: bytes written are durable once Sync or SyncData of that File returned nil;
-// a created, renamed or removed name is durable once SyncDir of its directory returned nil. After a failed Sync nothing may
+// a created, renamed or removed name is durable once SyncDir of its directory returned nil (a new directory's own name needs
+// SyncDir of its parent: MkdirAllSync does that). Sync of a file promises nothing about its name. After a failed Sync nothing may
 // be assumed about what was written before it, and the caller must not retry it (the kernel may have dropped the dirty
 // pages: "Can applications recover from fsync failures?", USENIX ATC 2020).
+//
+// Errors are *fs.PathError or *os.LinkError around fs.ErrNotExist, fs.ErrClosed, syscall.EIO, syscall.ENOSPC and the like:
+// match them with errors.Is.
 package vfs
 
 import (
+	"errors"
 	"io"
 	"time"
 )
+
+// ErrLocked is matched by the error of FS.Lock when the lock is held, by another process or by this one.
+var ErrLocked = errors.New("vfs: locked by another user of the directory")
 
 // FS is a file system. Implementations are safe for concurrent use.
 type FS interface {
