@@ -1,0 +1,105 @@
+package broker
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/chronik-go/chronik/internal/clock"
+)
+
+// ListenerConfig is what requests of one listener see.
+type ListenerConfig struct {
+	// OneAddress: this node names itself as the leader of everything, at Host:Port, and proxies what it does not lead. For
+	// clients behind one load balancer or tunnel.
+	OneAddress bool
+	Host       string
+	Port       int32
+}
+
+// Config wires a Broker. What has no default is required.
+type Config struct {
+	Partitions Partitions
+	Controller Controller
+	Cluster    Cluster
+	Forwarder  Forwarder
+	Clock      clock.Clock
+	Logger     *slog.Logger
+	// Registerer takes the metrics; nil: none are registered.
+	Registerer prometheus.Registerer
+	// Listeners by the name that the server gives Connect; a name that is missing is an ordinary listener.
+	Listeners map[string]ListenerConfig
+
+	// AutoCreateTopics lets Metadata create what is asked for by name.
+	AutoCreateTopics bool
+	// AutoCreateWait bounds how long Metadata waits for a created topic's leaders; default 2 s.
+	AutoCreateWait time.Duration
+	// ProduceTimeout bounds every produce, whatever the client asks; default 60 s.
+	ProduceTimeout time.Duration
+	// RequestTimeout bounds other requests without a timeout of their own; default 30 s.
+	RequestTimeout time.Duration
+	// MaxFetchWait bounds a long poll; default 5 min.
+	MaxFetchWait time.Duration
+	// MaxFetchBytes bounds one Fetch response, whatever the client asks; default 64 MiB.
+	MaxFetchBytes int
+	// FetchSessions bounds the fetch session cache (KIP-227); default 2000. FetchSessionPartitions bounds the partitions
+	// of all of them; default 500,000.
+	FetchSessions, FetchSessionPartitions int
+	// NewsAge: how long after a leadership change a stale client is served by proxy before it is told; default 5 s.
+	NewsAge time.Duration
+}
+
+// RequestContext is what a handler knows of a request besides its body.
+type RequestContext struct {
+	Key, Version int16
+	ClientID     *string
+	// Listener is the listener's name, OneAddress its mode.
+	Listener string
+	Mode     ListenerConfig
+	Remote   net.Addr
+	Local    net.Addr
+	// Received is when the frame was complete.
+	Received time.Time
+	conn     *conn
+}
+
+// Broker answers Kafka requests. It is safe for concurrent use by many connections.
+type Broker struct {
+	cfg Config
+	log *slog.Logger
+}
+
+// New checks cfg, sets defaults and registers metrics.
+func New(cfg Config) (*Broker, error) {
+	if cfg.Partitions == nil || cfg.Controller == nil || cfg.Cluster == nil || cfg.Forwarder == nil {
+		return nil, errors.New("broker: Partitions, Controller, Cluster and Forwarder are required")
+	}
+	setDefaults(&cfg)
+	return &Broker{cfg: cfg, log: cfg.Logger}, nil
+}
+
+func setDefaults(cfg *Config) {
+	if cfg.Clock == nil {
+		cfg.Clock = clock.System{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	defaultTo(&cfg.AutoCreateWait, 2*time.Second)
+	defaultTo(&cfg.ProduceTimeout, time.Minute)
+	defaultTo(&cfg.RequestTimeout, 30*time.Second)
+	defaultTo(&cfg.MaxFetchWait, 5*time.Minute)
+	defaultTo(&cfg.MaxFetchBytes, 64<<20)
+	defaultTo(&cfg.FetchSessions, 2000)
+	defaultTo(&cfg.FetchSessionPartitions, 500_000)
+	defaultTo(&cfg.NewsAge, 5*time.Second)
+}
+
+func defaultTo[T time.Duration | int](v *T, d T) {
+	if *v <= 0 {
+		*v = d
+	}
+}

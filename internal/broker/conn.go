@@ -1,0 +1,4 @@
+package broker
+
+// conn is what the broker keeps for one connection.
+type conn struct{}

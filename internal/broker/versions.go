@@ -1,0 +1,60 @@
+package broker
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Handler answers one request on the connection's writer goroutine. It may wait, bounded by ctx and by what the request
+// says. It returns nil, nil when the request gets no answer, and an error only to close the connection.
+type Handler func(b *Broker, ctx context.Context, rc *RequestContext, req kmsg.Request) (kmsg.Response, error)
+
+// Starter is stage one of an API that enqueues on the connection's reader goroutine; it must not block. What it returns is
+// stage two.
+type Starter func(b *Broker, ctx context.Context, rc *RequestContext, req kmsg.Request) (finish func(ctx context.Context) (kmsg.Response, error), err error)
+
+// api is one row of the range table: what is served. Never kmsg's MaxVersion: kmsg models unreleased versions and decodes
+// removed ones. Minimums are API too (librdkafka 2.0.2 tests for exact overlap).
+type api struct {
+	key int16
+	// min and max is what is accepted; a version outside closes the connection, as Kafka does.
+	min, max int16
+	// advertised is the minimum told to clients. It differs from min for Produce alone, which librdkafka must see from 0
+	// or it drops compression (KAFKA-18659).
+	advertised int16
+	handle     Handler
+	start      Starter // instead of handle
+}
+
+// apis is every API served, by key. One row for each.
+var apis []api
+
+// An init function and not a literal: handlers refer to the table (ApiVersions lists it).
+func init() {
+	apis = []api{
+		{key: 18, min: 0, advertised: 0, max: 4, handle: handleApiVersions},
+	}
+	indexAPIs()
+}
+
+// byKey finds a row; nil where a key is not served.
+var byKey [128]*api
+
+func indexAPIs() {
+	for i := range apis {
+		byKey[apis[i].key] = &apis[i]
+	}
+}
+
+// lookupAPI returns the row that serves version of key, or nil.
+func lookupAPI(key, version int16) *api {
+	if key < 0 || int(key) >= len(byKey) {
+		return nil
+	}
+	a := byKey[key]
+	if a == nil || version < a.min || version > a.max {
+		return nil
+	}
+	return a
+}
