@@ -1,0 +1,75 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+)
+
+// Brokers is the table of broker configs: the defaults of topics under Kafka's broker names, and what a broker can say about
+// itself. Those that are neither ReadOnly nor Inert take effect when they are changed at run time.
+var Brokers = newTable("broker", brokerDefs())
+
+// brokerNames gives a broker config the type, limits and default of the topic config it stands behind.
+func brokerDefs() []*Def {
+	defs := brokerOwnDefs()
+	for _, t := range topicDefs() {
+		for i, s := range t.Synonyms {
+			d := *t
+			d.Name, d.Synonyms, d.Internal = s.Name, nil, false
+			d.Doc = fmt.Sprintf("The default of the topic config %s. %s", t.Name, t.Doc)
+			if i > 0 {
+				d.Doc = fmt.Sprintf("The default of the topic config %s, used when %s is not set.", t.Name, t.Synonyms[i-1].Name)
+				d.ReadOnly = true // as in Kafka: only the name that wins can be changed at run time
+			}
+			switch {
+			case s.Factor > 1:
+				d.Type = Int
+				d.Min, d.Max = math.Ceil(t.Min/float64(s.Factor)), maxInt
+				if t.Min == -1 {
+					d.Min = -1
+				}
+				d.setDefault(t.Default, s.Factor)
+				// Of several names only the last has a default; the others say "not set".
+				if i < len(t.Synonyms)-1 {
+					d.Default, d.NullDefault = "", true
+				}
+			case len(t.Synonyms) > 1 && i < len(t.Synonyms)-1:
+				d.Default, d.NullDefault = "", true
+			}
+			defs = append(defs, &d)
+		}
+	}
+	return defs
+}
+
+func (d *Def) setDefault(topicDefault string, factor int64) {
+	if n, err := strconv.ParseInt(topicDefault, 10, 64); err == nil {
+		d.Default = strconv.FormatInt(n/factor, 10)
+	}
+}
+
+func brokerOwnDefs() []*Def {
+	ro := func(name string, t Type, def, doc string) *Def {
+		return &Def{Name: name, Type: t, Default: def, Doc: doc, ReadOnly: true}
+	}
+	ranged := func(d *Def, lo, hi float64) *Def { d.Min, d.Max = lo, hi; return d }
+	null := func(d *Def) *Def { d.NullDefault = true; return d }
+	return []*Def{
+		null(ro("node.id", Int, "", "This node's id in the cluster (--node-id).")),
+		null(ro("broker.id", Int, "", "The same as node.id, under its older name.")),
+		null(ro("broker.rack", String, "", "Where the node stands; replicas are spread over racks (--rack).")),
+		null(ro("listeners", String, "", "Where the node listens for Kafka clients (--kafka-addr).")),
+		null(ro("advertised.listeners", String, "", "Where clients are told to reach the node (--advertised-kafka-addr).")),
+		ro("log.dir", String, "./data", "Where the node keeps its data (--data-dir)."),
+		ro("log.dirs", String, "./data", "Where the node keeps its data (--data-dir)."),
+		ranged(ro("num.partitions", Int, "1", "The partitions of a topic that is created without a number (--num-partitions)."), 1, MaxPartitionsPerTopic),
+		ranged(ro("default.replication.factor", Int, "0", "The replicas of a topic that is created without a number (--replication-factor); 0: three, or one on each node if there are fewer."), 0, math.MaxInt16),
+		ro("auto.create.topics.enable", Boolean, "true", "Whether asking for a topic that does not exist creates it (--auto-create-topics)."),
+		ro("delete.topic.enable", Boolean, "true", "Whether topics may be deleted."),
+		ranged(ro("socket.request.max.bytes", Int, strconv.Itoa(DefaultMaxFrameBytes), "The largest request in bytes (--max-request-bytes)."), 1<<10, maxInt),
+		ranged(ro("max.connections", Int, strconv.Itoa(DefaultMaxConnections), "The most connections of Kafka clients at a time (--max-connections)."), 1, maxInt),
+		ranged(ro("max.connections.per.ip", Int, strconv.Itoa(DefaultMaxConnectionsPerAddr), "The most connections of Kafka clients from one address (--max-connections-per-addr)."), 1, maxInt),
+		ranged(ro("connections.max.idle.ms", Long, strconv.FormatInt(DefaultIdleTimeout.Milliseconds(), 10), "After how many milliseconds without a request a connection is closed (--idle-timeout)."), 1, maxLong),
+	}
+}
