@@ -6,7 +6,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
+	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/partition"
 )
 
 // CodedError is an error that knows its Kafka code: for refusals that the broker itself finds.
@@ -34,6 +36,37 @@ var codes = []struct {
 	err  error
 	code *kerr.Error
 }{
+	{partition.ErrCorrupt, kerr.CorruptMessage},
+	{partition.ErrRecordTooLarge, kerr.MessageTooLarge},
+	{partition.ErrInvalidTimestamp, kerr.InvalidTimestamp},
+	{partition.ErrInvalidRecord, kerr.InvalidRecord},
+	{partition.ErrOutOfOrderSequence, kerr.OutOfOrderSequenceNumber},
+	{partition.ErrInvalidProducerEpoch, kerr.InvalidProducerEpoch},
+	{partition.ErrStorage, kerr.KafkaStorageError},
+	{partition.ErrFencedLeaderEpoch, kerr.FencedLeaderEpoch},
+	{partition.ErrUnknownLeaderEpoch, kerr.UnknownLeaderEpoch},
+	{partition.ErrOffsetOutOfRange, kerr.OffsetOutOfRange},
+	{partition.ErrOffsetNotAvailable, kerr.OffsetNotAvailable},
+	{partition.ErrUnsupportedTimestamp, kerr.UnsupportedVersion},
+	{partition.ErrDamaged, kerr.KafkaStorageError},
+	{partition.ErrUnknownPartition, kerr.UnknownTopicOrPartition},
+
+	{controller.ErrTopicExists, kerr.TopicAlreadyExists},
+	{controller.ErrInvalidTopic, kerr.InvalidTopicException},
+	{controller.ErrUnknownTopic, kerr.UnknownTopicOrPartition},
+	{controller.ErrUnknownTopicID, kerr.UnknownTopicID},
+	{controller.ErrInvalidPartitions, kerr.InvalidPartitions},
+	{controller.ErrInvalidReplicationFactor, kerr.InvalidReplicationFactor},
+	{controller.ErrInvalidAssignment, kerr.InvalidReplicaAssignment},
+	{controller.ErrInvalidConfig, kerr.InvalidConfig},
+	{controller.ErrInvalidRequest, kerr.InvalidRequest},
+	{controller.ErrPolicy, kerr.PolicyViolation},
+	{controller.ErrUnknownNode, kerr.InvalidRequest},
+	{controller.ErrNodeIdentity, kerr.DuplicateBrokerRegistration},
+	// Never NOT_CONTROLLER: any node takes an admin request, so another node would be no better.
+	{controller.ErrNoLeader, kerr.RequestTimedOut},
+	{controller.ErrClosed, kerr.RequestTimedOut},
+
 	{multiraft.ErrNotLeader, kerr.NotLeaderForPartition},
 	// Its fate is unknown: a retriable code that an idempotent producer answers by sending the same sequence again.
 	{multiraft.ErrUnknownOutcome, kerr.RequestTimedOut},
