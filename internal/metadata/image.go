@@ -4,9 +4,7 @@
 // next from the last (copying what changes) and publishes it.
 package metadata
 
-import (
-	"github.com/google/uuid"
-)
+import "github.com/google/uuid"
 
 // MetadataTopic is the name under which the metadata group is known; it is never listed to clients.
 const MetadataTopic = "__cluster_metadata"
@@ -79,6 +77,21 @@ type Image struct {
 	// Groups has been deleted.
 	NextGroup, NextReplica uint64
 	NextProducerID         int64
+	// Requests remembers which items of the latest requests were carried out, oldest first, so that a request asked again
+	// after an unknown outcome is answered and not repeated. Bounded; see Builder.MarkRequest.
+	Requests []RequestMark
+}
+
+// RequestMark says which items of a request have been carried out.
+type RequestMark struct {
+	ID uuid.UUID
+	// Done is a bit set over the request's items; bit i of byte i/8, lowest first.
+	Done []byte
+}
+
+// Has reports whether item is marked.
+func (m RequestMark) Has(item int) bool {
+	return item >= 0 && item/8 < len(m.Done) && m.Done[item/8]&(1<<(item%8)) != 0
 }
 
 // Source gives readers the current image, never nil.
