@@ -11,6 +11,19 @@ import (
 type Partitions interface {
 	// Lookup returns the local replica of a partition; false if this node holds none (or it is not open yet).
 	Lookup(topic string, partition int32) (Partition, bool)
+	// NewPoll makes a poll over partitions that Lookup gave.
+	NewPoll() Poll
+}
+
+// Poll is one long poll: it waits for news of many partitions. It is used by one goroutine.
+type Poll interface {
+	// Wait lets C fire once p's high watermark is above offset, p's leadership changes here, or p closes; at once if the
+	// watermark is already.
+	Wait(p Partition, offset int64)
+	// C receives after a firing; firings between two receives are one.
+	C() <-chan struct{}
+	// Cancel ends all waits.
+	Cancel()
 }
 
 // Partition is one topic partition as the broker uses it; internal/partition has it. Errors are Go values, see CodeOf.
@@ -20,11 +33,6 @@ type Partition interface {
 	Produce(records []byte, done func(ProduceResult))
 	// Fetch reads committed batches from the local log, without a raft step.
 	Fetch(req FetchRequest) (FetchResult, error)
-	// Wait registers w to fire once the high watermark is above offset, or this replica stops or begins to lead, or closes;
-	// at once if that is so already. A waiter may watch many partitions.
-	Wait(offset int64, w *Waiter)
-	// Cancel removes w; unknown waiters are ignored.
-	Cancel(w *Waiter)
 	// ListOffset answers Kafka's ListOffsets for one timestamp, special ones included. -1/-1/-1 is "none", no error.
 	ListOffset(ctx context.Context, timestamp int64, currentLeaderEpoch int32) (offset, ts int64, epoch int32, err error)
 	// EpochEnd answers OffsetForLeaderEpoch: the largest epoch not above the one asked for, and its end offset; -1/-1 unknown.
