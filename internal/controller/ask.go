@@ -12,6 +12,7 @@ import (
 
 	"github.com/chronik-go/chronik/internal/controller/controllerpb"
 	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/transport"
 )
 
 // What an Answer's status says.
@@ -106,8 +107,10 @@ func (t *attempts) once(ctx context.Context) (*controllerpb.Answer, error) {
 	defer cancel()
 	reply, err := c.cfg.Caller.Call(ctx, node, Method, t.body)
 	if err != nil {
-		// It may have arrived; whether it did is not worth telling apart, since asking again is safe.
 		c.hint.CompareAndSwap(node, -1)
+		if notSent(err) {
+			return nil, fmt.Errorf("%w: asking node %d: %w", errNotDone, node, err)
+		}
 		return nil, unknownOutcome(fmt.Errorf("asking node %d: %w", node, err))
 	}
 	var ans controllerpb.Answer
@@ -120,6 +123,16 @@ func (t *attempts) once(ctx context.Context) (*controllerpb.Answer, error) {
 		c.hint.Store(node)
 	}
 	return &ans, answerError(&ans)
+}
+
+// notSent says that a call that failed certainly did not arrive.
+func notSent(err error) bool {
+	for _, e := range []error{transport.ErrPeerUnknown, transport.ErrPeerDown, transport.ErrNotSent, transport.ErrOverloaded, transport.ErrTooLarge} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // target returns the node to ask, -1 if none is known but this one.
