@@ -11,10 +11,9 @@ import (
 
 // StateMachine is what a Raft group drives: a topic partition, or the cluster's metadata.
 //
-// Three callers reach it, never two of one kind at a time for a group: the shard (Prepare, Abort, LeaderLost, Snapshot), the
-// applier (Apply, LeaderReady, Install) and, for Receive and Stage, the thread that steps the group's messages (the shard as
-// well). Shard and applier run side by side, so an implementation guards what they share. Nothing called by the shard may
-// block on a disk, a network or another group.
+// Two callers reach it, one call of each at a time: the group's shard (Prepare, Abort, LeaderReady, LeaderLost, Snapshot,
+// Stage, Receive) and the group's applier (Apply, Install, and Close at the end). They run side by side, so an
+// implementation guards what they share. Nothing called by the shard may block on a disk, a network or another group.
 type StateMachine interface {
 	// Prepare turns a prefix of props into the data of one log entry. It is called only while the replica leads term and the
 	// term's no-op has been applied. It decides everything there is to decide (offsets, duplicates, time), against applied

@@ -1,0 +1,52 @@
+# Chronik. `make` alone lists the targets.
+GO ?= go
+STATICCHECK_VERSION = v0.8.2
+PROTOC_GEN_GO_VERSION = v1.36.12
+PROTOC_GEN_GO_GRPC_VERSION = v1.6.0
+CYCLES ?= 10
+FUZZTIME ?= 5s
+
+.PHONY: help build test vet staticcheck fmt-check race fuzz cluster proto dump-segments bench bench-kafka clients
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+build: ## static binaries in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/ ./cmd/...
+
+test: ## what README says
+	$(GO) test ./...
+
+vet: ## go vet
+	$(GO) vet ./...
+
+staticcheck: ## staticcheck, installed by its module name
+	@test -x "$$($(GO) env GOPATH)/bin/staticcheck" && "$$($(GO) env GOPATH)/bin/staticcheck" -version | grep -q '($(STATICCHECK_VERSION:v%=%))' \
+	  || $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK_VERSION)
+	"$$($(GO) env GOPATH)/bin/staticcheck" ./...
+
+fmt-check: ## fails if gofmt would change a file
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+
+race: ## the race detector on the packages with goroutines
+	$(GO) test -race ./internal/...
+
+fuzz: ## every fuzz target for FUZZTIME
+	GO="$(GO)" FUZZTIME=$(FUZZTIME) sh test/fuzz.sh
+
+cluster: ## real processes, leaders killed -9 CYCLES times under load
+	CHRONIK_CLUSTER_CYCLES=$(CYCLES) $(GO) test ./test/cluster -count=1 -v -timeout 60m
+
+proto: ## regenerate protobuf code (needs protoc)
+	$(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+	$(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
+	$(GO) generate ./internal/transport/... ./internal/controller/...
+
+dump-segments: ## Kafka's own DumpLogSegments reads our segments (needs Java and Maven)
+	bash test/dumplogsegments/run.sh
+
+clients: ## real clients of other languages against a cluster (needs kcat)
+	bash test/clients/run.sh
+
+bench: ## throughput, latency, memory, fail-over of a local three-node cluster
+	$(GO) run ./bench $(BENCH)

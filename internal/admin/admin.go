@@ -1,0 +1,91 @@
+// Package admin serves a node's health and metrics over HTTP: /healthz, /readyz, /metrics.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// Config is what the server shows.
+type Config struct {
+	// Addr is host:port to listen on; port 0 takes a free one.
+	Addr string
+	// Ready returns nil once the node serves, and otherwise what it is waiting for.
+	Ready func() error
+	// Healthy returns nil unless the process should be replaced.
+	Healthy  func() error
+	Gatherer prometheus.Gatherer
+	Logger   *slog.Logger
+}
+
+// Server is the running HTTP server.
+type Server struct {
+	http http.Server
+	ln   net.Listener
+	done chan struct{}
+}
+
+// Start listens and serves until Close.
+func Start(cfg Config) (*Server, error) {
+	ln, err := net.Listen("tcp", cfg.Addr)
+	if err != nil {
+		return nil, fmt.Errorf("admin address %s: %w (another --admin-addr, or an empty one to do without)", cfg.Addr, err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", probe(cfg.Healthy))
+	mux.HandleFunc("GET /readyz", probe(cfg.Ready))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	s := &Server{ln: ln, done: make(chan struct{})}
+	s.http = http.Server{
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		WriteTimeout:      30 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+	}
+	go func() {
+		defer close(s.done)
+		if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+			cfg.Logger.Error("the admin listener ended", "error", err)
+		}
+	}()
+	return s, nil
+}
+
+func probe(check func() error) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if err := check(); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = io.WriteString(w, err.Error()+"\n")
+			return
+		}
+		_, _ = io.WriteString(w, "ok\n")
+	}
+}
+
+// Addr returns where the server listens.
+func (s *Server) Addr() string { return s.ln.Addr().String() }
+
+// Close ends the server, after requests under way or two seconds.
+func (s *Server) Close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	err := s.http.Shutdown(ctx)
+	if err != nil {
+		err = s.http.Close()
+	}
+	<-s.done
+	return err
+}

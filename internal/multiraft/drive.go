@@ -1,0 +1,494 @@
+package multiraft
+
+import (
+	"errors"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/chronik-go/chronik/internal/transport"
+	"github.com/chronik-go/chronik/internal/wal"
+)
+
+// This file is a replica's life on its shard: events in, Ready out.
+
+func (r *Replica) handle(ev *event) {
+	switch ev.kind {
+	case evMessage:
+		r.receive(ev)
+	case evLocal, evApplied:
+		r.stepAll(ev.local)
+		if ev.kind == evApplied {
+			r.appliedUpTo(ev.index)
+		}
+	case evInstalled:
+		r.installing = false
+		r.confs.reset(ev.index, r.store.log.Checkpoint().ConfState)
+		r.stepAll(ev.local)
+		r.reads.applied(r.applied.Load())
+	case evConf:
+		r.applyConf(ev.entry)
+	case evPropose:
+		r.queue = append(r.queue, ev.prop)
+	case evFunc:
+		if ev.fn != nil {
+			ev.fn()
+		}
+	}
+}
+
+// receive steps a message from another node, after checking that it comes from where that replica lives.
+func (r *Replica) receive(ev *event) {
+	node, known := r.nodeOf(ev.env.From)
+	if !known || node != ev.node {
+		r.releaseBacklog()
+		return
+	}
+	switch ev.env.Kind {
+	case transport.KindRaft:
+		m := ev.env.Raft
+		switch m.Type {
+		case raftpb.MsgProp, raftpb.MsgReadIndex, raftpb.MsgReadIndexResp, raftpb.MsgTransferLeader:
+			// Nobody forwards these here; a peer that does is of another make.
+		case raftpb.MsgSnap:
+			r.offered(m, ev.node)
+		default:
+			r.step(m)
+		}
+	case transport.KindSnapStatus:
+		r.snapStatus(ev.env.From, ev.env.Body)
+	default:
+		r.sm.Receive(ev.env, r.peer(ev.env.From, ev.node))
+	}
+}
+
+func (r *Replica) peer(replica uint64, node int32) Peer {
+	return NewPeer(node, r.group, r.id, replica, r.svc.cfg.Sender)
+}
+
+// step feeds raft. Its errors say that the message is of no use (an unknown peer, a local type): dropped by intent.
+func (r *Replica) step(m raftpb.Message) {
+	if err := r.rn.Step(m); err != nil && !errors.Is(err, raft.ErrStepPeerNotFound) && !errors.Is(err, raft.ErrProposalDropped) {
+		r.logger().Debug("message refused", "type", m.Type.String(), "error", err)
+	}
+}
+
+func (r *Replica) stepAll(ms []raftpb.Message) {
+	for _, m := range ms {
+		r.step(m)
+	}
+}
+
+// applyConf hands raft a membership change. Its index enters the history whatever the change does, so that a checkpoint
+// finds the configuration of its own index.
+func (r *Replica) applyConf(e raftpb.Entry) {
+	var cc raftpb.ConfChangeI
+	var err error
+	if e.Type == raftpb.EntryConfChange {
+		var c raftpb.ConfChange
+		err, cc = c.Unmarshal(e.Data), &c
+		cc = c
+	} else {
+		var c raftpb.ConfChangeV2
+		err = c.Unmarshal(e.Data)
+		cc = c
+	}
+	if err != nil {
+		panic("membership change does not decode: " + err.Error())
+	}
+	r.confs.add(e.Index, *r.rn.ApplyConfChange(cc))
+	r.confApplied = e.Index
+}
+
+func (r *Replica) appliedUpTo(noopTerm uint64) {
+	r.reads.applied(r.applied.Load())
+	v := r.view.Load()
+	if noopTerm != 0 && v.isLeader && v.term == noopTerm && !v.ready {
+		r.sm.LeaderReady(noopTerm)
+		nv := *v
+		nv.ready = true
+		r.publish(&nv)
+	}
+}
+
+func (r *Replica) publish(v *view) {
+	r.view.Store(v)
+	if f := r.svc.cfg.OnLeader; f != nil {
+		f(r, r.Status())
+	}
+}
+
+// process carries out what raft asks, and says whether it stopped early.
+func (r *Replica) process() (more bool) {
+	for range 4 {
+		r.propose()
+		r.proposeConf()
+		r.issueReads()
+		if r.installing || !r.rn.HasReady() {
+			break
+		}
+		r.ready(r.rn.Ready())
+	}
+	r.releaseBacklog()
+	return !r.installing && r.rn.HasReady() || r.canPropose() || len(r.confQueue) > 0
+}
+
+// canPropose says whether a proposal would be taken now.
+func (r *Replica) canPropose() bool {
+	v := r.view.Load()
+	return len(r.queue) > 0 && v.ready && r.waiters.unapplied() < r.svc.cfg.MaxUnappliedBytes &&
+		r.rn.BasicStatus().LeadTransferee == raft.None
+}
+
+// propose merges queued proposals into entries until the queue is empty or enough is under way. What raft drops stays at the
+// head of the queue (rule 18); what is queued when leadership is gone is certainly in no log.
+func (r *Replica) propose() {
+	if len(r.queue) == 0 {
+		return
+	}
+	if v := r.view.Load(); !v.isLeader {
+		r.failQueue(r.notLeader())
+		return
+	}
+	limit := r.svc.cfg.MaxUnappliedBytes - r.waiters.unapplied()
+	for len(r.queue) > 0 && limit > 0 && r.canPropose() {
+		data, bound, taken := r.sm.Prepare(r.view.Load().term, r.queue, r.svc.cfg.MaxEntryBytes)
+		if len(data) > 0 {
+			if err := r.rn.Propose(data); err != nil {
+				r.sm.Abort()
+				// Those Prepare has answered already must not be offered again.
+				r.dequeue(taken, bound)
+				return
+			}
+			r.prepared = append(r.prepared, prepared{bound: bound, size: int64(len(data))})
+			limit -= int64(len(data))
+		}
+		r.dequeue(taken, nil)
+	}
+}
+
+// dequeue drops the first taken proposals from the queue, but puts keep back in front.
+func (r *Replica) dequeue(taken int, keep []Proposal) {
+	var size int64
+	for _, p := range r.queue[:taken] {
+		size += int64(p.Size())
+	}
+	for _, p := range keep {
+		size -= int64(p.Size())
+	}
+	r.queuedBytes.Add(-size)
+	rest := r.queue[taken:]
+	n := copy(r.queue, append(append([]Proposal(nil), keep...), rest...))
+	clear(r.queue[n:])
+	r.queue = r.queue[:n]
+}
+
+// proposeConf proposes the next membership change; its Ready follows at once, like that of every proposal.
+func (r *Replica) proposeConf() {
+	if len(r.confQueue) == 0 {
+		return
+	}
+	p := r.confQueue[0]
+	r.confQueue = r.confQueue[1:]
+	if err := r.rn.ProposeConfChange(p.cc); err != nil {
+		p.done(r.notLeader())
+		return
+	}
+	r.confWaiters = append(r.confWaiters, p.done)
+}
+
+func (r *Replica) failQueue(err error) {
+	queue := r.queue
+	r.queue = nil
+	for _, p := range queue {
+		r.queuedBytes.Add(-int64(p.Size()))
+		p.Done(err)
+	}
+}
+
+func (r *Replica) ready(rd raft.Ready) {
+	if rd.SoftState != nil || rd.HardState.Term != 0 {
+		r.leadership()
+	}
+	for i := range rd.Messages {
+		m := &rd.Messages[i]
+		switch m.To {
+		case raft.LocalAppendThread, raft.LocalApplyThread:
+		default:
+			r.send(*m) // before the local fsync: the leader's own vote for its entries waits for it, the followers' do not
+		}
+	}
+	for i := range rd.Messages {
+		m := &rd.Messages[i]
+		switch m.To {
+		case raft.LocalAppendThread:
+			r.appendLog(m)
+		case raft.LocalApplyThread:
+			r.applier.inbox.post(applyTask{r: r, entries: m.Entries, responses: m.Responses})
+		}
+	}
+	for _, rs := range rd.ReadStates {
+		r.reads.resolve(rs.RequestCtx, rs.Index, r.applied.Load())
+	}
+}
+
+// leadership publishes term and leader, and settles what hangs on losing it.
+func (r *Replica) leadership() {
+	st := r.rn.BasicStatus()
+	old := r.view.Load()
+	v := &view{term: st.Term, leader: st.Lead, leaderNode: -1, isLeader: st.RaftState == raft.StateLeader}
+	if n, ok := r.nodeOf(st.Lead); ok {
+		v.leaderNode = n
+	}
+	v.ready = old.ready && v.isLeader && v.term == old.term
+	if *v == *old {
+		return
+	}
+	if v.leader != 0 {
+		r.campaignTil = 0
+	}
+	r.publish(v)
+	if old.isLeader && !(v.isLeader && v.term == old.term) {
+		r.sm.LeaderLost(old.term)
+		r.failQueue(r.notLeader())
+		r.reads.fail(r.notLeader())
+		for _, p := range r.confQueue {
+			p.done(r.notLeader())
+		}
+		r.confQueue = nil
+		clear(r.snapSends)
+	}
+}
+
+func (r *Replica) send(m raftpb.Message) {
+	node, ok := r.nodeOf(m.To)
+	if !ok {
+		r.unreachable(m.To, m.Type == raftpb.MsgSnap)
+		return
+	}
+	if m.Type == raftpb.MsgSnap {
+		r.snapSends[m.To] = r.tickCount + snapshotPatience
+	}
+	r.svc.cfg.Sender.Send(node, transport.Envelope{Kind: transport.KindRaft, Group: r.group, From: r.id, To: m.To, Raft: m})
+}
+
+// unreachable resets raft's view of a follower from outside a Step.
+func (r *Replica) unreachable(to uint64, snapshot bool) {
+	r.shard.post(event{r: r, kind: evFunc, fn: func() { r.dropped(to, snapshot) }})
+}
+
+func (r *Replica) dropped(to uint64, snapshot bool) {
+	r.rn.ReportUnreachable(to)
+	if _, sending := r.snapSends[to]; snapshot && sending {
+		delete(r.snapSends, to)
+		r.rn.ReportSnapshot(to, raft.SnapshotFailure)
+	}
+}
+
+// appendLog hands a MsgStorageAppend to the log and its responses, once durable, to where they belong.
+func (r *Replica) appendLog(m *raftpb.Message) {
+	w := wal.Write{Group: r.group, Entries: m.Entries}
+	if hs := (raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}); !raft.IsEmptyHardState(hs) {
+		w.Sync = hs.Term != r.hard.Term || hs.Vote != r.hard.Vote
+		r.hard = hs
+		r.commit.Store(hs.Commit)
+	}
+	w.Sync = w.Sync || len(m.Entries) > 0 || m.Snapshot != nil
+	if w.Sync {
+		// A commit index alone is not worth a record: it is learned again from the leader, and until then a restart begins at
+		// the last one that travelled with something that counts (or at the checkpoint, whichever is later).
+		w.HardState = r.hard
+	}
+	r.bind(m.Entries)
+	if m.Snapshot != nil && !raft.IsEmptySnap(*m.Snapshot) {
+		md := m.Snapshot.Metadata
+		w.Install = &wal.Checkpoint{Index: md.Index, Term: md.Term, ConfState: md.ConfState, State: m.Snapshot.Data}
+		w.Sync = true
+		r.installing = true
+		snap, responses := m.Snapshot, m.Responses
+		w.Done = func(err error) {
+			if err == nil {
+				// The mark is durable; now the state follows, in the applier's order, and only then raft hears of it.
+				r.applier.inbox.post(applyTask{r: r, install: snap, responses: responses})
+			}
+		}
+		r.svc.cfg.Log.Append(w)
+		return
+	}
+	backlog := r.backlog
+	r.backlog = 0
+	if len(m.Entries) == 0 {
+		r.svc.backlog.Add(-backlog)
+		backlog = 0
+	}
+	responses := m.Responses
+	if len(responses) == 0 && backlog == 0 {
+		if w.Sync {
+			r.svc.cfg.Log.Append(w)
+		}
+		return
+	}
+	w.Done = func(err error) {
+		r.svc.backlog.Add(-backlog)
+		if err == nil {
+			r.deliver(responses)
+		}
+	}
+	r.svc.cfg.Log.Append(w)
+}
+
+// deliver sends the responses of the log: this replica's own go straight back to its shard and can't be lost.
+func (r *Replica) deliver(responses []raftpb.Message) {
+	own := responses[:0:0]
+	for _, m := range responses {
+		if m.To == r.id {
+			own = append(own, m)
+			continue
+		}
+		if node, ok := r.nodeOf(m.To); ok {
+			r.svc.cfg.Sender.Send(node, transport.Envelope{Kind: transport.KindRaft, Group: r.group, From: r.id, To: m.To, Raft: m})
+		}
+	}
+	if len(own) > 0 {
+		r.shard.post(event{r: r, kind: evLocal, local: own})
+	}
+}
+
+// bind gives prepared proposals their index and term, as raft has numbered them. Every Propose is followed by a Ready before
+// anything else is stepped, so the new entries appear here in the order proposed.
+func (r *Replica) bind(entries []raftpb.Entry) {
+	for i := range entries {
+		if len(r.prepared) == 0 && len(r.confWaiters) == 0 {
+			return
+		}
+		e := &entries[i]
+		w := waiter{index: e.Index, term: e.Term}
+		switch {
+		case e.Type == raftpb.EntryNormal && len(e.Data) > 0 && len(r.prepared) > 0:
+			w.bound, w.size = r.prepared[0].bound, r.prepared[0].size
+			r.prepared = append(r.prepared[:0], r.prepared[1:]...)
+		case e.Type != raftpb.EntryNormal && len(r.confWaiters) > 0:
+			w.conf = r.confWaiters[0]
+			r.confWaiters = append(r.confWaiters[:0], r.confWaiters[1:]...)
+		default:
+			continue
+		}
+		r.waiters.add(w)
+	}
+	// raft replaces a change it can't take by an empty entry: then its waiter is left over.
+	for _, done := range r.confWaiters {
+		done(errConfDropped)
+	}
+	r.confWaiters = nil
+}
+
+func (r *Replica) releaseBacklog() {
+	if r.backlog > 0 {
+		r.svc.backlog.Add(-r.backlog)
+		r.backlog = 0
+	}
+}
+
+// tick advances raft's clock, gives up what took too long, and hands the leadership over when the disk is stuck.
+func (r *Replica) tick(stalled bool) {
+	r.tickCount++
+	r.rn.Tick()
+	if r.tickCount < r.campaignTil && r.tickCount%2 == 0 && r.view.Load().leader == 0 {
+		// The first try may have been early: the others make the group as they see the image, or have yet to notice that
+		// their leader is gone.
+		r.hup()
+	}
+	for to, deadline := range r.snapSends {
+		if r.tickCount > deadline {
+			delete(r.snapSends, to)
+			r.rn.ReportSnapshot(to, raft.SnapshotFailure)
+		}
+	}
+	r.stagingTick()
+	r.reads.expire(r.tickCount, uint64(2*r.svc.cfg.ElectionTicks))
+	if stalled && r.view.Load().isLeader && r.tickCount > r.transferAt+uint64(2*r.svc.cfg.ElectionTicks) {
+		r.transferAt = r.tickCount
+		r.transfer(-1)
+	}
+}
+
+// transfer picks the follower on a node, or the most advanced one heard of lately, and tells raft.
+func (r *Replica) transfer(node int32) {
+	if r.rn == nil || !r.view.Load().isLeader {
+		return
+	}
+	var best, match uint64
+	r.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr raftProgress) {
+		if id == r.id || typ == raft.ProgressTypeLearner || !pr.RecentActive {
+			return
+		}
+		n, ok := r.nodeOf(id)
+		if !ok || node >= 0 && n != node {
+			return
+		}
+		if best == 0 || pr.Match > match || pr.Match == match && id < best {
+			best, match = id, pr.Match
+		}
+	})
+	if best != 0 {
+		r.rn.TransferLeader(best)
+	}
+}
+
+// peerDown forgets a leader whose node is gone; the first of the remaining replicas campaigns at once.
+func (r *Replica) peerDown(node int32) {
+	if r.rn == nil {
+		return
+	}
+	v := r.view.Load()
+	for to := range r.snapSends {
+		if n, ok := r.nodeOf(to); ok && n == node {
+			delete(r.snapSends, to)
+			r.rn.ReportSnapshot(to, raft.SnapshotFailure)
+		}
+	}
+	if v.isLeader || v.leader == 0 || v.leaderNode != node {
+		return
+	}
+	if err := r.rn.ForgetLeader(); err != nil {
+		return
+	}
+	successor := uint64(0)
+	for _, id := range r.confs.last().Voters {
+		if n, ok := r.nodeOf(id); ok && n != node && (successor == 0 || id < successor) {
+			successor = id
+		}
+	}
+	r.shard.activate(r)
+	if successor == r.id {
+		// The other followers must have noticed as well before they will give a pre-vote: a few tries, then timeouts.
+		r.campaignTil = r.tickCount + uint64(r.svc.cfg.ElectionTicks)
+		r.hup()
+	}
+}
+
+// shutdown ends a replica on its shard.
+func (r *Replica) shutdown() {
+	r.drain(r.refusal())
+	r.waiters.abandon()
+}
+
+// drain answers everybody who waits in front of raft. It may be called again.
+func (r *Replica) drain(err error) {
+	if v := r.view.Load(); v.leader != 0 || v.isLeader {
+		r.publish(&view{term: v.term, leaderNode: -1})
+		if v.isLeader {
+			r.sm.LeaderLost(v.term)
+		}
+	}
+	r.failQueue(err)
+	r.reads.fail(err)
+	for _, p := range r.confQueue {
+		p.done(err)
+	}
+	for _, done := range r.confWaiters {
+		done(ErrUnknownOutcome)
+	}
+	r.confQueue, r.confWaiters = nil, nil
+	r.releaseBacklog()
+}

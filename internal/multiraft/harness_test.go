@@ -1,0 +1,421 @@
+package multiraft
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/goleak"
+
+	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/transport"
+	"github.com/chronik-go/chronik/internal/vfs"
+	"github.com/chronik-go/chronik/internal/wal"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// listSM is a state machine that remembers what it was given: enough to see what the group did.
+type listSM struct {
+	mu        sync.Mutex
+	applied   []string // data of normal entries
+	index     uint64
+	term      uint64
+	readyTerm uint64
+	lostTerm  uint64
+	prepares  int
+	aborts    int
+	failApply error
+	panicOn   string
+	holdStage bool
+	stageDone func(error)
+	received  []transport.Envelope
+	closed    bool
+}
+
+func (s *listSM) Prepare(_ uint64, props []Proposal, maxBytes int) ([]byte, []Proposal, int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.prepares++
+	var data []byte
+	n := 0
+	for _, p := range props {
+		d := p.(*RawProposal).Data
+		if n > 0 && len(data)+1+len(d) > maxBytes {
+			break
+		}
+		if n > 0 {
+			data = append(data, '|')
+		}
+		data = append(data, d...)
+		n++
+	}
+	return data, slices.Clone(props[:n]), n
+}
+
+func (s *listSM) Abort() { s.mu.Lock(); s.aborts++; s.mu.Unlock() }
+
+func (s *listSM) Apply(entries []raftpb.Entry) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range entries {
+		if s.index != 0 && e.Index != s.index+1 {
+			return fmt.Errorf("entry %d follows %d", e.Index, s.index)
+		}
+		s.index, s.term = e.Index, e.Term
+		if e.Type == raftpb.EntryNormal && len(e.Data) > 0 {
+			if s.failApply != nil {
+				return s.failApply
+			}
+			if s.panicOn != "" && string(e.Data) == s.panicOn {
+				panic("planted")
+			}
+			s.applied = append(s.applied, strings.Split(string(e.Data), "|")...)
+		}
+	}
+	return nil
+}
+
+func (s *listSM) LeaderReady(term uint64) { s.mu.Lock(); s.readyTerm = term; s.mu.Unlock() }
+func (s *listSM) LeaderLost(term uint64)  { s.mu.Lock(); s.lostTerm = term; s.mu.Unlock() }
+
+func (s *listSM) Snapshot() (uint64, uint64, []byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.index, s.term, s.encode(), nil
+}
+
+func (s *listSM) encode() []byte {
+	b := binary.BigEndian.AppendUint64(nil, s.index)
+	b = binary.BigEndian.AppendUint64(b, s.term)
+	return append(b, strings.Join(s.applied, "|")...)
+}
+
+func (s *listSM) decode(b []byte) {
+	s.index, s.term, s.applied = binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[8:]), nil
+	if len(b) > 16 {
+		s.applied = strings.Split(string(b[16:]), "|")
+	}
+}
+
+func (s *listSM) Stage(_ raftpb.Snapshot, _ Peer, done func(error)) {
+	s.mu.Lock()
+	hold := s.holdStage
+	s.stageDone = done
+	s.mu.Unlock()
+	if !hold {
+		done(nil)
+	}
+}
+
+func (s *listSM) Install(snap raftpb.Snapshot) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.decode(snap.Data)
+	return nil
+}
+
+func (s *listSM) Receive(env transport.Envelope, _ Peer) {
+	s.mu.Lock()
+	s.received = append(s.received, env)
+	s.mu.Unlock()
+}
+
+func (s *listSM) Close() error { s.mu.Lock(); s.closed = true; s.mu.Unlock(); return nil }
+
+func (s *listSM) list() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.applied)
+}
+
+// cluster is a handful of services on one thread, joined by queues that a test can cut.
+type cluster struct {
+	t     *testing.T
+	nodes map[int32]*simNode
+	order []int32
+	queue []inFlight
+	cut   func(from, to int32, env *transport.Envelope) bool
+	seen  func(from, to int32, env *transport.Envelope)
+	conf  raftpb.ConfState
+	walOf func(*wal.Options)
+	tune  func(*Config)
+}
+
+type inFlight struct {
+	from, to int32
+	env      transport.Envelope
+}
+
+type simNode struct {
+	id     int32
+	c      *cluster
+	fs     vfs.FS
+	dir    string
+	log    *wal.Log
+	svc    *Service
+	sm     map[uint64]*listSM
+	walErr error
+	down   bool
+}
+
+func (n *simNode) Send(to int32, env transport.Envelope) {
+	n.c.queue = append(n.c.queue, inFlight{n.id, to, env})
+}
+
+const testGroup = 7
+
+func replicaOf(node int32) uint64 { return uint64(node) * 10 }
+
+func newCluster(t *testing.T, n int, opts ...func(*cluster)) *cluster {
+	c := &cluster{t: t, nodes: map[int32]*simNode{}}
+	for _, o := range opts {
+		o(c)
+	}
+	for i := int32(1); i <= int32(n); i++ {
+		c.conf.Voters = append(c.conf.Voters, replicaOf(i))
+		c.order = append(c.order, i)
+	}
+	for _, id := range c.order {
+		c.nodes[id] = &simNode{id: id, c: c, fs: vfs.OS{}, dir: t.TempDir()}
+		c.start(id)
+		c.register(id, testGroup, false)
+	}
+	t.Cleanup(func() {
+		for _, id := range c.order {
+			c.stop(id)
+		}
+	})
+	return c
+}
+
+func (c *cluster) members() (m []Member) {
+	for _, id := range c.order {
+		m = append(m, Member{Replica: replicaOf(id), Node: id})
+	}
+	return m
+}
+
+func (c *cluster) start(id int32) {
+	n := c.nodes[id]
+	o := wal.Options{FS: n.fs, Dir: n.dir, Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler), FileBytes: 4 << 20,
+		OnFatal: func(err error) { n.walErr = err }}
+	if c.walOf != nil {
+		c.walOf(&o)
+	}
+	log, err := wal.Open(o)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	cfg := Config{NodeID: id, Log: log, Sender: n, Clock: clock.System{}}
+	if c.tune != nil {
+		c.tune(&cfg)
+	}
+	n.log, n.sm, n.down = log, map[uint64]*listSM{}, false
+	if n.svc, err = NewService(cfg); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *cluster) register(id int32, group uint64, campaign bool) *Replica {
+	n := c.nodes[id]
+	if n.log.Group(group) == nil {
+		sm := &listSM{index: 1, term: 1}
+		if _, err := n.log.Create(group, wal.Checkpoint{Index: 1, Term: 1, ConfState: c.conf, State: sm.encode()}, nil); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	sm := &listSM{}
+	sm.decode(n.log.Group(group).Checkpoint().State)
+	n.sm[group] = sm
+	r, err := n.svc.Register(RegisterOptions{Topic: "t", Partition: int32(group), Group: group, Replica: replicaOf(id),
+		Members: c.members(), SM: sm, Campaign: campaign})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return r
+}
+
+func (c *cluster) stop(id int32) {
+	n := c.nodes[id]
+	if n.down {
+		return
+	}
+	n.down = true
+	n.svc.Close()
+	for range 3 {
+		for _, s := range append(n.svc.Shards(), n.svc.Appliers()...) {
+			for s.Step() {
+			}
+		}
+	}
+	if err := n.log.Close(); err != nil && n.walErr == nil {
+		c.t.Error(err)
+	}
+}
+
+// settle steps everything until nothing moves.
+func (c *cluster) settle() {
+	for range 100000 {
+		moved := false
+		for _, id := range c.order {
+			n := c.nodes[id]
+			if n.down {
+				continue
+			}
+			for _, s := range n.svc.Shards() {
+				moved = s.Step() || moved
+			}
+			moved = n.log.Step() || moved
+			for _, s := range n.svc.Appliers() {
+				moved = s.Step() || moved
+			}
+			for _, s := range n.svc.Shards() {
+				moved = !s.(*shard).inbox.empty() || moved
+			}
+			for _, s := range n.svc.Appliers() {
+				moved = !s.(*applier).inbox.empty() || moved
+			}
+		}
+		queue := c.queue
+		c.queue = nil
+		for _, m := range queue {
+			moved = true
+			if c.seen != nil {
+				c.seen(m.from, m.to, &m.env)
+			}
+			if c.nodes[m.to] == nil || c.nodes[m.to].down || c.cut != nil && c.cut(m.from, m.to, &m.env) {
+				continue
+			}
+			c.nodes[m.to].svc.HandleEnvelopes(m.from, c.wire(m.env))
+		}
+		if !moved {
+			return
+		}
+	}
+	c.t.Fatal("the cluster does not settle")
+}
+
+// wire sends an envelope through its encoding's guarantees: the receiver shares no memory with the sender.
+func (c *cluster) wire(env transport.Envelope) []transport.Envelope {
+	if env.Kind == transport.KindRaft {
+		b, err := env.Raft.Marshal()
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		env.Raft = raftpb.Message{}
+		if err := env.Raft.Unmarshal(b); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	env.Body = bytes.Clone(env.Body)
+	return []transport.Envelope{env}
+}
+
+func (c *cluster) tick(times int) {
+	for range times {
+		for _, id := range c.order {
+			if n := c.nodes[id]; !n.down {
+				n.svc.Tick()
+			}
+		}
+		c.settle()
+	}
+}
+
+func (c *cluster) replica(id int32) *Replica {
+	r, ok := c.nodes[id].svc.Group(testGroup)
+	if !ok {
+		c.t.Fatalf("node %d has no replica", id)
+	}
+	return r
+}
+
+func (c *cluster) sm(id int32) *listSM { return c.nodes[id].sm[testGroup] }
+
+// leader ticks until one live node leads and may serve.
+func (c *cluster) leader() int32 {
+	c.t.Helper()
+	for range 200 {
+		c.settle()
+		var best int32
+		var term uint64
+		for _, id := range c.order {
+			if n := c.nodes[id]; !n.down {
+				if st := c.replica(id).Status(); st.Ready && st.Term > term {
+					best, term = id, st.Term
+				}
+			}
+		}
+		if best != 0 {
+			return best
+		}
+		c.tick(1)
+	}
+	c.t.Fatal("no leader")
+	return 0
+}
+
+type outcome struct {
+	done bool
+	err  error
+}
+
+func (c *cluster) propose(id int32, data string) *outcome {
+	o := &outcome{}
+	c.replica(id).Enqueue(&RawProposal{Data: []byte(data), OnDone: func(err error) {
+		if o.done {
+			c.t.Errorf("proposal %q ended twice", data)
+		}
+		o.done, o.err = true, err
+	}})
+	return o
+}
+
+func (c *cluster) mustPropose(id int32, data string) {
+	c.t.Helper()
+	o := c.propose(id, data)
+	for range 50 {
+		if c.settle(); o.done {
+			break
+		}
+		c.tick(1)
+	}
+	if !o.done || o.err != nil {
+		c.t.Fatalf("proposal %q: done %v, error %v", data, o.done, o.err)
+	}
+}
+
+// kill ends a node's process: what was not synced may be lost, what it had in memory is.
+func (c *cluster) kill(id int32) { c.stop(id) }
+
+func (c *cluster) restart(id int32) {
+	c.start(id)
+	c.register(id, testGroup, false)
+}
+
+func (c *cluster) expect(want ...string) {
+	c.t.Helper()
+	for range 30 {
+		c.tick(1)
+		same := true
+		for _, id := range c.order {
+			same = same && (c.nodes[id].down || slices.Equal(c.sm(id).list(), want))
+		}
+		if same {
+			return
+		}
+	}
+	for _, id := range c.order {
+		c.t.Errorf("node %d applied %q, want %q", id, c.sm(id).list(), want)
+	}
+}
+
+var errPlanted = errors.New("planted")

@@ -1,0 +1,105 @@
+package multiraft_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// The tests of this file run three services over the real transport on loopback sockets, with real logs on disk and every
+// worker on its goroutine. They wait for conditions, each within a bound.
+
+const patience = 20 * time.Second
+
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	for !cond() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+		time.Sleep(5 * time.Millisecond) // between two looks at a condition, not instead of one
+	}
+}
+
+func TestThreeNodeElectionOverNetwork(t *testing.T) {
+	c := startNet(t, 3)
+	l := c.leader()
+	term := c.nodes[l].replica().Term()
+	for _, n := range c.nodes {
+		eventually(t, "every node knows the leader", func() bool {
+			st := n.replica().Status()
+			return st.Term == term && st.LeaderNode == l
+		})
+	}
+}
+
+func TestLogReplicationAcrossNodes(t *testing.T) {
+	c := startNet(t, 3)
+	l := c.leader()
+	var want []string
+	for i := range 100 {
+		want = append(want, fmt.Sprintf("%d-%s", i, strings.Repeat("x", i*100)))
+		c.propose(l, want[i])
+	}
+	for id, n := range c.nodes {
+		eventually(t, fmt.Sprintf("node %d has applied everything in order", id), func() bool { return slices.Equal(n.sm.list(), want) })
+	}
+}
+
+func TestLeaderFailover(t *testing.T) {
+	c := startNet(t, 3)
+	old := c.leader()
+	c.propose(old, "before")
+	c.stop(old)
+	next := c.leader()
+	if next == old {
+		t.Fatal("a stopped node leads")
+	}
+	c.propose(next, "after")
+	c.start(old)
+	for id, n := range c.nodes {
+		eventually(t, fmt.Sprintf("node %d has both", id), func() bool { return slices.Equal(n.sm.list(), []string{"before", "after"}) })
+	}
+}
+
+func TestNetworkPartitionMinorityNeverAcks(t *testing.T) {
+	c := startNet(t, 3)
+	old := c.leader()
+	c.propose(old, "before")
+	c.isolate(old, true)
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	var minority error
+	wg.Go(func() { minority = c.nodes[old].replica().Propose(ctx, []byte("minority")) })
+	var next int32
+	eventually(t, "the majority elects another leader", func() bool {
+		for id, n := range c.nodes {
+			if id != old && n.replica().Status().Ready {
+				next = id
+				return true
+			}
+		}
+		return false
+	})
+	c.propose(next, "majority")
+	eventually(t, "the isolated leader steps down", func() bool { return !c.nodes[old].replica().IsLeader() })
+	c.isolate(old, false)
+	for id, n := range c.nodes {
+		eventually(t, fmt.Sprintf("node %d has what the majority acknowledged and nothing else", id),
+			func() bool { return slices.Equal(n.sm.list(), []string{"before", "majority"}) })
+	}
+	cancel()
+	wg.Wait()
+	if minority == nil {
+		t.Fatal("a minority acknowledged")
+	}
+	if errors.Is(minority, context.DeadlineExceeded) {
+		t.Fatalf("unexpected: %v", minority)
+	}
+}

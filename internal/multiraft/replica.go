@@ -1,0 +1,389 @@
+package multiraft
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/chronik-go/chronik/internal/wal"
+)
+
+// Replica is this node's member of one Raft group. Its exported methods are safe for concurrent use and never wait for the
+// shard, except where a context says so.
+type Replica struct {
+	svc       *Service
+	shard     *shard
+	applier   *applier
+	topic     string
+	partition int32
+	group, id uint64
+	log       *wal.Group
+	sm        StateMachine
+	lg        *slog.Logger
+
+	// Published state, read without locks.
+	commit, applied atomic.Uint64
+	view            atomic.Pointer[view]
+	fenced          atomic.Bool
+	confPosted      atomic.Uint64 // index of the last configuration change the applier has handed over
+	queuedBytes     atomic.Int64
+	waiters         waiterList
+
+	mu      sync.Mutex
+	members []Member // replaced whole
+
+	// The shard's own.
+	rn          *raft.RawNode
+	store       storage
+	active      bool
+	stopped     bool
+	campaignTil uint64 // tick until which to stand for election again while there is no leader
+	backlog     int64  // received entry bytes not yet given to the log
+	hard        raftpb.HardState
+	confs       confHistory
+	confApplied uint64
+	queue       []Proposal // accepted from callers, not yet prepared
+	prepared    []prepared // proposed, index not yet known
+	confQueue   []confProposal
+	confWaiters []func(error) // proposed, index not yet known
+	installing  bool          // a snapshot is on its way into log and state: no Ready meanwhile
+	staging     *staging
+	snapSends   map[uint64]uint64 // replica -> tick at which the attempt is given up
+	reads       readQueue
+	tickCount   uint64
+	transferAt  uint64 // tick of the last transfer started for a stalled disk
+}
+
+// view is what a replica knows of its group's leadership.
+type view struct {
+	term       uint64
+	leader     uint64
+	leaderNode int32
+	isLeader   bool
+	ready      bool
+}
+
+type confProposal struct {
+	cc   raftpb.ConfChangeV2
+	done func(error)
+}
+
+type prepared struct {
+	bound []Proposal
+	size  int64
+}
+
+// DamagedError says that a group's log was found damaged; its replica is fenced and must be replaced.
+type DamagedError struct {
+	Group  uint64
+	File   string
+	Offset int64
+	Reason string
+}
+
+// Error implements error.
+func (e *DamagedError) Error() string {
+	return fmt.Sprintf("the log of group %d is damaged at %s offset %d (%s): this replica takes no part until it is replaced under a new replica id",
+		e.Group, e.File, e.Offset, e.Reason)
+}
+
+// Is makes a DamagedError match ErrFenced.
+func (e *DamagedError) Is(target error) bool { return target == ErrFenced }
+
+func newReplica(s *Service, sh *shard, a *applier, log *wal.Group, o RegisterOptions) *Replica {
+	r := &Replica{
+		svc: s, shard: sh, applier: a, topic: o.Topic, partition: o.Partition,
+		group: o.Group, id: o.Replica, log: log, sm: o.SM,
+		members:   slices.Clone(o.Members),
+		snapSends: make(map[uint64]uint64),
+	}
+	r.view.Store(&view{leaderNode: -1})
+	if o.Campaign {
+		r.campaignTil = uint64(2 * s.cfg.ElectionTicks)
+	}
+	r.lg = s.cfg.Logger.With("topic", r.topic, "partition", r.partition, "group", r.group)
+	cp := log.Checkpoint()
+	log.SetApplied(cp.Index)
+	r.applied.Store(cp.Index)
+	r.confs.reset(cp.Index, cp.ConfState)
+	return r
+}
+
+// open makes the RawNode from what the log holds. On the shard.
+func (r *Replica) open() {
+	r.store = storage{r: r, log: r.log}
+	c := &r.svc.cfg
+	hs, _, _ := r.store.InitialState()
+	r.hard = hs
+	r.commit.Store(hs.Commit)
+	rn, err := raft.NewRawNode(&raft.Config{
+		ID:                        r.id,
+		ElectionTick:              c.ElectionTicks,
+		HeartbeatTick:             c.HeartbeatTicks,
+		Storage:                   &r.store,
+		Applied:                   r.applied.Load(),
+		AsyncStorageWrites:        true,
+		MaxSizePerMsg:             uint64(c.MaxEntryBytes),
+		MaxCommittedSizePerReady:  8 << 20,
+		MaxInflightMsgs:           256,
+		MaxInflightBytes:          max(c.MaxInflightBytes, uint64(c.MaxEntryBytes)),
+		CheckQuorum:               true,
+		PreVote:                   true,
+		DisableProposalForwarding: true,
+		StepDownOnRemoval:         true,
+		Logger:                    &raftLogger{l: r.logger()},
+	})
+	if err != nil {
+		r.fence(fmt.Errorf("opening the group: %w", err))
+		return
+	}
+	r.rn = rn
+	cs := r.confs.last()
+	fresh := hs.Term <= 1 && r.log.LastIndex() <= 1
+	if len(cs.Voters) == 1 && cs.Voters[0] == r.id || r.campaignTil > 0 && fresh {
+		// Alone, or the first in line of a group that has never had a leader: nobody to wait for.
+		r.hup()
+	} else {
+		r.campaignTil = 0
+	}
+}
+
+func (r *Replica) hup() {
+	if err := r.rn.Campaign(); err != nil {
+		r.logger().Debug("campaign refused", "error", err)
+	}
+}
+
+// Topic returns the topic's name.
+func (r *Replica) Topic() string { return r.topic }
+
+// Partition returns the partition's index.
+func (r *Replica) Partition() int32 { return r.partition }
+
+// GroupID returns the raft group's id.
+func (r *Replica) GroupID() uint64 { return r.group }
+
+// ID returns this side's replica id.
+func (r *Replica) ID() uint64 { return r.id }
+
+// Status returns the published state. Its parts may be a moment apart.
+func (r *Replica) Status() Status {
+	v := r.seen()
+	return Status{
+		Term: v.term, Commit: r.commit.Load(), Applied: r.applied.Load(),
+		Leader: v.leader, LeaderNode: v.leaderNode, IsLeader: v.isLeader, Ready: v.ready,
+	}
+}
+
+// seen is the published view; a fenced replica leads nothing, whatever its shard published last.
+func (r *Replica) seen() *view {
+	v := r.view.Load()
+	if v.isLeader && r.fenced.Load() {
+		return &view{term: v.term, leaderNode: -1}
+	}
+	return v
+}
+
+// Term returns the current raft term, which is the leader epoch.
+func (r *Replica) Term() uint64 { return r.view.Load().term }
+
+// CommitIndex returns the highest index known to be committed.
+func (r *Replica) CommitIndex() uint64 { return r.commit.Load() }
+
+// AppliedIndex returns the highest index applied to the state machine.
+func (r *Replica) AppliedIndex() uint64 { return r.applied.Load() }
+
+// LeaderID returns the leader's replica id, 0 when unknown.
+func (r *Replica) LeaderID() uint64 { return r.view.Load().leader }
+
+// IsLeader says whether this replica believes to lead. It may serve only once Status().Ready.
+func (r *Replica) IsLeader() bool { return r.seen().isLeader }
+
+// Fenced says whether the replica was stopped after damage or a violated invariant.
+func (r *Replica) Fenced() bool { return r.fenced.Load() }
+
+// Members returns where the group's replicas are. The slice is read-only.
+func (r *Replica) Members() []Member {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.members
+}
+
+// SetMembers replaces where the group's replicas are, as the metadata image has them.
+func (r *Replica) SetMembers(m []Member) {
+	m = slices.Clone(m)
+	r.mu.Lock()
+	r.members = m
+	r.mu.Unlock()
+}
+
+func (r *Replica) nodeOf(replica uint64) (int32, bool) {
+	for _, m := range r.Members() {
+		if m.Replica == replica {
+			return m.Node, true
+		}
+	}
+	return -1, false
+}
+
+// Enqueue offers a proposal. It never blocks; p.Done tells how it ended.
+func (r *Replica) Enqueue(p Proposal) {
+	v := r.view.Load()
+	switch {
+	case r.fenced.Load():
+		p.Done(ErrFenced)
+		return
+	case !v.isLeader:
+		p.Done(r.notLeader())
+		return
+	}
+	size := int64(p.Size())
+	if q := r.queuedBytes.Add(size); q > r.svc.cfg.MaxQueuedBytes && q > size {
+		r.queuedBytes.Add(-size)
+		p.Done(ErrOverloaded)
+		return
+	}
+	r.shard.post(event{r: r, kind: evPropose, prop: p})
+}
+
+// RawProposal is a proposal of ready-made entry data, for state machines that take it as it is.
+type RawProposal struct {
+	Data   []byte
+	OnDone func(error)
+}
+
+// Size implements Proposal.
+func (p *RawProposal) Size() int { return len(p.Data) }
+
+// Done implements Proposal.
+func (p *RawProposal) Done(err error) { p.OnDone(err) }
+
+// Propose puts data into the group's log and waits until it is committed and applied here. An error matching ErrNotLeader
+// says that it is certainly not in the log and names the leader if known; ErrUnknownOutcome (also when ctx ends first) says
+// that it may be.
+func (r *Replica) Propose(ctx context.Context, data []byte) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	r.Enqueue(&RawProposal{Data: data, OnDone: func(err error) { done <- err }})
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	}
+}
+
+// ReadIndex calls done with nil once everything committed before the call is applied here, and this replica was the leader
+// at some moment after the call (Raft thesis, section 6.4). done must not block.
+func (r *Replica) ReadIndex(done func(error)) {
+	if !r.view.Load().isLeader {
+		done(r.notLeader())
+		return
+	}
+	r.shard.post(event{r: r, kind: evFunc, fn: func() { r.reads.queued = append(r.reads.queued, done) }, refuse: done})
+}
+
+// Checkpoint tells the log that the state at index is durable outside it, described by state. Older checkpoints than the last
+// are ignored.
+func (r *Replica) Checkpoint(index, term uint64, state []byte) {
+	r.shard.post(event{r: r, kind: evFunc, fn: func() {
+		cs, ok := r.confs.at(index)
+		if !ok {
+			return
+		}
+		r.svc.cfg.Log.Checkpoint(r.group, wal.Checkpoint{Index: index, Term: term, ConfState: cs, State: state}, nil)
+		r.confs.trim(index)
+	}})
+}
+
+// TransferLeadership hands the leadership to the replica on a node, or to the most advanced live one for node -1. It does
+// nothing on a follower. Raft gives up a transfer that takes longer than an election timeout.
+func (r *Replica) TransferLeadership(node int32) {
+	r.shard.post(event{r: r, kind: evFunc, fn: func() { r.transfer(node) }})
+}
+
+// ProposeConfChange puts a membership change into the log; done is called once it is applied here. One change at a time is
+// under way in a group: raft turns a second one into an empty entry, which done reports as an error.
+func (r *Replica) ProposeConfChange(cc raftpb.ConfChangeV2, done func(error)) {
+	r.shard.post(event{r: r, kind: evFunc, fn: func() {
+		r.confQueue = append(r.confQueue, confProposal{cc: cc, done: done})
+	}, refuse: done})
+}
+
+// AddLearner adds a replica that receives the log and does not vote, and waits until that is committed.
+func (r *Replica) AddLearner(ctx context.Context, replica uint64, node int32) error {
+	cc := raftpb.ConfChangeV2{
+		Changes: []raftpb.ConfChangeSingle{{Type: raftpb.ConfChangeAddLearnerNode, NodeID: replica}},
+		Context: binary.AppendVarint(nil, int64(node)),
+	}
+	done := make(chan error, 1)
+	r.ProposeConfChange(cc, func(err error) { done <- err })
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	}
+}
+
+func (r *Replica) notLeader() *NotLeaderError {
+	v := r.view.Load()
+	e := &NotLeaderError{Group: r.group, Term: v.term, LeaderNode: v.leaderNode}
+	if v.isLeader {
+		e.LeaderNode = -1
+	}
+	return e
+}
+
+// refusal is why a replica that takes no part refuses.
+func (r *Replica) refusal() error {
+	if r.fenced.Load() {
+		return ErrFenced
+	}
+	return ErrStopped
+}
+
+func (r *Replica) logger() *slog.Logger { return r.lg }
+
+// guard runs f on the shard and fences the group if it panics: the library panics where an invariant is broken, and one
+// broken group must not take the others with it.
+func (r *Replica) guard(f func()) {
+	if err := r.safely(func() error { f(); return nil }); err != nil {
+		r.fence(err)
+	}
+}
+
+func (r *Replica) safely(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
+}
+
+// fence ends a replica's part in its group: it is loud, and it is for good until the process restarts.
+func (r *Replica) fence(err error) {
+	if r.fenced.Swap(true) {
+		return
+	}
+	r.logger().Error("replica fenced: it takes no further part in its group", "error", err, "applied", r.applied.Load())
+	r.waiters.abandon()
+	r.shard.post(event{r: r, kind: evFunc}) // wakes the shard, which refuses what is queued
+	if f := r.svc.cfg.OnFence; f != nil {
+		f(r, err)
+	}
+}
+
+var errConfDropped = errors.New("another membership change is under way")

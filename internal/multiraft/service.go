@@ -1,0 +1,307 @@
+package multiraft
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/transport"
+)
+
+// Service hosts the replicas of one node.
+type Service struct {
+	cfg      Config
+	shards   []*shard
+	appliers []*applier
+	// backlog is the bytes of entries received from leaders and not yet durable here.
+	backlog atomic.Int64
+
+	mu      sync.RWMutex
+	byGroup map[uint64]*Replica
+	byName  map[topicPartition]*Replica
+	closed  bool
+
+	shardWG, applierWG, tickWG sync.WaitGroup
+	stop                       chan struct{}
+}
+
+type topicPartition struct {
+	topic     string
+	partition int32
+}
+
+// NewService makes a service without running it: Start does, or the caller steps it.
+func NewService(cfg Config) (*Service, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	s := &Service{
+		cfg:     cfg,
+		byGroup: make(map[uint64]*Replica),
+		byName:  make(map[topicPartition]*Replica),
+		stop:    make(chan struct{}),
+	}
+	for i := range cfg.Shards {
+		s.appliers = append(s.appliers, newApplier())
+		s.shards = append(s.shards, newShard(s, i))
+	}
+	return s, nil
+}
+
+// Start runs every shard and applier on a goroutine and the tick on another. Close waits for them.
+func (s *Service) Start() {
+	for _, sh := range s.shards {
+		s.shardWG.Go(func() { sh.inbox.run(sh.Step) })
+	}
+	for _, a := range s.appliers {
+		s.applierWG.Go(func() { a.inbox.run(a.Step) })
+	}
+	s.tickWG.Go(func() {
+		t := time.NewTicker(s.cfg.TickInterval)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				s.Tick()
+			case <-s.stop:
+				return
+			}
+		}
+	})
+}
+
+// Tick makes one raft tick due on every shard. A shard that has not taken the last one yet does not owe two: a paused
+// process must not wake up to an election it slept through.
+func (s *Service) Tick() {
+	for _, sh := range s.shards {
+		sh.tick()
+	}
+}
+
+// Stepper does what is ready and says whether more is.
+type Stepper interface{ Step() (more bool) }
+
+// Shards returns the shard workers, for a caller that steps them itself.
+func (s *Service) Shards() []Stepper {
+	out := make([]Stepper, len(s.shards))
+	for i, sh := range s.shards {
+		out[i] = sh
+	}
+	return out
+}
+
+// Appliers returns the appliers, for a caller that steps them itself.
+func (s *Service) Appliers() []Stepper {
+	out := make([]Stepper, len(s.appliers))
+	for i, a := range s.appliers {
+		out[i] = a
+	}
+	return out
+}
+
+// RegisterOptions name a replica and what it drives.
+type RegisterOptions struct {
+	Topic     string
+	Partition int32
+	Group     uint64 // its log must exist (wal.Log.Create or recovered)
+	Replica   uint64 // this side's replica id
+	// Members are the group's replicas, this one included, as the metadata image has them. Messages from others are dropped.
+	Members []Member
+	SM      StateMachine
+	// Campaign makes the replica stand for election at once if the group has never had a leader: the preferred leader of a
+	// new group does, so that nobody waits for a timeout.
+	Campaign bool
+}
+
+// Register adds a replica and starts it. A group whose log is damaged comes up fenced: it neither votes nor leads.
+func (s *Service) Register(o RegisterOptions) (*Replica, error) {
+	log := s.cfg.Log.Group(o.Group)
+	if log == nil {
+		return nil, fmt.Errorf("multiraft: group %d has no log", o.Group)
+	}
+	if o.SM == nil || o.Replica == 0 {
+		return nil, fmt.Errorf("multiraft: group %d: a state machine and a replica id are required", o.Group)
+	}
+	h := int(mix(o.Group) % uint64(len(s.shards)))
+	r := newReplica(s, s.shards[h], s.appliers[h], log, o)
+	key := topicPartition{o.Topic, o.Partition}
+
+	s.mu.Lock()
+	switch {
+	case s.closed:
+		s.mu.Unlock()
+		return nil, ErrStopped
+	case s.byGroup[o.Group] != nil:
+		s.mu.Unlock()
+		return nil, fmt.Errorf("multiraft: group %d is registered already", o.Group)
+	case s.byName[key] != nil:
+		s.mu.Unlock()
+		return nil, fmt.Errorf("multiraft: %s-%d is registered already, as group %d", o.Topic, o.Partition, s.byName[key].group)
+	}
+	s.byGroup[o.Group] = r
+	s.byName[key] = r
+	s.mu.Unlock()
+	r.shard.post(event{r: r, kind: evStart})
+	return r, nil
+}
+
+// Unregister stops the replica of a topic partition. Proposals under way end with ErrUnknownOutcome, queued ones with
+// ErrStopped. done, if set, is called once the state machine has been closed; from then on nothing refers to it.
+func (s *Service) Unregister(topic string, partition int32, done func()) error {
+	key := topicPartition{topic, partition}
+	s.mu.Lock()
+	r := s.byName[key]
+	if r == nil {
+		s.mu.Unlock()
+		return fmt.Errorf("multiraft: no replica of %s-%d here", topic, partition)
+	}
+	delete(s.byName, key)
+	delete(s.byGroup, r.group)
+	s.mu.Unlock()
+	r.shard.post(event{r: r, kind: evStop, fn: done})
+	return nil
+}
+
+// Lookup finds the replica of a topic partition.
+func (s *Service) Lookup(topic string, partition int32) (*Replica, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r := s.byName[topicPartition{topic, partition}]
+	return r, r != nil
+}
+
+// Group finds a replica by its raft group.
+func (s *Service) Group(id uint64) (*Replica, bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	r := s.byGroup[id]
+	return r, r != nil
+}
+
+// Replicas returns all replicas by ascending group.
+func (s *Service) Replicas() []*Replica {
+	s.mu.RLock()
+	out := make([]*Replica, 0, len(s.byGroup))
+	for _, r := range s.byGroup {
+		out = append(out, r)
+	}
+	s.mu.RUnlock()
+	slices.SortFunc(out, func(a, b *Replica) int { return cmp.Compare(a.group, b.group) })
+	return out
+}
+
+// HandleEnvelopes takes messages from another node and sorts them into shards, one lock per shard. Messages for groups or
+// replicas that are not here are dropped: only the metadata image creates replicas, never a message (rule 4).
+func (s *Service) HandleEnvelopes(from int32, envs []transport.Envelope) {
+	batches := make([][]event, len(s.shards))
+	s.mu.RLock()
+	for i := range envs {
+		env := &envs[i]
+		r := s.byGroup[env.Group]
+		if r == nil || env.To != r.id {
+			continue
+		}
+		ev := event{r: r, kind: evMessage, node: from, env: *env}
+		if env.Kind == transport.KindRaft {
+			if env.Raft.From != env.From || env.Raft.To != env.To {
+				continue
+			}
+			if n := entryBytes(env.Raft.Entries); n > 0 {
+				if s.backlog.Load() > s.cfg.MaxAppendBacklog {
+					continue
+				}
+				s.backlog.Add(n)
+				ev.backlog = n
+			}
+		}
+		batches[r.shard.index] = append(batches[r.shard.index], ev)
+	}
+	s.mu.RUnlock()
+	for i, b := range batches {
+		if len(b) > 0 {
+			s.shards[i].post(b...)
+		}
+	}
+}
+
+// HandleDropped tells a leader that messages to a replica were lost on this side.
+func (s *Service) HandleDropped(_ int32, group, to uint64, snapshot bool) {
+	if r, ok := s.Group(group); ok {
+		r.shard.post(event{r: r, kind: evFunc, fn: func() { r.dropped(to, snapshot) }})
+	}
+}
+
+// HandlePeerDown tells the replicas that a node's process is gone or cut off. Followers of leaders there forget them, and one
+// designated follower of each group campaigns: nobody sits out an election timeout for a process that has died. Where the
+// leader is alive and only this link broke, the other followers still hear it and refuse the pre-vote (rule 16).
+func (s *Service) HandlePeerDown(node int32) {
+	for _, sh := range s.shards {
+		sh.post(event{kind: evPeerDown, node: node})
+	}
+}
+
+// TransferAll hands every leadership of this node to another replica and waits until none is left or ctx ends. Groups without
+// another live replica keep theirs.
+func (s *Service) TransferAll(ctx context.Context) error {
+	for _, r := range s.Replicas() {
+		r.TransferLeadership(-1)
+	}
+	tick := time.NewTicker(s.cfg.TickInterval / 4)
+	defer tick.Stop()
+	for {
+		left := 0
+		for _, r := range s.Replicas() {
+			if r.Status().IsLeader && len(r.Members()) > 1 {
+				left++
+			}
+		}
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d leaderships not handed over: %w", left, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// Close stops all replicas, closes their state machines and waits for the goroutines. It is idempotent. A service that was
+// never started is closed by stepping it.
+func (s *Service) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	s.closed = true
+	close(s.stop)
+	s.mu.Unlock()
+	for _, r := range s.Replicas() {
+		r.shard.post(event{r: r, kind: evStop})
+	}
+	// Shards first: what they hand to the appliers, state machines to close among it, is done before those end.
+	for _, sh := range s.shards {
+		sh.inbox.close()
+	}
+	s.tickWG.Wait()
+	s.shardWG.Wait()
+	for _, a := range s.appliers {
+		a.inbox.close()
+	}
+	s.applierWG.Wait()
+	return nil
+}
+
+// mix spreads consecutive group ids over shards (the finaliser of splitmix64).
+func mix(x uint64) uint64 {
+	x ^= x >> 30
+	x *= 0xbf58476d1ce4e5b9
+	x ^= x >> 27
+	x *= 0x94d049bb133111eb
+	return x ^ x>>31
+}

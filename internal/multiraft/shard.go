@@ -1,0 +1,196 @@
+package multiraft
+
+import (
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/chronik-go/chronik/internal/transport"
+)
+
+// shard alone touches the RawNodes of its groups. Its step drains the inbox, ticks if a tick is due, and walks the groups
+// that have work: no others.
+type shard struct {
+	svc   *Service
+	index int
+	inbox mailbox[event]
+
+	replicas []*Replica // in order of registration; the shard's own
+	active   []*Replica // have work
+	spare    []*Replica
+	ticks    uint64
+}
+
+type eventKind uint8
+
+const (
+	evMessage   eventKind = iota + 1 // env from node
+	evLocal                          // responses of the log: local
+	evApplied                        // responses of the applier: local; index is the term of a no-op among the entries, or 0
+	evInstalled                      // a snapshot at index has become the state: local
+	evConf                           // apply the configuration change in entry
+	evPropose                        // prop
+	evFunc                           // fn
+	evPeerDown                       // node; no replica
+	evStart
+	evStop
+)
+
+type event struct {
+	kind    eventKind
+	r       *Replica
+	node    int32
+	index   uint64
+	backlog int64
+	env     transport.Envelope
+	local   []raftpb.Message
+	entry   raftpb.Entry
+	prop    Proposal
+	fn      func()
+	refuse  func(error) // called instead of fn when the replica takes no part (any more)
+}
+
+func newShard(s *Service, index int) *shard {
+	sh := &shard{svc: s, index: index}
+	sh.inbox.init()
+	return sh
+}
+
+// post adds events. Once the shard has ended, those who wait for one are refused.
+func (sh *shard) post(evs ...event) {
+	if sh.inbox.post(evs...) {
+		return
+	}
+	for i := range evs {
+		evs[i].turnDown(ErrStopped)
+	}
+}
+
+func (ev *event) turnDown(err error) {
+	switch {
+	case ev.prop != nil:
+		ev.r.queuedBytes.Add(-int64(ev.prop.Size()))
+		ev.prop.Done(err)
+	case ev.refuse != nil:
+		ev.refuse(err)
+	case ev.kind == evStop && ev.fn != nil:
+		ev.fn()
+	}
+}
+
+func (sh *shard) tick() { sh.inbox.postTick() }
+
+// Step does what is ready and says whether more is.
+func (sh *shard) Step() (more bool) {
+	events, tick := sh.inbox.take()
+	for i := range events {
+		sh.handle(&events[i])
+	}
+	sh.inbox.give(events)
+	if tick {
+		sh.tickAll()
+	}
+	active := sh.active
+	sh.active, sh.spare = sh.spare[:0], nil
+	for _, r := range active {
+		r.active = false
+		if r.stopped || r.fenced.Load() {
+			continue
+		}
+		r.guard(func() {
+			if r.process() {
+				sh.activate(r)
+			}
+		})
+	}
+	clear(active)
+	sh.spare = active[:0]
+	return len(sh.active) > 0 || !sh.inbox.empty()
+}
+
+func (sh *shard) activate(r *Replica) {
+	if !r.active {
+		r.active = true
+		sh.active = append(sh.active, r)
+	}
+}
+
+func (sh *shard) handle(ev *event) {
+	r := ev.r
+	if ev.kind == evPeerDown {
+		for _, r := range sh.replicas {
+			if !r.fenced.Load() {
+				r.guard(func() { r.peerDown(ev.node) })
+			}
+		}
+		return
+	}
+	switch ev.kind {
+	case evStart:
+		sh.start(r)
+		return
+	case evStop:
+		sh.stop(r, ev.fn)
+		return
+	}
+	if ev.backlog > 0 {
+		// From here on raft and the log account for these bytes; they leave the backlog once durable.
+		r.backlog += ev.backlog
+	}
+	if r.stopped || r.fenced.Load() || r.rn == nil {
+		r.drain(r.refusal())
+		ev.turnDown(r.refusal())
+		return
+	}
+	r.guard(func() { r.handle(ev) })
+	sh.activate(r)
+}
+
+func (sh *shard) start(r *Replica) {
+	if r.stopped {
+		return
+	}
+	sh.replicas = append(sh.replicas, r)
+	if d := r.log.Damage(); d != nil {
+		r.fence(&DamagedError{Group: r.group, File: d.File, Offset: d.Offset, Reason: d.Reason})
+		return
+	}
+	r.guard(r.open)
+	sh.activate(r)
+}
+
+func (sh *shard) stop(r *Replica, done func()) {
+	if r.stopped {
+		if done != nil {
+			done()
+		}
+		return
+	}
+	r.stopped = true
+	for i, x := range sh.replicas {
+		if x == r {
+			sh.replicas = append(sh.replicas[:i], sh.replicas[i+1:]...)
+			break
+		}
+	}
+	r.shutdown()
+	r.applier.inbox.post(applyTask{r: r, close: func() {
+		if done != nil {
+			done()
+		}
+	}})
+}
+
+func (sh *shard) tickAll() {
+	sh.ticks++
+	stalled := sh.svc.cfg.Log.Stalled() > sh.svc.cfg.StallLimit
+	for _, r := range sh.replicas {
+		if r.rn == nil || r.fenced.Load() {
+			continue
+		}
+		r.guard(func() {
+			r.tick(stalled)
+			if r.rn.HasReady() || len(r.queue) > 0 || len(r.reads.queued) > 0 {
+				sh.activate(r)
+			}
+		})
+	}
+}
