@@ -34,6 +34,15 @@ var apis []api
 func init() {
 	apis = []api{
 		{key: 18, min: 0, advertised: 0, max: 4, handle: handleApiVersions},
+		{key: 19, min: 2, advertised: 2, max: 7, handle: handleCreateTopics},
+		{key: 20, min: 1, advertised: 1, max: 6, handle: handleDeleteTopics},
+		{key: 21, min: 0, advertised: 0, max: 2, handle: handleDeleteRecords},
+		{key: 32, min: 1, advertised: 1, max: 4, handle: handleDescribeConfigs},
+		{key: 33, min: 0, advertised: 0, max: 2, handle: handleAlterConfigs},
+		{key: 37, min: 0, advertised: 0, max: 3, handle: handleCreatePartitions},
+		{key: 44, min: 0, advertised: 0, max: 1, handle: handleIncrementalAlterConfigs},
+		{key: 60, min: 0, advertised: 0, max: 2, handle: handleDescribeCluster},
+		{key: 75, min: 0, advertised: 0, max: 0, handle: handleDescribeTopicPartitions},
 	}
 	indexAPIs()
 }

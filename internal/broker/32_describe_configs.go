@@ -1,0 +1,129 @@
+package broker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/config"
+	"github.com/chronik-go/chronik/internal/metadata"
+)
+
+// DescribeConfigs (key 32), 1–4. KIP-133, KIP-226, KIP-569.
+//
+// v1  sources and synonyms
+// v3  types and documentation
+// v4  flexible
+//
+// A broker's configs are answered by that broker alone; the broker named "" has what was set for all at run time. A null or
+// empty list of names means all; names that do not exist are left out.
+
+func handleDescribeConfigs(b *Broker, _ context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
+	req := r.(*kmsg.DescribeConfigsRequest)
+	resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
+	img := b.cfg.Cluster.Image()
+	for i := range req.Resources {
+		in := &req.Resources[i]
+		out := kmsg.NewDescribeConfigsResponseResource()
+		out.ResourceType, out.ResourceName = in.ResourceType, in.ResourceName
+		entries, err := b.describeConfigs(img, in)
+		if err != nil {
+			out.ErrorCode, out.ErrorMessage = CodeOf(err), MessageOf(err)
+		}
+		for _, e := range entries {
+			out.Configs = append(out.Configs, describedConfig(e, in.ResourceType, req))
+		}
+		resp.Resources = append(resp.Resources, out)
+	}
+	return resp, nil
+}
+
+func (b *Broker) describeConfigs(img *metadata.Image, in *kmsg.DescribeConfigsRequestResource) ([]config.Entry, error) {
+	layers := b.configLayers(img)
+	names := in.ConfigNames
+	if len(names) == 0 {
+		names = nil
+	}
+	switch in.ResourceType {
+	case kmsg.ConfigResourceTypeTopic:
+		t := img.Topics[in.ResourceName]
+		if t == nil || in.ResourceName == metadata.MetadataTopic {
+			return nil, coded(kerr.UnknownTopicOrPartition, "")
+		}
+		return layers.DescribeTopic(t.Configs, names), nil
+	case kmsg.ConfigResourceTypeBroker:
+		if in.ResourceName == "" {
+			return layers.DescribeClusterDefault(names), nil
+		}
+		id, err := strconv.ParseInt(in.ResourceName, 10, 32)
+		if err != nil {
+			return nil, coded(kerr.InvalidRequest, fmt.Sprintf("Broker id must be an integer, but it is: %.64q", in.ResourceName))
+		}
+		if self := b.cfg.Cluster.NodeID(); int32(id) != self {
+			return nil, coded(kerr.InvalidRequest, fmt.Sprintf("Unexpected broker id, expected %d or empty string, but received %d", self, id))
+		}
+		return layers.DescribeBroker(names), nil
+	}
+	return nil, unsupportedResource(in.ResourceType)
+}
+
+func unsupportedResource(t kmsg.ConfigResourceType) error {
+	return coded(kerr.InvalidRequest, fmt.Sprintf("Configs of resource type %d (%s) are not supported; there are those of topics and brokers", int8(t), t))
+}
+
+func describedConfig(e config.Entry, t kmsg.ConfigResourceType, req *kmsg.DescribeConfigsRequest) kmsg.DescribeConfigsResponseResourceConfig {
+	out := kmsg.NewDescribeConfigsResponseResourceConfig()
+	out.Name, out.Value = e.Def.Name, entryValue(e)
+	out.ReadOnly = t == kmsg.ConfigResourceTypeBroker && e.Def.ReadOnly
+	out.Source = kmsg.ConfigSource(e.Source)
+	out.ConfigType = kmsg.ConfigType(e.Def.Type)
+	if req.IncludeSynonyms {
+		for _, c := range e.Synonyms {
+			s := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
+			s.Name, s.Source = c.Name, kmsg.ConfigSource(c.Source)
+			s.Value = &c.Value
+			out.ConfigSynonyms = append(out.ConfigSynonyms, s)
+		}
+	}
+	if req.IncludeDocumentation {
+		out.Documentation = &e.Def.Doc
+	}
+	return out
+}
+
+func entryValue(e config.Entry) *string {
+	if e.Null {
+		return nil
+	}
+	v := e.Value
+	return &v
+}
+
+// staticConfigs is what a Cluster has that knows this node's own settings, by Kafka's broker config names
+// (config.Node.Static). Without it nothing has SourceStatic.
+type staticConfigs interface{ StaticConfigs() map[string]string }
+
+// configLayers is what lies between a topic's own configs and the built-in defaults on this node.
+func (b *Broker) configLayers(img *metadata.Image) config.Layers {
+	l := config.Layers{Broker: img.BrokerConfigs[b.cfg.Cluster.NodeID()], Cluster: img.BrokerConfigs[-1]}
+	if s, ok := b.cfg.Cluster.(staticConfigs); ok {
+		l.Static = s.StaticConfigs()
+	}
+	return l
+}
+
+// configError gives an error of package config its Kafka code: 42 for what is no sensible request, 40 for a bad config.
+func configError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, config.ErrNullValue), errors.Is(err, config.ErrReadOnly):
+		return coded(kerr.InvalidRequest, err.Error())
+	default:
+		return coded(kerr.InvalidConfig, err.Error())
+	}
+}
