@@ -1,0 +1,244 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/keepalive"
+	grpcpeer "google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+
+	"github.com/chronik-go/chronik/internal/transport/peerpb"
+)
+
+// Sizes of what gRPC buffers. The windows are fixed: between nodes of a cluster the bandwidth estimator has nothing to find
+// out, and starts at 64 KiB. A zero write buffer would double the cost of a byte.
+const (
+	grpcBuffer         = 128 << 10
+	streamWindow       = 8 << 20
+	connWindow         = 16 << 20
+	maxPeerStreams     = 512 // concurrent streams and calls on one connection
+	serverPingFraction = 2   // the server probes an idle connection after KeepaliveTime / 2
+	refusalInterval    = 10 * time.Second
+)
+
+// Server answers the peers of this node. It binds in NewServer and serves from Start until Close.
+type Server struct {
+	peerpb.UnimplementedPeerServer
+
+	cfg      Config
+	handler  Handler
+	listener net.Listener
+	grpc     *grpc.Server
+	refusals seldom
+
+	mu      sync.Mutex
+	started bool
+	closed  bool
+	calls   int           // Calls in a handler now
+	idle    chan struct{} // closed when closed is set and calls is 0
+	slots   map[slotKey]*slot
+
+	served chan struct{} // closed when Serve has returned
+}
+
+// NewServer binds cfg.Listen. A port that is in use is reported here.
+func NewServer(cfg Config, h Handler) (*Server, error) {
+	cfg = cfg.withDefaults()
+	if cfg.NodeID <= 0 {
+		return nil, fmt.Errorf("transport: node id %d: must be positive", cfg.NodeID)
+	}
+	lis, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return nil, fmt.Errorf("transport: listen for peers on %s: %w", cfg.Listen, err)
+	}
+	s := &Server{
+		cfg: cfg, handler: h, listener: lis,
+		refusals: seldom{logger: cfg.Logger, clock: cfg.Clock, interval: refusalInterval},
+		idle:     make(chan struct{}),
+		slots:    make(map[slotKey]*slot),
+		served:   make(chan struct{}),
+	}
+	s.grpc = grpc.NewServer(
+		grpc.Creds(cfg.ServerCredentials),
+		grpc.MaxRecvMsgSize(MaxFrameBytes), grpc.MaxSendMsgSize(MaxFrameBytes),
+		grpc.ReadBufferSize(grpcBuffer), grpc.WriteBufferSize(grpcBuffer),
+		grpc.StaticStreamWindowSize(streamWindow), grpc.StaticConnWindowSize(connWindow),
+		grpc.MaxConcurrentStreams(maxPeerStreams),
+		grpc.ConnectionTimeout(cfg.DialTimeout),
+		grpc.WaitForHandlers(true),
+		// No MaxConnectionAge or Idle: streams live as long as the nodes do.
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: cfg.KeepaliveTime / serverPingFraction, Timeout: cfg.KeepaliveTimeout}),
+		// Clients probe every KeepaliveTime; with the default policy (five minutes) the server would close on them.
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+			MinTime: min(cfg.KeepaliveTime, 10*time.Second) / 4, PermitWithoutStream: true}),
+	)
+	peerpb.RegisterPeerServer(s.grpc, s)
+	return s, nil
+}
+
+// Addr is the bound address.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Start begins to serve. It returns at once; after Close it does nothing.
+func (s *Server) Start() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.started || s.closed {
+		return
+	}
+	s.started = true
+	go func() {
+		defer close(s.served)
+		if err := s.grpc.Serve(s.listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+			s.cfg.Logger.Error("the peer listener failed", "addr", s.Addr().String(), "err", err)
+		}
+	}()
+}
+
+// Close refuses new calls, waits CloseTimeout for those in flight, then ends every stream and returns when their handlers
+// have. It is idempotent.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	first, started := !s.closed, s.started
+	s.closed = true
+	if first && s.calls == 0 {
+		close(s.idle)
+	}
+	s.mu.Unlock()
+	if !started {
+		_ = s.listener.Close()
+		s.grpc.Stop()
+		return nil
+	}
+	grace := time.NewTimer(s.cfg.CloseTimeout)
+	defer grace.Stop()
+	select {
+	case <-s.idle:
+	case <-grace.C:
+		s.cfg.Logger.Warn("closing the peer server with calls in flight")
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.grpc.Stop()
+	}()
+	limit := time.NewTimer(s.cfg.CloseTimeout)
+	defer limit.Stop()
+	select {
+	case <-stopped:
+	case <-limit.C:
+		return fmt.Errorf("transport: a handler did not return within %v of its context's end", s.cfg.CloseTimeout)
+	}
+	<-s.served
+	return nil
+}
+
+func (s *Server) beginCall() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.calls++
+	return true
+}
+
+func (s *Server) endCall() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls--
+	if s.calls == 0 && s.closed {
+		close(s.idle)
+	}
+}
+
+// Hello implements peerpb.PeerServer. It answers strangers: that is what it is for.
+func (s *Server) Hello(_ context.Context, req *peerpb.HelloRequest) (*peerpb.HelloResponse, error) {
+	from, err := fromProto(req.GetFrom())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return &peerpb.HelloResponse{Self: helloInfo(&s.cfg, from)}, nil
+}
+
+// helloInfo is this node as Hello describes it.
+func helloInfo(cfg *Config, from PeerInfo) *peerpb.Node {
+	var info PeerInfo
+	if cfg.Hello != nil {
+		info = cfg.Hello(from)
+	}
+	self := cfg.self()
+	self.Founding, self.Payload = info.Founding, info.Payload
+	return toProto(self)
+}
+
+func toProto(p PeerInfo) *peerpb.Node {
+	n := &peerpb.Node{NodeId: p.NodeID, Dir: p.Dir[:], ClusterId: p.ClusterID, Version: p.Version,
+		MinVersion: p.MinVersion, Payload: p.Payload}
+	for _, f := range p.Founding {
+		n.Founding = append(n.Founding, &peerpb.Founder{NodeId: f.NodeID, Dir: f.Dir[:], Address: f.Addr})
+	}
+	return n
+}
+
+func fromProto(n *peerpb.Node) (PeerInfo, error) {
+	p := PeerInfo{NodeID: n.GetNodeId(), ClusterID: n.GetClusterId(), Version: n.GetVersion(),
+		MinVersion: n.GetMinVersion(), Payload: n.GetPayload()}
+	var err error
+	if p.Dir, err = uuid.FromBytes(n.GetDir()); err != nil {
+		return p, fmt.Errorf("the directory id of node %d: %w", p.NodeID, err)
+	}
+	for _, f := range n.GetFounding() {
+		dir, err := uuid.FromBytes(f.GetDir())
+		if err != nil {
+			return p, fmt.Errorf("the directory id of founder %d: %w", f.GetNodeId(), err)
+		}
+		p.Founding = append(p.Founding, Founder{NodeID: f.GetNodeId(), Dir: dir, Addr: f.GetAddress()})
+	}
+	return p, nil
+}
+
+// Call implements peerpb.PeerServer.
+func (s *Server) Call(ctx context.Context, req *peerpb.CallRequest) (*peerpb.CallResponse, error) {
+	from, err := s.admit(ctx, "call", remoteAddr(ctx))
+	if err != nil {
+		return nil, err
+	}
+	if req.Method > 1<<16-1 {
+		return nil, status.Errorf(codes.InvalidArgument, "method %d", req.Method)
+	}
+	if !s.beginCall() {
+		return nil, status.Error(codeNotFormed, "the node is stopping") // to the caller: not handled
+	}
+	defer s.endCall()
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, s.cfg.CallTimeout)
+		defer cancel()
+	}
+	body, err := s.handler.HandleCall(ctx, from.NodeID, uint16(req.Method), req.Body)
+	if err == nil && len(body) > MaxBodyBytes {
+		err = fmt.Errorf("an answer of %d bytes: %w", len(body), ErrTooLarge)
+	}
+	if err != nil {
+		code, message := remoteCode(err)
+		return &peerpb.CallResponse{Error: &peerpb.CallError{Code: code, Message: message}}, nil
+	}
+	return &peerpb.CallResponse{Body: body}, nil
+}
+
+func remoteAddr(ctx context.Context) string {
+	if p, ok := grpcpeer.FromContext(ctx); ok {
+		return p.Addr.String()
+	}
+	return "unknown"
+}
