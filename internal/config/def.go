@@ -281,3 +281,33 @@ func (t *Table) Validate(name, value string) error {
 	}
 	return d.Validate(value)
 }
+
+// ValidateChange is Validate for a change at run time: a broker config that is fixed while the broker runs is refused with
+// ErrReadOnly.
+func (t *Table) ValidateChange(name, value string) error {
+	d, err := t.Find(name)
+	if err != nil {
+		return err
+	}
+	if d.ReadOnly {
+		return &Error{Name: name, Value: value, kind: ErrReadOnly,
+			Reason: fmt.Sprintf("Cannot update %s while the broker runs; change its flag, variable or file and restart it", name)}
+	}
+	return d.Validate(value)
+}
+
+// IsList reports whether name is a list, which values can be appended to; false for an unknown name.
+func (t *Table) IsList(name string) bool {
+	d, ok := t.index[name]
+	return ok && d.Type == List
+}
+
+// Default returns the value of a config that nobody has set on the topic or at run time: what l says, else the built-in one.
+// It is "" for an unknown name and for one without a value.
+func (t *Table) Default(name string, l Layers) string {
+	d, ok := t.index[name]
+	if !ok {
+		return ""
+	}
+	return l.entry(d, nil).Value
+}

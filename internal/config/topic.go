@@ -129,15 +129,7 @@ func ValidateTopic(set map[string]string, l Layers) error {
 // ValidateBroker checks configs set at run time on a broker or for all of them: names, values, and that they can change.
 func ValidateBroker(set map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(set)) {
-		d, err := Brokers.Find(name)
-		if err != nil {
-			return err
-		}
-		if d.ReadOnly {
-			return &Error{Name: name, Value: set[name], kind: ErrReadOnly,
-				Reason: fmt.Sprintf("Cannot update %s while the broker runs; change its flag, variable or file and restart it", name)}
-		}
-		if err := d.Validate(set[name]); err != nil {
+		if err := Brokers.ValidateChange(name, set[name]); err != nil {
 			return err
 		}
 	}

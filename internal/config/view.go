@@ -40,7 +40,7 @@ func (l Layers) resolve(d *Def, set map[string]string) []Candidate {
 		out = append(out, Candidate{d.Name, v, SourceTopic})
 	}
 	names := d.Synonyms
-	if set == nil && len(names) == 0 {
+	if Brokers.index[d.Name] == d { // a broker config is its own synonym
 		names = []Synonym{{Name: d.Name, Factor: 1}}
 	}
 	for _, s := range names {
@@ -133,7 +133,7 @@ func (l Layers) describe(t *Table, set map[string]string, names []string) []Entr
 
 func wanted(names []string, name string) bool { return names == nil || slices.Contains(names, name) }
 
-// Broker returns the value in force of one broker config; "" if there is none.
+// BrokerValue returns the value in force of one broker config; "" if there is none.
 func (l Layers) BrokerValue(name string) string {
 	d, ok := Brokers.Lookup(name)
 	if !ok {
