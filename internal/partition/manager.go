@@ -1,0 +1,324 @@
+package partition
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/metadata"
+	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/segment"
+	"github.com/chronik-go/chronik/internal/vfs"
+	"github.com/chronik-go/chronik/internal/wal"
+)
+
+// Host is where partitions find their logs and raft groups: a node's wal.Log and multiraft.Service (NewHost), or a simulator.
+type Host interface {
+	// Checkpoint returns the last durable checkpoint of a group; known is false if the log has never heard of it. A removed
+	// group is an error.
+	Checkpoint(group uint64) (cp wal.Checkpoint, known bool, err error)
+	// Create begins a group's log.
+	Create(group uint64, cp wal.Checkpoint) error
+	// Register starts the replica.
+	Register(o Registration) (Replica, error)
+	// Unregister stops it; done is called once its state machine is closed.
+	Unregister(topic string, partition int32, done func()) error
+	// Remove deletes a group's log for good; done is called once that is durable.
+	Remove(group uint64, done func(error))
+}
+
+// Registration names a replica and what it drives.
+type Registration struct {
+	Topic     string
+	Partition int32
+	Group     uint64
+	Replica   uint64
+	Members   []multiraft.Member
+	SM        multiraft.StateMachine
+	Campaign  bool
+}
+
+// ManagerConfig is what a Manager needs.
+type ManagerConfig struct {
+	FS     vfs.FS
+	Dir    string // holds all partitions; made if missing
+	Clock  clock.Clock
+	Logger *slog.Logger
+	// Service and Log are the node's raft service and log; Host stands for both where a simulator replaces them.
+	Service *multiraft.Service
+	Log     *wal.Log
+	Host    Host
+	Files   *segment.Files
+	// Configs returns a topic's configuration as it is now. It is called for every batch: it must be quick.
+	Configs func(topic string) TopicConfig
+	// Writable says why nothing may be written now (a disk nearly full), nil if all is well. Called for every batch.
+	Writable func() error
+	// FreeReserve gives back disk space kept for the case that a committed entry can't be written for lack of it, and says
+	// whether there was any. Called by the applier, which tries again then.
+	FreeReserve func() bool
+	// OnFatal is told that a disk has failed a partition: the node must stop. It must not block.
+	OnFatal func(error)
+	Limits  Limits
+}
+
+// Manager owns all topic partitions of a node. Its step does their background work, one piece at a time: flushing and
+// checkpoints, retention, the removal of files, catching up.
+type Manager struct {
+	cfg      ManagerConfig
+	inflight atomic.Int64 // bytes between Produce and done, all partitions
+	session  atomic.Uint64
+	rate     rate
+
+	byNameMu sync.RWMutex
+	byName   map[topicPartition]*Partition
+
+	mu         sync.Mutex
+	cond       sync.Cond
+	byGroup    map[uint64]*Partition
+	order      []*Partition // in the order opened
+	ready      []*Partition // have tasks
+	dirty      []*Partition // listed, oldest first
+	trash      []string     // directories of deleted partitions
+	slots      int          // staging slots free
+	slotWait   []*Partition
+	maintainAt time.Time
+	timer      clock.Timer
+	timerAt    time.Time // zero: not armed
+	started    bool
+	closed     bool
+	wg         sync.WaitGroup
+}
+
+type topicPartition struct {
+	topic     string
+	partition int32
+}
+
+// NewManager makes a manager without running it: Start does, or the caller steps it.
+func NewManager(cfg ManagerConfig) (*Manager, error) {
+	if cfg.Host == nil && cfg.Service != nil && cfg.Log != nil {
+		cfg.Host = NewHost(cfg.Service, cfg.Log)
+	}
+	if cfg.FS == nil || cfg.Clock == nil || cfg.Host == nil || cfg.Files == nil || cfg.Configs == nil || cfg.Dir == "" {
+		return nil, errors.New("partition: FS, Dir, Clock, Service and Log (or Host), Files and Configs are required")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	cfg.Limits.setDefaults()
+	if err := cfg.FS.MkdirAll(cfg.Dir); err != nil {
+		return nil, fmt.Errorf("making %s: %w: %w", cfg.Dir, ErrStorage, err)
+	}
+	m := &Manager{
+		cfg:     cfg,
+		byName:  make(map[topicPartition]*Partition),
+		byGroup: make(map[uint64]*Partition),
+		slots:   cfg.Limits.Staging,
+	}
+	m.cond.L = &m.mu
+	m.rate.init(cfg.Limits.DeltaBytesPerSecond, cfg.Clock.Now())
+	m.maintainAt = cfg.Clock.Now().Add(cfg.Limits.MaintenanceInterval)
+	return m, nil
+}
+
+// Open makes this node's replica of a partition serve: it creates the group's log and files, or brings them back. The
+// replica must be one of those that the image names (RAFT rules 4 and 6). A *DamagedError says that what is on disk can't be
+// trusted; the other partitions are not concerned.
+func (m *Manager) Open(topic *metadata.Topic, part *metadata.Partition, self metadata.Replica) error {
+	members := make([]multiraft.Member, len(part.Replicas))
+	voters := make([]uint64, len(part.Replicas))
+	named := false
+	for i, r := range part.Replicas {
+		members[i] = multiraft.Member{Replica: r.ID, Node: r.Node}
+		voters[i] = r.ID
+		named = named || r.ID == self.ID && r.Dir == self.Dir
+	}
+	if !named {
+		return fmt.Errorf("partition: replica %d in directory %s is not one of %s-%d", self.ID, self.Dir, topic.Name, part.Index)
+	}
+	p, err := m.add(topic.Name, part.Index, part.Group, self.ID)
+	if err != nil {
+		return err
+	}
+	if err := m.start(p, members, voters); err != nil {
+		m.drop(p)
+		return fmt.Errorf("opening %s-%d: %w", topic.Name, part.Index, err)
+	}
+	return nil
+}
+
+func (m *Manager) add(topic string, index int32, group, self uint64) (*Partition, error) {
+	p := &Partition{
+		m: m, topic: topic, index: index, group: group, self: self,
+		dir:    filepath.Join(m.cfg.Dir, topic, strconv.Itoa(int(index))+"."+strconv.FormatUint(group, 10)),
+		logger: m.cfg.Logger.With("topic", topic, "partition", index, "group", group),
+		st:     newState(),
+	}
+	p.waiters.prev, p.waiters.next = &p.waiters, &p.waiters
+	key := topicPartition{topic, index}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, multiraft.ErrStopped
+	}
+	m.byNameMu.Lock()
+	defer m.byNameMu.Unlock()
+	if m.byGroup[group] != nil || m.byName[key] != nil {
+		return nil, fmt.Errorf("partition: %s-%d or group %d is open already", topic, index, group)
+	}
+	m.byGroup[group], m.byName[key] = p, p
+	m.order = append(m.order, p)
+	return p, nil
+}
+
+func (m *Manager) start(p *Partition, members []multiraft.Member, voters []uint64) error {
+	cp, known, err := m.cfg.Host.Checkpoint(p.group)
+	if err != nil {
+		return err
+	}
+	if !known {
+		cp = wal.Checkpoint{Index: 1, Term: 1}
+		cp.ConfState.Voters = voters
+	}
+	if err := p.open(cp, known); err != nil {
+		return err
+	}
+	if !known {
+		if err := m.cfg.Host.Create(p.group, cp); err != nil {
+			return errJoin(err, p.Close())
+		}
+	}
+	r, err := m.cfg.Host.Register(Registration{
+		Topic: p.topic, Partition: p.index, Group: p.group, Replica: p.self, Members: members, SM: p,
+		Campaign: members[0].Replica == p.self,
+	})
+	if err != nil {
+		return errJoin(err, p.Close())
+	}
+	p.replica.Store(&r)
+	return nil
+}
+
+// drop forgets a partition.
+func (m *Manager) drop(p *Partition) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.byNameMu.Lock()
+	defer m.byNameMu.Unlock()
+	key := topicPartition{p.topic, p.index}
+	if m.byName[key] == p {
+		delete(m.byName, key)
+	}
+	if m.byGroup[p.group] == p {
+		delete(m.byGroup, p.group)
+	}
+	for i, q := range m.order {
+		if q == p {
+			m.order = append(m.order[:i], m.order[i+1:]...)
+			break
+		}
+	}
+}
+
+// Delete removes a partition for good: it stops serving at once, its log is removed, and then, in the background, its files. A
+// group that is not open here is removed from the log.
+func (m *Manager) Delete(group uint64) error {
+	m.mu.Lock()
+	p := m.byGroup[group]
+	m.mu.Unlock()
+	removed := func(dir string) func(error) {
+		return func(err error) {
+			if err != nil {
+				m.cfg.Logger.Error("removing a deleted partition from the log", "group", group, "error", err)
+				return
+			}
+			m.discard(dir)
+		}
+	}
+	if p == nil {
+		_, known, err := m.cfg.Host.Checkpoint(group)
+		if known && err == nil {
+			m.cfg.Host.Remove(group, removed(""))
+		}
+		return nil
+	}
+	m.drop(p)
+	p.leading.Store(0)
+	p.wakeAll()
+	return m.cfg.Host.Unregister(p.topic, p.index, func() {
+		m.cfg.Host.Remove(group, removed(p.dir))
+	})
+}
+
+func (m *Manager) discard(dir string) {
+	if dir == "" {
+		return
+	}
+	m.mu.Lock()
+	m.trash = append(m.trash, dir)
+	m.cond.Signal()
+	m.mu.Unlock()
+}
+
+// Lookup finds a partition of this node.
+func (m *Manager) Lookup(topic string, partition int32) (*Partition, bool) {
+	m.byNameMu.RLock()
+	defer m.byNameMu.RUnlock()
+	p := m.byName[topicPartition{topic, partition}]
+	return p, p != nil
+}
+
+// Group finds a partition of this node by its raft group.
+func (m *Manager) Group(group uint64) (*Partition, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := m.byGroup[group]
+	return p, p != nil
+}
+
+// Partitions returns all partitions of this node in the order they were opened.
+func (m *Manager) Partitions() []*Partition {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return append([]*Partition(nil), m.order...)
+}
+
+// Pinned is the log's hint that its oldest file waits for a checkpoint of a group at or above an index (wal.Options.OnPinned).
+func (m *Manager) Pinned(group, index uint64) {
+	if p, ok := m.Group(group); ok {
+		m.enqueue(p, taskFlush)
+	}
+}
+
+func (m *Manager) topicConfig(topic string) TopicConfig { return m.cfg.Configs(topic) }
+
+func (m *Manager) writable() error {
+	if m.cfg.Writable == nil {
+		return nil
+	}
+	return m.cfg.Writable()
+}
+
+func (m *Manager) fatal(err error) {
+	m.cfg.Logger.Error("storage failed: the node must stop", "error", err)
+	if m.cfg.OnFatal != nil {
+		m.cfg.OnFatal(err)
+	}
+}
+
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }
+
+// errJoin returns err, with what went wrong while cleaning up after it.
+func errJoin(err, cleanup error) error {
+	if cleanup == nil {
+		return err
+	}
+	return errors.Join(err, cleanup)
+}

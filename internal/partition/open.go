@@ -1,0 +1,210 @@
+package partition
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/segment"
+	"github.com/chronik-go/chronik/internal/wal"
+)
+
+// open brings the state back that a checkpoint describes. known says whether the group's log existed before.
+func (p *Partition) open(cp wal.Checkpoint, known bool) error {
+	st, err := decodeState(cp.State)
+	if err != nil {
+		return &DamagedError{Dir: p.dir, Reason: err.Error()}
+	}
+	fresh := len(cp.State) == 0
+	if !fresh && st.index != cp.Index {
+		return &DamagedError{Dir: p.dir, Offset: st.end, Reason: fmt.Sprintf("the checkpoint at index %d describes index %d", cp.Index, st.index)}
+	}
+	if fresh {
+		st.index, st.term = cp.Index, cp.Term
+	}
+	gens, err := p.generations()
+	if err != nil {
+		return err
+	}
+	gen, err := chooseGeneration(&st, fresh, p.self, gens)
+	if err != nil {
+		return &DamagedError{Dir: p.dir, Offset: st.end, Reason: err.Error()}
+	}
+	dir := p.genDir(gen)
+	if err := p.m.cfg.FS.MkdirAll(dir); err != nil {
+		return fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	l, err := p.openSegments(dir, st.start)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w: %w", dir, ErrStorage, err)
+	}
+	if err := checkOpened(l, &st, known, dir); err != nil {
+		return errJoin(err, l.Close())
+	}
+	if err := p.removeGenerations(gen); err != nil {
+		return errJoin(fmt.Errorf("%w: %w", ErrStorage, err), l.Close())
+	}
+	st.replica, st.generation = p.self, gen
+	p.log, p.generation, p.st = l, gen, st
+	l.SetStartOffset(st.start)
+	p.hw.Store(st.end)
+	p.logStart.Store(max(st.start, l.StartOffset()))
+	return nil
+}
+
+// checkOpened compares the segments with the checkpoint: they may hold more (it is applied again, and compared), never less.
+func checkOpened(l *segment.Log, st *state, known bool, dir string) error {
+	end := l.EndOffset()
+	d := l.Damage()
+	switch {
+	case d != nil:
+		return &DamagedError{Dir: dir, Offset: end, Reason: d.Error()}
+	case end < st.end:
+		return &DamagedError{Dir: dir, Offset: end, Reason: fmt.Sprintf("the segments end here, the checkpoint at %d", st.end)}
+	case l.StartOffset() > st.end:
+		return &DamagedError{Dir: dir, Offset: l.StartOffset(), Reason: fmt.Sprintf("the segments begin here, the checkpoint ends at %d", st.end)}
+	case !known && end > 0:
+		return &DamagedError{Dir: dir, Offset: end, Reason: "there are records of a group whose log is gone"}
+	}
+	return nil
+}
+
+// chooseGeneration tells which directory a checkpoint's state is in.
+//
+// A state written by this replica names it. A foreign one is a snapshot that was installed just before a crash: whole, if a
+// directory was staged for its index, else by delta, into the directory that was in use. Staging leaves no third one.
+func chooseGeneration(st *state, fresh bool, self uint64, gens []uint64) (uint64, error) {
+	switch {
+	case fresh && (len(gens) == 0 || slices.Contains(gens, 0)):
+		return 0, nil
+	case fresh:
+		return 0, fmt.Errorf("generation %d without a checkpoint", gens[0])
+	case st.replica == self:
+		if slices.Contains(gens, st.generation) || st.end == st.start {
+			return st.generation, nil
+		}
+		return 0, fmt.Errorf("generation %d is missing", st.generation)
+	case slices.Contains(gens, st.index):
+		return st.index, nil
+	case len(gens) == 1:
+		return gens[0], nil
+	case len(gens) == 0 && st.end == 0:
+		return 0, nil
+	}
+	return 0, fmt.Errorf("none of %d generations is the one of the snapshot at index %d", len(gens), st.index)
+}
+
+func (p *Partition) openSegments(dir string, start int64) (*segment.Log, error) {
+	cfg := p.m.topicConfig(p.topic)
+	return segment.Open(p.m.cfg.Files, p.m.cfg.Clock, dir, cfg.Segment, start, p.logger)
+}
+
+// generations lists the generations on disk, ascending.
+func (p *Partition) generations() ([]uint64, error) {
+	fs := p.m.cfg.FS
+	if _, err := fs.Stat(p.dir); isNotExist(err) {
+		return nil, nil
+	}
+	names, err := fs.List(p.dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	var gens []uint64
+	for _, n := range names {
+		g, err := strconv.ParseUint(n, 16, 64)
+		if err != nil || len(n) != 16 {
+			return nil, &DamagedError{Dir: p.dir, Reason: fmt.Sprintf("%q does not belong here", n)}
+		}
+		gens = append(gens, g)
+	}
+	return gens, nil
+}
+
+// removeGenerations removes every generation but those to keep, durably.
+func (p *Partition) removeGenerations(keep ...uint64) error {
+	gens, err := p.generations()
+	if err != nil {
+		return err
+	}
+	removed := false
+	for _, g := range gens {
+		if !slices.Contains(keep, g) {
+			if err := p.m.cfg.FS.RemoveAll(p.genDir(g)); err != nil {
+				return err
+			}
+			removed = true
+		}
+	}
+	if !removed {
+		return nil
+	}
+	return p.m.cfg.FS.SyncDir(p.dir)
+}
+
+// syncDirs makes the names of the partition's directories durable. It is put off until there is something in them, so that
+// creating thousands of partitions costs nothing.
+func (p *Partition) syncDirs() error {
+	fs := p.m.cfg.FS
+	if err := fs.SyncDir(p.dir); err != nil {
+		return err
+	}
+	if p.dirsSynced {
+		return nil
+	}
+	topicDir := filepath.Dir(p.dir)
+	if err := fs.SyncDir(topicDir); err != nil {
+		return err
+	}
+	if err := fs.SyncDir(filepath.Dir(topicDir)); err != nil {
+		return err
+	}
+	p.dirsSynced = true
+	return nil
+}
+
+// Install implements multiraft.StateMachine. The log's snapshot mark is durable already: from here on there is no way back.
+func (p *Partition) Install(snap raftpb.Snapshot) error {
+	st, err := decodeState(snap.Data)
+	if err != nil {
+		return err
+	}
+	if st.index != snap.Metadata.Index {
+		return fmt.Errorf("%w: it is for index %d, the snapshot for %d", errState, st.index, snap.Metadata.Index)
+	}
+	p.genMu.Lock()
+	if p.log == nil {
+		p.genMu.Unlock()
+		return multiraft.ErrStopped
+	}
+	p.stageMu.Lock()
+	if g := p.staged; g != nil && g.index == st.index {
+		p.retired = append(p.retired, retired{p.log, p.genDir(p.generation)})
+		p.log, p.generation = g.log, g.index
+		p.staged = nil
+	}
+	p.stageMu.Unlock()
+	l, gen := p.log, p.generation
+	p.genMu.Unlock()
+	if end := l.EndOffset(); end < st.end || st.end < p.hw.Load() {
+		err := error(&DamagedError{Dir: p.genDir(gen), Offset: end, Reason: fmt.Sprintf("the installed snapshot ends at %d", st.end)})
+		p.fault.CompareAndSwap(nil, &err)
+		return err
+	}
+	l.SetStartOffset(st.start)
+	st.replica, st.generation = p.self, gen
+	p.mu.Lock()
+	p.st = st
+	p.ov.reset(0, 0)
+	p.hw.Store(st.end)
+	p.mu.Unlock()
+	p.logStart.Store(max(p.logStart.Load(), st.start, l.StartOffset()))
+	p.logger.Info("snapshot installed", "index", st.index, "end", st.end)
+	p.m.markDirty(p, 0)
+	p.m.enqueue(p, taskRetire|taskFlush)
+	p.wakeAll()
+	return nil
+}
