@@ -1,0 +1,279 @@
+package wal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+
+	"github.com/chronik-go/chronik/internal/vfs"
+)
+
+// file is one log file.
+type file struct {
+	seq  uint32
+	name string
+	f    vfs.File
+	pins int // groups for which this is the oldest file needed; fileSet.mu
+
+	// zeroMu is held while zeros are written ahead, and by the writer when it moves ready itself, so that zeros never
+	// overtake a block.
+	zeroMu sync.Mutex
+	ready  atomic.Int64 // pre-written up to here
+	refs   atomic.Int32 // readers: a file is not reused under them
+}
+
+// claim makes sure that no zeros will be written below end.
+func (f *file) claim(end int64) {
+	if end <= f.ready.Load() {
+		return
+	}
+	f.zeroMu.Lock()
+	if end > f.ready.Load() {
+		f.ready.Store(end)
+	}
+	f.zeroMu.Unlock()
+}
+
+// fileSet is the directory: the files of the log, oldest first, the one prepared to follow, and those to be reused.
+type fileSet struct {
+	fs  vfs.FS
+	dir string
+	max int64 // FileBytes
+
+	mu      sync.Mutex
+	list    []*file // the last is the active one
+	bySeq   map[uint32]*file
+	next    *file   // empty, valid, its name durable
+	dying   []*file // nothing live in them, but a restart may still look for them
+	freed   []*file // may be reused or deleted
+	spares  []string
+	nextSeq uint32
+
+	prep sync.Mutex // held while a file is prepared, by the writer or in the background
+}
+
+func (s *fileSet) active() *file {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.list[len(s.list)-1]
+}
+
+func (s *fileSet) activate(f *file) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, f)
+	s.bySeq[f.seq] = f
+}
+
+func (s *fileSet) pin(seq uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.bySeq[seq]; f != nil {
+		f.pins++
+	}
+}
+
+func (s *fileSet) unpin(seq uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.bySeq[seq]; f != nil {
+		f.pins--
+	}
+}
+
+// hold keeps file seq from being reused until release; nil if it is gone.
+func (s *fileSet) hold(seq uint32) *file {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.bySeq[seq]
+	if f != nil {
+		f.refs.Add(1)
+	}
+	return f
+}
+
+func (f *file) release() { f.refs.Add(-1) }
+
+func (s *fileSet) stats(st *Stats) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.Files, st.Reserve, st.Bytes = len(s.list), s.next != nil, s.bytesLocked()
+	if len(s.list) > 0 {
+		st.OldestPins = s.list[0].pins
+	}
+}
+
+func (s *fileSet) bytesLocked() int64 {
+	var n int64
+	for _, l := range [][]*file{s.list, s.dying, s.freed} {
+		for _, f := range l {
+			n += f.ready.Load()
+		}
+	}
+	if s.next != nil {
+		n += s.next.ready.Load()
+	}
+	return n + int64(len(s.spares))*s.max
+}
+
+// takeNext returns the prepared file, nil if there is none.
+func (s *fileSet) takeNext() *file {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.next
+	s.next = nil
+	return f
+}
+
+// nextFile returns the file to go on in: the prepared one, or else one made now.
+func (l *Log) nextFile() (*file, error) {
+	s := &l.files
+	if f := s.takeNext(); f != nil {
+		return f, nil
+	}
+	s.prep.Lock()
+	defer s.prep.Unlock()
+	if f := s.takeNext(); f != nil {
+		return f, nil
+	}
+	return s.makeFile()
+}
+
+// makeFile makes an empty log file under the next sequence number, out of a spare one if there is one, and makes its name
+// durable. The header is written under the spare's name: no file ever has a log file's name and another's header. prep is held.
+func (s *fileSet) makeFile() (*file, error) {
+	s.mu.Lock()
+	spare := filepath.Join(s.dir, "new"+spareSuffix)
+	reuse := len(s.spares) > 0
+	if reuse {
+		spare = s.spares[len(s.spares)-1]
+		s.spares = s.spares[:len(s.spares)-1]
+	}
+	seq := s.nextSeq
+	s.nextSeq++
+	s.mu.Unlock()
+
+	open := s.fs.Create
+	if reuse {
+		open = s.fs.OpenReadWrite
+	}
+	f, err := open(spare)
+	if err != nil {
+		return nil, err
+	}
+	nf := &file{seq: seq, name: fileName(s.dir, seq), f: f}
+	if err := s.initFile(nf, spare); err != nil {
+		return nil, errors.Join(err, f.Close(), s.fs.Remove(spare))
+	}
+	// The handle was opened under the spare's name; reopen so that errors name the file an operator finds.
+	g, err := s.fs.OpenReadWrite(nf.name)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	nf.f = g
+	return nf, f.Close()
+}
+
+func (s *fileSet) initFile(nf *file, spare string) error {
+	size, err := nf.f.Size()
+	if err != nil {
+		return err
+	}
+	if size > s.max {
+		if err := nf.f.Truncate(s.max); err != nil {
+			return err
+		}
+		size = s.max
+	}
+	if _, err := nf.f.WriteAt(encodeHeader(nf.seq), 0); err != nil {
+		return err
+	}
+	if err := nf.f.Sync(); err != nil {
+		return err
+	}
+	if err := s.fs.Rename(spare, nf.name); err != nil {
+		return err
+	}
+	nf.ready.Store(max(size, headerSize))
+	return s.fs.SyncDir(s.dir)
+}
+
+const zeroChunk = 1 << 20
+
+var zeros = make([]byte, zeroChunk)
+
+// zeroAhead pre-writes one chunk of f, durably, and says whether f is still shorter than a log file. Blocks then overwrite
+// bytes that exist, so that an fdatasync has no metadata to write.
+func (s *fileSet) zeroAhead(f *file) (more bool, err error) {
+	f.zeroMu.Lock()
+	from := f.ready.Load()
+	n := min(zeroChunk, s.max-from)
+	if n <= 0 {
+		f.zeroMu.Unlock()
+		return false, nil
+	}
+	_, err = f.f.WriteAt(zeros[:n], from)
+	if err == nil {
+		f.ready.Store(from + n)
+	}
+	f.zeroMu.Unlock()
+	if err != nil {
+		return false, fmt.Errorf("pre-write %s: %w", f.name, err)
+	}
+	if err := f.f.SyncData(); err != nil {
+		return false, &syncError{fmt.Errorf("fdatasync %s: %w", f.name, err)}
+	}
+	return from+n < s.max, nil
+}
+
+// syncError is a failed fdatasync: for the active file it is fatal, blocks may have been among the pages lost.
+type syncError struct{ error }
+
+func (e *syncError) Unwrap() error { return e.error }
+
+// reclaimOne moves one freed file to the spares, or deletes it if there is no use for it. done is false if a reader still
+// has the file, or there is none. prep is held.
+func (s *fileSet) reclaimOne(keep int) (done, reused bool, err error) {
+	s.mu.Lock()
+	if len(s.freed) == 0 || s.freed[0].refs.Load() > 0 {
+		s.mu.Unlock()
+		return false, false, nil
+	}
+	f := s.freed[0]
+	s.freed = s.freed[1:]
+	reuse := len(s.spares) < keep
+	s.mu.Unlock()
+	err = f.f.Close()
+	if reuse {
+		spare := filepath.Join(s.dir, fmt.Sprintf("%010d%s", f.seq, spareSuffix))
+		err = errors.Join(err, s.fs.Rename(f.name, spare), s.fs.SyncDir(s.dir))
+		if err == nil {
+			s.mu.Lock()
+			s.spares = append(s.spares, spare)
+			s.mu.Unlock()
+		}
+		return true, true, err
+	}
+	if rerr := s.fs.Remove(f.name); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+		err = errors.Join(err, rerr)
+	}
+	return true, false, errors.Join(err, s.fs.SyncDir(s.dir))
+}
+
+func (s *fileSet) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range [][]*file{s.list, s.dying, s.freed} {
+		for _, f := range l {
+			_ = f.f.Close() // nothing was written since the last sync
+		}
+	}
+	if s.next != nil {
+		_ = s.next.f.Close()
+	}
+	s.list, s.dying, s.freed, s.next = s.list[:0], nil, nil, nil
+	clear(s.bySeq)
+}
