@@ -34,7 +34,7 @@ func seal(magic string, m proto.Message) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding metadata: %w", err)
 	}
-	binary.BigEndian.PutUint32(b[4:], crc32.Checksum(b[frameHead:], castagnoli))
+	putCRC(b)
 	return b, nil
 }
 
@@ -244,4 +244,9 @@ func configsFromProto(in []*controllerpb.Config) map[string]string {
 		m[c.Name] = c.Value
 	}
 	return m
+}
+
+// putCRC makes a frame's checksum right.
+func putCRC(frame []byte) {
+	binary.BigEndian.PutUint32(frame[4:], crc32.Checksum(frame[frameHead:], castagnoli))
 }

@@ -126,13 +126,55 @@ func (p *placer) spread(request uuid.UUID, topic string, first, n, factor int) (
 		}
 		out[i] = &controllerpb.Placement{Nodes: flat[from:len(flat):len(flat)]}
 	}
+	p.level(out)
 	return out, nil
+}
+
+// level moves followers from the nodes that hold most of the topic to those that hold least, where choosing one partition
+// after the other left a difference of more than one. It only makes moves that keep a partition's racks as many as they are,
+// between nodes that are both live.
+func (p *placer) level(ps []*controllerpb.Placement) {
+	for range p.nodes {
+		if !p.levelOnce(ps) {
+			return
+		}
+	}
+}
+
+// levelOnce makes at most one move for each partition, and reports whether it made any.
+func (p *placer) levelOnce(ps []*controllerpb.Placement) (moved bool) {
+	for _, part := range ps {
+		var lo *spot
+		for _, s := range p.nodes {
+			if s.live && !slices.Contains(part.Nodes, s.id) && (lo == nil || s.topicReplicas < lo.topicReplicas) {
+				lo = s
+			}
+		}
+		if lo == nil {
+			continue
+		}
+		for j := 1; j < len(part.Nodes); j++ {
+			hi := p.spot(part.Nodes[j])
+			if hi.topicReplicas < lo.topicReplicas+2 || !hi.live || hi.rack != lo.rack && p.rackIn(lo.rack, part.Nodes) {
+				continue
+			}
+			hi.topicReplicas, hi.replicas = hi.topicReplicas-1, hi.replicas-1
+			lo.topicReplicas, lo.replicas = lo.topicReplicas+1, lo.replicas+1
+			part.Nodes[j], moved = lo.id, true
+			break
+		}
+	}
+	return moved
+}
+
+func (p *placer) rackIn(rack string, nodes []int32) bool {
+	return slices.ContainsFunc(nodes, func(id int32) bool { return p.spot(id).rack == rack })
 }
 
 // best returns the node to take next: the smallest in order of the criteria.
 func (p *placer) best(taken []int32, racks map[string]int, leader bool, rotate int) *spot {
 	var best *spot
-	var bestKey [6]int
+	var bestKey [5]int
 	for i, s := range p.nodes {
 		if slices.Contains(taken, s.id) || leader && !s.live {
 			continue
@@ -142,9 +184,9 @@ func (p *placer) best(taken []int32, racks map[string]int, leader bool, rotate i
 			dead = 1
 		}
 		turn := ((i-rotate)%len(p.nodes) + len(p.nodes)) % len(p.nodes)
-		key := [6]int{dead, racks[s.rack], s.topicReplicas, s.replicas, turn, 0}
+		key := [5]int{dead, racks[s.rack], s.topicReplicas, s.replicas, turn}
 		if leader {
-			key = [6]int{s.topicLeaders, s.leaders, s.topicReplicas, s.replicas, turn, 0}
+			key = [5]int{s.topicLeaders, s.topicReplicas, s.leaders, s.replicas, turn}
 		}
 		if best == nil || slices.Compare(key[:], bestKey[:]) < 0 {
 			best, bestKey = s, key
