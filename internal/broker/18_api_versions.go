@@ -30,6 +30,11 @@ type feature struct {
 func handleApiVersions(b *Broker, _ context.Context, rc *RequestContext, req kmsg.Request) (kmsg.Response, error) {
 	resp := kmsg.NewPtrApiVersionsResponse()
 	resp.SetVersion(rc.Version)
+	if v := req.(*kmsg.ApiVersionsRequest); rc.Version >= 3 && !(softwareName(v.ClientSoftwareName) && softwareName(v.ClientSoftwareVersion)) {
+		b.metrics.refusal(rc.Key, kerr.InvalidRequest)
+		resp.ErrorCode = kerr.InvalidRequest.Code
+		return resp, nil
+	}
 	for i := range apis {
 		a := &apis[i]
 		k := kmsg.NewApiVersionsResponseApiKey()
@@ -58,4 +63,17 @@ func unsupportedApiVersions() kmsg.Response {
 	k.ApiKey, k.MinVersion, k.MaxVersion = 18, 0, byKey[18].max
 	resp.ApiKeys = append(resp.ApiKeys, k)
 	return resp
+}
+
+// softwareName checks a client's name or version for itself, as KIP-511 wants them: letters, digits, and - or . inside.
+func softwareName(s string) bool {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		case (c == '-' || c == '.') && i > 0 && i < len(s)-1:
+		default:
+			return false
+		}
+	}
+	return s != ""
 }

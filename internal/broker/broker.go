@@ -1,7 +1,10 @@
 package broker
 
 import (
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"time"
@@ -68,8 +71,17 @@ type RequestContext struct {
 
 // Broker answers Kafka requests. It is safe for concurrent use by many connections.
 type Broker struct {
-	cfg Config
-	log *slog.Logger
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+
+	draining     drainState
+	connIDs      ids // begins at random: another node must not take us for our own earlier life
+	incarnations ids
+	news         news
+	hops         hopFailures
+	sessions     *sessionCache
+	producerIDs  producerIDs
 }
 
 // New checks cfg, sets defaults and registers metrics.
@@ -78,7 +90,23 @@ func New(cfg Config) (*Broker, error) {
 		return nil, errors.New("broker: Partitions, Controller, Cluster and Forwarder are required")
 	}
 	setDefaults(&cfg)
-	return &Broker{cfg: cfg, log: cfg.Logger}, nil
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	b := &Broker{
+		cfg: cfg, log: cfg.Logger, metrics: m,
+		draining:    drainState{ch: make(chan struct{})},
+		news:        news{clk: cfg.Clock, age: cfg.NewsAge},
+		sessions:    newSessionCache(cfg.Clock, cfg.FetchSessions, cfg.FetchSessionPartitions, m),
+		producerIDs: newProducerIDs(),
+	}
+	var seed [8]byte
+	if _, err := rand.Read(seed[:]); err != nil {
+		return nil, fmt.Errorf("broker: %w", err)
+	}
+	b.connIDs.Store(binary.BigEndian.Uint64(seed[:]))
+	return b, nil
 }
 
 func setDefaults(cfg *Config) {

@@ -1,4 +1,181 @@
 package broker
 
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// errRequest matches every error about a request that can't be understood; its connection is closed, as Kafka does.
+var errRequest = errors.New("bad request")
+
 // conn is what the broker keeps for one connection.
-type conn struct{}
+type conn struct {
+	b             *Broker
+	id            uint64
+	listener      string
+	mode          ListenerConfig
+	local, remote net.Addr
+
+	// routes orders this connection's produces, by partition. It is reached from both of the connection's goroutines and
+	// from completions.
+	mu     sync.Mutex
+	routes map[routeKey]*route
+}
+
+// Connect starts a connection: it is server.Handler's, in the standard library's types. begin is called on one goroutine,
+// what it returns on another, in the same order.
+func (b *Broker) Connect(listener string, local, remote net.Addr) (begin func(ctx context.Context, key, version int16, rest []byte) (func(ctx context.Context) (net.Buffers, func(), error), error), closed func()) {
+	c := &conn{
+		b: b, id: b.connIDs.Add(1), listener: listener, mode: b.cfg.Listeners[listener],
+		local: local, remote: remote, routes: map[routeKey]*route{},
+	}
+	return c.begin, func() {}
+}
+
+type finishFunc = func(ctx context.Context) (net.Buffers, func(), error)
+
+// begin is stage one of a request.
+func (c *conn) begin(ctx context.Context, key, version int16, rest []byte) (finishFunc, error) {
+	a := lookupAPI(key, version)
+	if a == nil {
+		if key == int16(kmsg.ApiVersions) {
+			// The rest of the header is of a version we don't know: it is not looked at (KIP-511).
+			return func(context.Context) (net.Buffers, func(), error) {
+				payload, release := encode(unsupportedApiVersions())
+				return payload, release, nil
+			}, nil
+		}
+		return nil, fmt.Errorf("%w: API key %d, version %d is not supported", errRequest, key, version)
+	}
+	req, clientID, err := decodeRequest(key, version, rest)
+	if err != nil {
+		c.b.metrics.malformed(key)
+		return nil, err
+	}
+	rc := &RequestContext{
+		Key: key, Version: version, ClientID: clientID, Listener: c.listener, Mode: c.mode,
+		Local: c.local, Remote: c.remote, Received: c.b.cfg.Clock.Now(), conn: c,
+	}
+	finish := func(ctx context.Context) (kmsg.Response, error) { return a.handle(c.b, ctx, rc, req) }
+	if a.start != nil {
+		if finish, err = a.start(c.b, ctx, rc, req); err != nil {
+			return nil, err
+		}
+	}
+	return func(ctx context.Context) (net.Buffers, func(), error) {
+		resp, err := finish(ctx)
+		c.b.metrics.request(key, c.b.cfg.Clock.Now().Sub(rc.Received), len(rest), err)
+		if err != nil || resp == nil {
+			return nil, nil, err
+		}
+		resp.SetVersion(version)
+		payload, release := encode(resp)
+		if f, ok := resp.(*fetchResponse); ok {
+			f.free()
+		}
+		return payload, release, nil
+	}, nil
+}
+
+// decodeRequest reads the rest of the header and the body. Versions are the range table's.
+func decodeRequest(key, version int16, rest []byte) (kmsg.Request, *string, error) {
+	req := kmsg.RequestForKey(key)
+	req.SetVersion(version)
+	clientID, body, err := parseClientID(rest, req.IsFlexible())
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: header of API key %d, version %d: %w", errRequest, key, version, err)
+	}
+	if err := guard(key, version, req.IsFlexible(), body); err != nil {
+		return nil, nil, fmt.Errorf("%w: API key %d, version %d: %w", errRequest, key, version, err)
+	}
+	if err := req.ReadFrom(body); err != nil {
+		return nil, nil, fmt.Errorf("%w: API key %d, version %d: %w", errRequest, key, version, err)
+	}
+	return req, clientID, nil
+}
+
+// parseClientID reads what follows the correlation id: the client id, whose length is an int16 in every header version, and
+// in a flexible header the tags.
+func parseClientID(rest []byte, flexible bool) (clientID *string, body []byte, err error) {
+	if len(rest) < 2 {
+		return nil, nil, errShort
+	}
+	n := int(int16(binary.BigEndian.Uint16(rest)))
+	rest = rest[2:]
+	if n >= 0 {
+		if n > len(rest) {
+			return nil, nil, errShort
+		}
+		s := string(rest[:n])
+		clientID, rest = &s, rest[n:]
+	}
+	if flexible {
+		s := scanner{src: rest, flexible: true, elements: maxElements}
+		s.tags(nil)
+		if s.err != nil {
+			return nil, nil, s.err
+		}
+		rest = s.src
+	}
+	return clientID, rest, nil
+}
+
+// buffers holds encoded responses between their use; records are copied into them once.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+
+// pooledMax is the largest buffer worth keeping.
+const pooledMax = 4 << 20
+
+// encode makes the response's bytes after the correlation id. release gives the buffer back.
+func encode(resp kmsg.Response) (net.Buffers, func()) {
+	p := buffers.Get().(*[]byte)
+	buf := (*p)[:0]
+	if f, ok := resp.(*fetchResponse); ok {
+		// Grown once: a response of megabytes would be copied several times on the way.
+		if need := f.encodedBound(); need > cap(buf) {
+			buf = make([]byte, 0, need)
+		}
+	}
+	// The header of an ApiVersions response is v0 whatever the body: a client that asks cannot know yet.
+	if resp.IsFlexible() && resp.Key() != int16(kmsg.ApiVersions) {
+		buf = append(buf, 0)
+	}
+	buf = resp.AppendTo(buf)
+	return net.Buffers{buf}, func() {
+		if cap(buf) <= pooledMax {
+			*p = buf
+			buffers.Put(p)
+		}
+	}
+}
+
+// after returns a channel that is closed d from now, and a function that gives the timer back.
+func (b *Broker) after(d time.Duration) (<-chan struct{}, func()) {
+	ch := make(chan struct{})
+	if d <= 0 {
+		close(ch)
+		return ch, func() {}
+	}
+	t := b.cfg.Clock.AfterFunc(d, func() { close(ch) })
+	return ch, func() { t.Stop() }
+}
+
+// drainState is closed once when the server stops.
+type drainState struct {
+	ch   chan struct{}
+	once sync.Once
+}
+
+// Drain says that the server stops: long polls are answered now, and new ones at once. Calling it twice is fine.
+func (b *Broker) Drain() { b.draining.once.Do(func() { close(b.draining.ch) }) }
+
+// ids numbers connections.
+type ids = atomic.Uint64

@@ -33,10 +33,17 @@ var apis []api
 // An init function and not a literal: handlers refer to the table (ApiVersions lists it).
 func init() {
 	apis = []api{
+		{key: 0, min: 3, advertised: 0, max: 13, start: startProduce},
+		{key: 1, min: 4, advertised: 4, max: 18, handle: handleFetch},
+		{key: 2, min: 1, advertised: 1, max: 11, handle: handleListOffsets},
+		{key: 3, min: 0, advertised: 0, max: 13, handle: handleMetadata},
+		{key: 10, min: 0, advertised: 0, max: 6, handle: handleFindCoordinator},
 		{key: 18, min: 0, advertised: 0, max: 4, handle: handleApiVersions},
 		{key: 19, min: 2, advertised: 2, max: 7, handle: handleCreateTopics},
 		{key: 20, min: 1, advertised: 1, max: 6, handle: handleDeleteTopics},
 		{key: 21, min: 0, advertised: 0, max: 2, handle: handleDeleteRecords},
+		{key: 22, min: 0, advertised: 0, max: 5, handle: handleInitProducerID},
+		{key: 23, min: 2, advertised: 2, max: 4, handle: handleOffsetForLeaderEpoch},
 		{key: 32, min: 1, advertised: 1, max: 4, handle: handleDescribeConfigs},
 		{key: 33, min: 0, advertised: 0, max: 2, handle: handleAlterConfigs},
 		{key: 37, min: 0, advertised: 0, max: 3, handle: handleCreatePartitions},

@@ -1,0 +1,67 @@
+package broker
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// In one-address mode this node asks others on its clients' behalf: a whole Kafka request goes over transport's Call, is
+// answered there as if by an ordinary listener, and never goes a second hop.
+
+// askPeer sends req to a node and returns its answer.
+func (b *Broker) askPeer(ctx context.Context, node int32, req kmsg.Request) (kmsg.Response, error) {
+	body := binary.BigEndian.AppendUint16(nil, uint16(req.Key()))
+	body = binary.BigEndian.AppendUint16(body, uint16(req.GetVersion()))
+	answer, err := b.cfg.Forwarder.Call(ctx, node, MethodRequest, req.AppendTo(body))
+	if err != nil {
+		return nil, fmt.Errorf("asking node %d: %w", node, err)
+	}
+	resp := req.ResponseKind()
+	resp.SetVersion(req.GetVersion())
+	if err := resp.ReadFrom(answer); err != nil {
+		return nil, fmt.Errorf("answer of node %d: %w", node, err)
+	}
+	return resp, nil
+}
+
+// HandleCall answers another node's MethodRequest.
+func (b *Broker) HandleCall(ctx context.Context, from int32, method uint16, body []byte) ([]byte, error) {
+	if method != MethodRequest {
+		return nil, fmt.Errorf("broker: no call method %#x", method)
+	}
+	if len(body) < 4 {
+		return nil, errForward
+	}
+	key, version := int16(binary.BigEndian.Uint16(body)), int16(binary.BigEndian.Uint16(body[2:]))
+	a := lookupAPI(key, version)
+	switch key {
+	case int16(kmsg.Fetch), int16(kmsg.ListOffsets), int16(kmsg.OffsetForLeaderEpoch):
+	default:
+		a = nil
+	}
+	if a == nil {
+		return nil, fmt.Errorf("broker: node %d asked API %d, version %d", from, key, version)
+	}
+	req := kmsg.RequestForKey(key)
+	req.SetVersion(version)
+	if err := guard(key, version, req.IsFlexible(), body[4:]); err != nil {
+		return nil, err
+	}
+	if err := req.ReadFrom(body[4:]); err != nil {
+		return nil, err
+	}
+	rc := &RequestContext{Key: key, Version: version, Received: b.cfg.Clock.Now()}
+	resp, err := a.handle(b, ctx, rc, req)
+	if err != nil {
+		return nil, err
+	}
+	resp.SetVersion(version)
+	out := resp.AppendTo(nil)
+	if f, ok := resp.(*fetchResponse); ok {
+		f.free()
+	}
+	return out, nil
+}
