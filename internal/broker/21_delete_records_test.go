@@ -1,0 +1,81 @@
+package broker
+
+import (
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/metadata"
+	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/partition"
+)
+
+func deleteRecords(topic string, parts ...[2]int64) kmsg.DeleteRecordsRequestTopic {
+	t := kmsg.NewDeleteRecordsRequestTopic()
+	t.Topic = topic
+	for _, p := range parts {
+		t.Partitions = append(t.Partitions, kmsg.DeleteRecordsRequestTopicPartition{Partition: int32(p[0]), Offset: p[1]})
+	}
+	return t
+}
+
+func TestDeleteRecords(t *testing.T) {
+	everyVersion(t, 21, func(t *testing.T, v int16) {
+		c := newAdminCluster()
+		c.edit(func(img *metadata.Image) {
+			c.addTopic(img, "a", 6, 1)
+			c.addTopic(img, "__consumer_offsets", 1, 1).Internal = true
+		})
+		lead := &adminPartition{leader: true}
+		c.parts["a/0"], c.parts["a/1"] = lead, &adminPartition{}
+		c.parts["a/3"] = &adminPartition{leader: true, err: &partition.OffsetOutOfRangeError{Offset: 100, End: 50}}
+		c.parts["a/4"] = &adminPartition{leader: true, err: &multiraft.NotLeaderError{LeaderNode: 2}}
+		c.parts["a/5"] = &adminPartition{leader: true, err: multiraft.ErrUnknownOutcome}
+		c.parts["__consumer_offsets/0"] = &adminPartition{leader: true}
+		req := kmsg.NewPtrDeleteRecordsRequest()
+		req.TimeoutMillis = 10_000
+		req.Topics = append(req.Topics,
+			deleteRecords("a", [2]int64{0, 42}, [2]int64{0, -1}, [2]int64{0, -2}, [2]int64{1, 1}, [2]int64{2, 1}, [2]int64{3, 100}, [2]int64{4, 1}, [2]int64{5, 1}, [2]int64{6, 1}, [2]int64{-1, 1}),
+			deleteRecords("missing", [2]int64{0, 1}), deleteRecords("__consumer_offsets", [2]int64{0, 1}), deleteRecords(metadata.MetadataTopic, [2]int64{0, 1}))
+		resp := callAdmin[*kmsg.DeleteRecordsResponse](t, c.broker(t), v, req)
+		want := [][]struct {
+			code int16
+			low  int64
+		}{
+			{{0, 42}, {0, 7}, {1, -1}, {6, -1}, {6, -1}, {1, -1}, {6, -1}, {7, -1}, {3, -1}, {3, -1}},
+			{{3, -1}}, {{17, -1}}, {{3, -1}},
+		}
+		for i, topic := range resp.Topics {
+			if topic.Topic != req.Topics[i].Topic || len(topic.Partitions) != len(want[i]) {
+				t.Fatalf("topic %d: %+v", i, topic)
+			}
+			for j, got := range topic.Partitions {
+				if got.Partition != req.Topics[i].Partitions[j].Partition || got.ErrorCode != want[i][j].code || got.LowWatermark != want[i][j].low {
+					t.Errorf("%s partition %d: %+v, want %+v", topic.Topic, j, got, want[i][j])
+				}
+			}
+		}
+		if len(lead.asked) != 2 || lead.asked[0] != 42 || lead.asked[1] != -1 {
+			t.Errorf("the partition was asked %v", lead.asked)
+		}
+	})
+}
+
+func TestDeleteRecordsWaitIsBounded(t *testing.T) {
+	c := newAdminCluster()
+	c.edit(func(img *metadata.Image) { c.addTopic(img, "a", 2, 1) })
+	c.parts["a/0"], c.parts["a/1"] = &adminPartition{leader: true, hang: true}, &adminPartition{leader: true}
+	req := kmsg.NewPtrDeleteRecordsRequest()
+	req.TimeoutMillis = 200
+	req.Topics = append(req.Topics, deleteRecords("a", [2]int64{0, 9}, [2]int64{1, 9}))
+	begin := time.Now()
+	resp := callAdmin[*kmsg.DeleteRecordsResponse](t, c.broker(t), 2, req)
+	parts := resp.Topics[0].Partitions
+	if parts[0].ErrorCode != 7 || parts[0].LowWatermark != -1 || parts[1].ErrorCode != 0 || parts[1].LowWatermark != 9 {
+		t.Errorf("one partition hangs: %+v", parts)
+	}
+	if d := time.Since(begin); d > 10*time.Second {
+		t.Errorf("answered after %s", d)
+	}
+}
