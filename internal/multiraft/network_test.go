@@ -1,4 +1,4 @@
-package multiraft_test
+package multiraft
 
 import (
 	"context"

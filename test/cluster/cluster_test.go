@@ -410,7 +410,7 @@ func logSums(t *testing.T, dir, topic string) map[string]string {
 			return err
 		}
 		rel, err := filepath.Rel(dir, filepath.Dir(path))
-		if err == nil && strings.Contains(rel, topic+"-") {
+		if err == nil && strings.Contains(rel, "/"+topic+"/") {
 			files[rel] = append(files[rel], path)
 		}
 		return err

@@ -1,0 +1,146 @@
+package node
+
+import (
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/chronik-go/chronik/internal/config"
+	"github.com/chronik-go/chronik/internal/controller"
+	"github.com/chronik-go/chronik/internal/metadata"
+	"github.com/chronik-go/chronik/internal/partition"
+	"github.com/chronik-go/chronik/internal/record"
+	"github.com/chronik-go/chronik/internal/segment"
+)
+
+// configs turns what the image says about configurations into what the parts act on. Typed views are kept until the
+// topic's configuration or a broker's changes: partitions ask for every batch.
+type configs struct {
+	cfg    *config.Node
+	source metadata.Source
+	static map[string]string
+
+	mu    sync.RWMutex
+	index uint64 // of the broker configs that cache was made from
+	cache map[uuid.UUID]cachedTopic
+}
+
+type cachedTopic struct {
+	topic *metadata.Topic
+	value partition.TopicConfig
+}
+
+func newConfigs(cfg *config.Node, source metadata.Source) *configs {
+	return &configs{cfg: cfg, source: source, static: cfg.Static(), cache: map[uuid.UUID]cachedTopic{}}
+}
+
+func layers(cfg *config.Node, static map[string]string, img *metadata.Image) config.Layers {
+	return config.Layers{Broker: img.BrokerConfigs[cfg.ID()], Cluster: img.BrokerConfigs[-1], Static: static}
+}
+
+// topic returns a topic's configuration as it is now; the defaults for one that is not there.
+func (c *configs) topic(name string) partition.TopicConfig {
+	img := c.source.Image()
+	t := img.Topics[name]
+	if t == nil {
+		return c.build(nil, img)
+	}
+	c.mu.RLock()
+	hit, ok := c.cache[t.ID]
+	c.mu.RUnlock()
+	if ok && hit.topic == t && !c.stale(img) {
+		return hit.value
+	}
+	v := c.build(t.Configs, img)
+	c.mu.Lock()
+	c.cache[t.ID] = cachedTopic{t, v}
+	if len(c.cache) > 2*len(img.Topics)+64 {
+		for id := range c.cache {
+			if img.TopicsByID[id] == nil {
+				delete(c.cache, id)
+			}
+		}
+	}
+	c.mu.Unlock()
+	return v
+}
+
+// stale says whether the broker configs may have changed since the cache was filled, and empties it then.
+func (c *configs) stale(img *metadata.Image) bool {
+	c.mu.RLock()
+	same := c.index == img.Index
+	c.mu.RUnlock()
+	if same {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.index = img.Index
+	clear(c.cache)
+	return true
+}
+
+func (c *configs) build(set map[string]string, img *metadata.Image) partition.TopicConfig {
+	// An error says that a value of another version did not count; the view is whole all the same.
+	t, _ := config.NewTopic(set, layers(c.cfg, c.static, img))
+	tc := partition.DefaultTopicConfig(segment.Config{
+		SegmentBytes: int64(t.SegmentBytes), SegmentMs: time.Duration(t.SegmentMs) * time.Millisecond,
+		IndexIntervalBytes: t.IndexIntervalBytes, IndexBytes: int(t.SegmentIndexBytes),
+		RetentionBytes: t.RetentionBytes, RetentionMs: millis(t.RetentionMs),
+	})
+	tc.MaxMessageBytes = int(t.MaxMessageBytes)
+	tc.TimestampAfterMaxMs, tc.TimestampBeforeMaxMs = t.TimestampAfterMaxMs, t.TimestampBeforeMaxMs
+	tc.MinISR = int(t.MinInsyncReplicas)
+	if t.LogAppendTime {
+		tc.TimestampType = partition.LogAppendTime
+	}
+	if t.Compression != "producer" {
+		name := t.Compression
+		if name == "uncompressed" {
+			name = "none"
+		}
+		if codec, err := record.ParseCodec(name); err == nil {
+			tc.Recompress, tc.Compression = true, codec
+		}
+	}
+	return tc
+}
+
+// millis turns a retention into a duration; a negative one, or one longer than a duration holds, means without limit.
+func millis(ms int64) time.Duration {
+	if ms < 0 || ms > int64(1<<63-1)/int64(time.Millisecond) {
+		return -1
+	}
+	return time.Duration(ms) * time.Millisecond
+}
+
+// partitions and replication are what topics get that ask for -1.
+func (c *configs) partitions() int32 {
+	l := layers(c.cfg, c.static, c.source.Image())
+	if n, err := strconv.ParseInt(l.BrokerValue("num.partitions"), 10, 32); err == nil && n > 0 {
+		return int32(n)
+	}
+	return c.cfg.NumPartitions
+}
+
+func (c *configs) replication() int16 { return c.cfg.Replication(len(c.source.Image().Nodes)) }
+
+// configRules is what the controller asks about configurations.
+func configRules(cfg *config.Node, image func() *metadata.Image) controller.ConfigRules {
+	static := cfg.Static()
+	table := func(r controller.Resource) *config.Table {
+		if r.Type == controller.ResourceBroker {
+			return config.Brokers
+		}
+		return config.Topics
+	}
+	return controller.ConfigRules{
+		Validate: func(r controller.Resource, name, value string) error { return table(r).ValidateChange(name, value) },
+		IsList:   func(r controller.Resource, name string) bool { return table(r).IsList(name) },
+		Default: func(r controller.Resource, name string) string {
+			return table(r).Default(name, layers(cfg, static, image()))
+		},
+	}
+}

@@ -1,0 +1,41 @@
+package node
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// registerMetrics shows what the parts count.
+func (c *core) registerMetrics(reg prometheus.Registerer) {
+	gauge := func(name, help string, f func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "chronik", Name: name, Help: help}, f))
+	}
+	gauge("metadata_index", "Raft index of the metadata image in force.", func() float64 { return float64(c.machine.Image().Index) })
+	gauge("partitions", "Partition replicas on this node.", func() float64 { return float64(len(c.manager.Partitions())) })
+	gauge("partitions_led", "Partitions that this node leads and serves.", func() float64 {
+		n := 0
+		for _, r := range c.groups.Replicas() {
+			if r.Status().Ready {
+				n++
+			}
+		}
+		return float64(n)
+	})
+	gauge("replicas_fenced", "Replicas stopped after damage or a violated invariant.", func() float64 {
+		n := 0
+		for _, r := range c.groups.Replicas() {
+			if r.Fenced() {
+				n++
+			}
+		}
+		return float64(n)
+	})
+	gauge("log_stall_seconds", "Age of the oldest write of the log under way.", func() float64 { return c.node.wal.Stalled().Seconds() })
+	gauge("disk_writable", "1 unless writes are refused for lack of space.", func() float64 {
+		if c.space.writable() != nil {
+			return 0
+		}
+		return 1
+	})
+	gauge("log_bytes", "Bytes in the files of the log.", func() float64 { return float64(c.node.wal.Stats().Bytes) })
+	gauge("log_syncs", "Durable writes of the log since start.", func() float64 { return float64(c.node.wal.Stats().Syncs) })
+}

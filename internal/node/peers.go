@@ -1,0 +1,110 @@
+package node
+
+import (
+	"context"
+	"errors"
+
+	"github.com/chronik-go/chronik/internal/broker"
+	"github.com/chronik-go/chronik/internal/controller"
+	"github.com/chronik-go/chronik/internal/controller/bootstrap"
+	"github.com/chronik-go/chronik/internal/transport"
+)
+
+// peers is the node's transport.Handler: what comes from other nodes goes where it belongs. Until the node belongs to a
+// cluster and has opened its core, only first contact is answered; what comes earlier is dropped, and raft sends it again.
+type peers struct {
+	node *Node
+}
+
+var errStarting = errors.New("the node is still starting")
+
+// HandleEnvelopes implements transport.Handler.
+func (p *peers) HandleEnvelopes(from int32, envs []transport.Envelope) {
+	c := p.node.core.Load()
+	if c == nil {
+		return
+	}
+	rest := envs[:0]
+	for _, e := range envs {
+		if e.Kind != transport.KindLeaders {
+			rest = append(rest, e)
+			continue
+		}
+		if err := c.view.HandleGossip(from, e.Body); err != nil {
+			p.node.log.Warn("gossip of a peer is of no use", "peer", from, "error", err)
+		}
+	}
+	if len(rest) > 0 {
+		c.groups.HandleEnvelopes(from, rest)
+	}
+}
+
+// HandleDropped implements transport.Handler.
+func (p *peers) HandleDropped(peer int32, group, to uint64, snapshot bool) {
+	if c := p.node.core.Load(); c != nil && group != 0 {
+		c.groups.HandleDropped(peer, group, to, snapshot)
+	}
+}
+
+// HandlePeerUp implements transport.Handler.
+func (p *peers) HandlePeerUp(peer int32) {
+	if c := p.node.core.Load(); c != nil {
+		c.view.PeerUp(peer)
+	}
+}
+
+// HandlePeerDown implements transport.Handler.
+func (p *peers) HandlePeerDown(peer int32) {
+	if c := p.node.core.Load(); c != nil {
+		c.view.PeerDown(peer)
+		c.groups.HandlePeerDown(peer)
+	}
+}
+
+// HandleCall implements transport.Handler.
+func (p *peers) HandleCall(ctx context.Context, from int32, method uint16, body []byte) ([]byte, error) {
+	c := p.node.core.Load()
+	if c == nil {
+		return nil, errStarting
+	}
+	if method == controller.Method {
+		return c.controller.HandleCall(ctx, from, method, body)
+	}
+	return c.broker.HandleCall(ctx, from, method, body)
+}
+
+// HandleForward implements transport.Handler.
+func (p *peers) HandleForward(from int32, method uint16, body []byte, reply func([]byte, error)) {
+	c := p.node.core.Load()
+	if c == nil {
+		reply(nil, errStarting)
+		return
+	}
+	c.broker.HandleForward(from, method, body, reply)
+}
+
+// hello is what this node tells in a first contact.
+func (p *peers) hello(transport.PeerInfo) transport.PeerInfo {
+	in := p.node.formation.Answer()
+	info := transport.PeerInfo{ClusterID: in.ClusterID}
+	for _, f := range in.Set {
+		info.Founding = append(info.Founding, transport.Founder{NodeID: f.Node, Dir: f.Dir})
+	}
+	return info
+}
+
+// ask is first contact with a peer.
+func (p *peers) ask(ctx context.Context, addr string) (bootstrap.Info, error) {
+	info, err := p.node.client.Hello(ctx, addr)
+	if err != nil {
+		return bootstrap.Info{}, err
+	}
+	in := bootstrap.Info{Node: info.NodeID, Dir: info.Dir, ClusterID: info.ClusterID}
+	for _, f := range info.Founding {
+		in.Set = append(in.Set, bootstrap.Founder{Node: f.NodeID, Dir: f.Dir})
+	}
+	return in, nil
+}
+
+var _ transport.Handler = (*peers)(nil)
+var _ broker.Forwarder = (*transport.Client)(nil)

@@ -1,0 +1,83 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/partition"
+	"github.com/chronik-go/chronik/internal/vfs"
+	"github.com/chronik-go/chronik/internal/wal"
+)
+
+// space watches the disk. Below the reserve, writes are refused while what was accepted can still be written out: committed
+// entries must be applied, and the log must go on (design rule 11). Reads go on; writes resume when there is room again.
+type space struct {
+	fs  vfs.FS
+	dir string
+	wal *wal.Log
+	log *slog.Logger
+	err atomic.Pointer[error]
+}
+
+// reserveBytes is kept free: the uncommitted tail of many groups, their segments, and two files of the log.
+const reserveBytes = 256 << 20
+
+// spaceInterval is how often the disk is looked at.
+const spaceInterval = time.Second
+
+func newSpace(fs vfs.FS, dir string, log *wal.Log, logger *slog.Logger) *space {
+	s := &space{fs: fs, dir: dir, wal: log, log: logger}
+	s.look()
+	return s
+}
+
+// writable says why nothing may be written now, nil if all is well.
+func (s *space) writable() error {
+	if e := s.err.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+func (s *space) watch(ctx context.Context) {
+	t := time.NewTicker(spaceInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			s.look()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *space) look() {
+	free, err := s.fs.FreeSpace(s.dir)
+	var now error
+	switch {
+	case err != nil:
+		s.log.Warn("free space of the data directory unknown", "error", err)
+	case free < reserveBytes:
+		now = fmt.Errorf("%w: %d MiB free in %s, %d are kept in reserve: free some space", partition.ErrStorage, free>>20, s.dir, reserveBytes>>20)
+	default:
+		if e := s.wal.Stats().SpaceErr; e != nil {
+			now = fmt.Errorf("%w: %w", partition.ErrStorage, e)
+		}
+	}
+	was := s.err.Load()
+	switch {
+	case now != nil && was == nil:
+		s.log.Error("refusing writes", "error", now)
+	case now == nil && was != nil:
+		s.log.Info("taking writes again", "free_mib", free>>20)
+	}
+	if now == nil {
+		s.err.Store(nil)
+	} else {
+		s.err.Store(&now)
+	}
+}
