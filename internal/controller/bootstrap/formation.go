@@ -24,6 +24,7 @@ import (
 // have seen the old one, another the new one, and each would found a cluster of its own. With the announcements, for two
 // nodes to decide for two sets, each would have to have announced the other's set before deciding for its own; since a
 // view only ever moves on from a directory to its successor, one of the two announced backwards, which can't be.
+// (A cluster can be followed by another only if every disk that knew of it is gone: any that is left answers "member".)
 // And why all, not a majority: two wiped voters out of three are a majority, and their cluster would be empty.
 
 var (

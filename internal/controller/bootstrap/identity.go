@@ -62,10 +62,10 @@ type identityFile struct {
 }
 
 // Member reports whether the node belongs to a cluster.
-func (id *Identity) Member() bool { return id.ClusterID != "" }
+func (id Identity) Member() bool { return id.ClusterID != "" }
 
 // Founding reports whether the node is one of those that formed its cluster.
-func (id *Identity) Founding() bool {
+func (id Identity) Founding() bool {
 	return slices.Contains(id.Founders, Founder{Node: id.Node, Dir: id.Dir})
 }
 
