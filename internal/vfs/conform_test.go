@@ -192,8 +192,9 @@ func (w *twin) fileStep(r *rand.Rand, id int) {
 	case 3:
 		parts := [][]byte{bytes.Repeat([]byte{1}, n/3), nil, bytes.Repeat([]byte{2}, n/2), {3}}
 		w.file("writev", id, func(f File) string {
-			n, err := f.WriteVecAt(slices.Clone(parts), off)
-			return fmt.Sprint(n, errnoOf(err))
+			bufs := slices.Clone(parts)
+			n, err := f.WriteVecAt(bufs, off)
+			return fmt.Sprint(n, errnoOf(err), bufs) // what becomes of bufs, too: nobody may rely on it with one of them
 		})
 	case 4:
 		w.file("truncate", id, func(f File) string { return errnoOf(f.Truncate(off)) })

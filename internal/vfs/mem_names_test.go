@@ -95,6 +95,21 @@ func TestMoveBetweenDirectoriesNeverLosesTheFile(t *testing.T) {
 	}
 }
 
+// The removal of a directory made durable brings along the move that emptied it, into a directory that was not synced.
+func TestSyncedRemovalOfADirectoryKeepsWhatWasMovedOut(t *testing.T) {
+	m := NewMem(1)
+	check(t, m.MkdirAll("/p/x"))
+	check(t, m.MkdirAll("y"))
+	touch(t, m, "p/x/f")
+	check(t, errors.Join(m.SyncDir("p/x"), m.SyncDir("p"), m.SyncDir("/")))
+	check(t, m.Rename("p/x/f", "y/f"))
+	check(t, m.Remove("p/x"))
+	check(t, m.SyncDir("p"))
+	if got := tree(t, m.CrashCloneWith(LoseUnsynced()), "/"); got != "/p/\n/y/\n/y/f \n" {
+		t.Errorf("after the power cut:\n%s", got)
+	}
+}
+
 func TestDirectoryNotSyncedIntoItsParentTakesAllWithIt(t *testing.T) {
 	m := NewMem(1)
 	check(t, m.MkdirAll("d"))
@@ -143,6 +158,14 @@ func TestUnsyncedNamesAreBounded(t *testing.T) {
 		if len(m.pending) > maxPendingNames {
 			t.Fatalf("%d operations pending", len(m.pending))
 		}
+	}
+	m = NewMem(1)
+	for i := range maxPendingNames + 1 {
+		touch(t, m, fmt.Sprintf("%04d", i))
+	}
+	names := must(m.CrashCloneWith(LoseUnsynced()).List("/"))
+	if len(names) != maxPendingNames/2 || names[0] != "0000" {
+		t.Errorf("%d names became durable by themselves, want the oldest half", len(names))
 	}
 }
 

@@ -142,6 +142,9 @@ func TestPowerCutLeavesAnyLengthOfAGrownFile(t *testing.T) {
 			t.Errorf("no power cut left %s", want)
 		}
 	}
+	if n := m.CrashCloneWith(LoseUnsynced()).Stats().Cut.LengthsLost; n != 1 {
+		t.Errorf("the report counts %d lost lengths, want 1", n)
+	}
 	check(t, f.SyncData())
 	if got := content(t, m.CrashCloneWith(LoseUnsynced()), "f"); !bytes.Equal(got, sectors(1, 2, 2, 2)) {
 		t.Error("SyncData did not make the length durable")
@@ -279,6 +282,59 @@ func TestPowerCutMayLeaveAnIntermediateVersion(t *testing.T) {
 		if !seen[v] {
 			t.Errorf("version %d never survived", v)
 		}
+	}
+}
+
+// The same without anybody asking for write-back: the kernel writes when it likes.
+func TestKernelWritesBackUnasked(t *testing.T) {
+	seen := map[byte]bool{}
+	for seed := range uint64(300) {
+		m := NewMem(seed)
+		f := durableFile(t, m, "f", sectors(1))
+		for v := byte(2); v <= 4; v++ {
+			_, err := f.WriteAt(sectors(v), 0)
+			check(t, err)
+		}
+		seen[content(t, m.CrashClone(seed), "f")[0]] = true
+	}
+	if !seen[1] || !seen[4] || !seen[2] && !seen[3] {
+		t.Errorf("versions that survived: %v; want the first, the last and one between", seen)
+	}
+}
+
+// Writing a lost sector again makes it dirty again: eviction does not take it, and the next sync brings it to the disk. That
+// holds for zeros written where a truncation was lost, too.
+func TestWritingALostSectorAgainHealsIt(t *testing.T) {
+	m := NewMem(1)
+	f := durableFile(t, m, "f", bytes.Repeat([]byte{1}, 4*pageSize))
+	fail := func() {
+		t.Helper()
+		m.Inject(Fault{Ops: OpSync})
+		if err := f.Sync(); err == nil {
+			t.Fatal("the fault did not fire")
+		}
+	}
+	two := bytes.Repeat([]byte{2}, pageSize)
+	_, err := f.WriteAt(two, 0)
+	check(t, err)
+	fail()
+	_, err = f.WriteAt(two, 0)
+	check(t, err)
+	m.DropCaches()
+	if !bytes.Equal(content(t, m, "f")[:pageSize], two) {
+		t.Error("eviction took a dirty page")
+	}
+	check(t, f.Sync())
+	if !bytes.Equal(content(t, m.CrashCloneWith(LoseUnsynced()), "f")[:pageSize], two) {
+		t.Error("what was written again is not durable")
+	}
+	check(t, f.Truncate(0))
+	fail()
+	_, err = f.WriteAt(make([]byte, 4*pageSize), 0)
+	check(t, err)
+	check(t, f.Sync())
+	if !bytes.Equal(content(t, m.CrashCloneWith(LoseUnsynced()), "f"), make([]byte, 4*pageSize)) {
+		t.Error("zeros written over a lost truncation are not durable")
 	}
 }
 
@@ -421,6 +477,12 @@ func TestFullDisk(t *testing.T) {
 	if m.Used() != pageSize {
 		t.Errorf("%d bytes used, want one page", m.Used())
 	}
+	g2 := must(m.Create("g"))
+	if m.Used() != 0 {
+		t.Errorf("creating over a file kept its space: %d used", m.Used())
+	}
+	_, err = g2.WriteAt(make([]byte, 10), 0)
+	check(t, err)
 	check(t, g.Sync())
 	check(t, m.SyncDir("/"))
 	m.Crash(1)
