@@ -38,6 +38,8 @@ type Config struct {
 	// MaxAppendBacklog bounds the entry bytes received from leaders and not yet durable here, over all groups. Appends beyond
 	// it are dropped; raft sends them again. Default 128 MiB.
 	MaxAppendBacklog int64
+	// PrefetchBytes is how much of a log that has left memory one read brings back for a follower that lags. Default 2 MiB.
+	PrefetchBytes int
 	// StallLimit is the age of a log write at which the node hands its leaderships over. Default 1 s.
 	StallLimit time.Duration
 
@@ -64,6 +66,7 @@ func (c *Config) setDefaults() error {
 	def(&c.MaxInflightBytes, 16<<20)
 	def(&c.MaxAppendBacklog, 128<<20)
 	def(&c.StallLimit, time.Second)
+	def(&c.PrefetchBytes, 2<<20)
 	if c.ElectionTicks <= c.HeartbeatTicks {
 		return errors.New("multiraft: ElectionTicks must exceed HeartbeatTicks")
 	}

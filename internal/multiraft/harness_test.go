@@ -142,6 +142,7 @@ type cluster struct {
 	nodes map[int32]*simNode
 	order []int32
 	queue []inFlight
+	cuts  uint64
 	cut   func(from, to int32, env *transport.Envelope) bool
 	seen  func(from, to int32, env *transport.Envelope)
 	conf  raftpb.ConfState
@@ -157,7 +158,7 @@ type inFlight struct {
 type simNode struct {
 	id     int32
 	c      *cluster
-	fs     vfs.FS
+	fs     *vfs.Mem
 	dir    string
 	log    *wal.Log
 	svc    *Service
@@ -184,7 +185,7 @@ func newCluster(t *testing.T, n int, opts ...func(*cluster)) *cluster {
 		c.order = append(c.order, i)
 	}
 	for _, id := range c.order {
-		c.nodes[id] = &simNode{id: id, c: c, fs: vfs.OS{}, dir: t.TempDir()}
+		c.nodes[id] = &simNode{id: id, c: c, fs: vfs.NewMem(uint64(id)), dir: "/log"}
 		c.start(id)
 		c.register(id, testGroup, false)
 	}
@@ -274,6 +275,7 @@ func (c *cluster) settle() {
 				moved = s.Step() || moved
 			}
 			moved = n.log.Step() || moved
+			moved = n.log.StepBackground() || moved
 			for _, s := range n.svc.Appliers() {
 				moved = s.Step() || moved
 			}
@@ -393,8 +395,13 @@ func (c *cluster) mustPropose(id int32, data string) {
 	}
 }
 
-// kill ends a node's process: what was not synced may be lost, what it had in memory is.
-func (c *cluster) kill(id int32) { c.stop(id) }
+// kill cuts a node's power: what was not synced is kept, lost or torn as the seed has it.
+func (c *cluster) kill(id int32) {
+	n := c.nodes[id]
+	n.down = true
+	c.cuts++
+	n.fs.Crash(c.cuts)
+}
 
 func (c *cluster) restart(id int32) {
 	c.start(id)

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/chronik-go/chronik/internal/transport"
+	"github.com/chronik-go/chronik/internal/vfs"
 	"github.com/chronik-go/chronik/internal/wal"
 )
 
@@ -587,7 +588,7 @@ func TestAddLearnerCatchesUp(t *testing.T) {
 	c.mustPropose(l, "a")
 	const id = 4
 	c.order = append(c.order, id)
-	c.nodes[id] = &simNode{id: id, c: c, fs: c.nodes[1].fs, dir: t.TempDir()}
+	c.nodes[id] = &simNode{id: id, c: c, fs: vfs.NewMem(id), dir: "/log"}
 	c.start(id)
 	n := c.nodes[id]
 	if _, err := n.log.Create(testGroup, wal.Checkpoint{}, nil); err != nil {

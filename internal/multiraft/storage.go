@@ -1,14 +1,14 @@
 package multiraft
 
 import (
+	"slices"
+
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"go.etcd.io/raft/v3/tracker"
 
 	"github.com/chronik-go/chronik/internal/wal"
 )
-
-// prefetchBytes is how much of a cold log one read brings into memory for a follower that lags.
-const prefetchBytes = 8 << 20
 
 // storage is raft.Storage over a group of the log. Only the group's shard uses it.
 //
@@ -53,9 +53,30 @@ func (s *storage) prefetch(lo uint64) {
 		return
 	}
 	s.loading = true
-	s.log.Prefetch(lo, prefetchBytes, func() {
-		s.r.shard.post(event{r: s.r, kind: evFunc, fn: func() { s.loading = false }})
+	s.log.Prefetch(lo, uint64(s.r.svc.cfg.PrefetchBytes), func() {
+		s.r.shard.post(event{r: s.r, kind: evFunc, fn: func() {
+			s.loading = false
+			s.r.nudge(lo)
+		}})
 	})
+}
+
+// nudge makes raft try again to send to the followers that wait for entries just read into memory. The library has no call
+// for it; it sends when a follower answers a heartbeat, and those concerned have done so in the last election timeout.
+func (r *Replica) nudge(index uint64) {
+	if !r.view.Load().isLeader {
+		return
+	}
+	var lagging []uint64
+	r.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr raftProgress) {
+		if id != r.id && pr.RecentActive && pr.Next <= index && pr.State != tracker.StateSnapshot {
+			lagging = append(lagging, id)
+		}
+	})
+	slices.Sort(lagging)
+	for _, id := range lagging {
+		r.step(raftpb.Message{Type: raftpb.MsgHeartbeatResp, From: id, To: r.id, Term: r.view.Load().term})
+	}
 }
 
 func (s *storage) Term(i uint64) (uint64, error) { return s.log.Term(i) }

@@ -220,7 +220,7 @@ func (c *core) openPartitions() (err error) {
 	n := c.node
 	c.manager, err = partition.NewManager(partition.ManagerConfig{
 		FS: n.fs, Dir: filepath.Join(n.cfg.DataDir, topicsName), Clock: clock.System{}, Logger: n.log,
-		Host:  partition.NewHost(n.wal, c.groups),
+		Host:  partition.NewHost(c.groups, n.wal),
 		Files: segment.NewFiles(n.fs, n.cfg.Limits.MaxOpenFiles), Configs: c.configs.topic, Writable: c.space.writable,
 		OnFatal: func(err error) { n.fail(fmt.Errorf("a disk failed: %w", err)) },
 	})
