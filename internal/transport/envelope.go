@@ -347,7 +347,7 @@ func (d *envelopeDecoder) entries(m *raftpb.Message, claimed int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if count > uint64(len(r.hdr)/minEntryBytes) {
+	if count == 0 || count > uint64(len(r.hdr)/minEntryBytes) {
 		return 0, frameErrorf("%d entries in %d header bytes", count, len(r.hdr))
 	}
 	m.Entries = make([]raftpb.Entry, count)

@@ -38,9 +38,9 @@ func frameErrorf(format string, args ...any) error {
 
 // frameWriter builds a frame. The zero value is ready; it may be reused after finish.
 type frameWriter struct {
-	head     []byte // prefix and header
-	payload  [][]byte
-	size     int // bytes in payload
+	head    []byte // prefix and header
+	payload [][]byte
+	size    int // bytes in payload
 }
 
 func (w *frameWriter) begin(kind byte) {

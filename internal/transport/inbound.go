@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -18,16 +19,32 @@ type slotKey struct {
 	stream string
 }
 
+// inbound is one stream that was accepted.
+type inbound struct {
+	from     int32
+	name     string
+	slot     *slot
+	owner    uint64
+	replaced <-chan struct{} // closed when a newer stream takes the slot
+}
+
 // slot makes sure that one peer's messages of one stream reach the handler one at a time and in order, also while a stream
 // that died without saying so still has frames to read: the newest stream owns the slot, an older one delivers nothing more.
 type slot struct {
-	mu    sync.Mutex
-	owner uint64
+	mu       sync.Mutex
+	owner    uint64
+	replaced chan struct{}
 }
 
-func (s *Server) slot(key slotKey) (*slot, uint64) {
+var (
+	errSuperseded = status.Error(codeSuperseded, "a newer stream of this peer took over")
+	errStopping   = status.Error(codes.Unavailable, "the node is stopping")
+)
+
+// take gives the slot of key to a new stream, and ends the one that had it.
+func (s *Server) take(key slotKey) (sl *slot, owner uint64, replaced <-chan struct{}) {
 	s.mu.Lock()
-	sl := s.slots[key]
+	sl = s.slots[key]
 	if sl == nil {
 		sl = &slot{}
 		s.slots[key] = sl
@@ -36,7 +53,11 @@ func (s *Server) slot(key slotKey) (*slot, uint64) {
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	sl.owner++
-	return sl, sl.owner
+	if sl.replaced != nil {
+		close(sl.replaced)
+	}
+	sl.replaced = make(chan struct{})
+	return sl, sl.owner, sl.replaced
 }
 
 // deliver calls fn if the stream still owns the slot.
@@ -44,28 +65,44 @@ func (sl *slot) deliver(owner uint64, fn func()) error {
 	sl.mu.Lock()
 	defer sl.mu.Unlock()
 	if sl.owner != owner {
-		return status.Error(codeSuperseded, "a newer stream of this peer took over")
+		return errSuperseded
 	}
 	fn()
 	return nil
 }
 
 // accept admits a stream, answers with this node's identity, and takes the peer's slot.
-func (s *Server) accept(stream grpc.ServerStream, name string) (from int32, sl *slot, owner uint64, err error) {
+func (s *Server) accept(stream grpc.ServerStream, name string) (*inbound, error) {
 	ctx := stream.Context()
 	info, err := s.admit(ctx, name, remoteAddr(ctx))
 	if err != nil {
-		return 0, nil, 0, err
+		return nil, err
 	}
-	sl, owner = s.slot(slotKey{info.NodeID, name})
+	in := &inbound{from: info.NodeID, name: name}
+	in.slot, in.owner, in.replaced = s.take(slotKey{info.NodeID, name})
 	self := s.cfg.self()
 	if err := stream.SendHeader(self.headers()); err != nil {
-		return 0, nil, 0, err
+		return nil, err
 	}
 	if s.cfg.OnInbound != nil {
 		s.cfg.OnInbound(info.NodeID)
 	}
-	return info.NodeID, sl, owner, nil
+	return in, nil
+}
+
+// serve runs receive on a goroutine of its own until the stream ends, is replaced, or the server closes. gRPC ends a
+// stream when its handler returns, and only that frees a receive that is waiting: Close waits for it, not serve.
+func (s *Server) serve(in *inbound, receive func() error) error {
+	ended := make(chan error, 1)
+	s.streams.Go(func() { ended <- receive() })
+	select {
+	case err := <-ended:
+		return err
+	case <-in.replaced:
+		return errSuperseded
+	case <-s.quit:
+		return errStopping
+	}
 }
 
 // Control implements peerpb.PeerServer.
@@ -80,24 +117,28 @@ func (s *Server) Bulk(stream grpc.BidiStreamingServer[peerpb.Frame, peerpb.Frame
 
 // envelopes hands a stream's messages to the handler until the stream ends.
 func (s *Server) envelopes(stream grpc.ServerStream, name string) error {
-	from, sl, owner, err := s.accept(stream, name)
+	in, err := s.accept(stream, name)
 	if err != nil {
 		return err
 	}
+	return s.serve(in, func() error { return s.receiveEnvelopes(stream, in) })
+}
+
+func (s *Server) receiveEnvelopes(stream grpc.ServerStream, in *inbound) error {
 	var dec envelopeDecoder
 	for {
-		var in inFrame
-		if err := stream.RecvMsg(&in); err != nil {
+		var frame inFrame
+		if err := stream.RecvMsg(&frame); err != nil {
 			return endOfStream(err)
 		}
-		envs, err := dec.decode(in.bufs)
-		in.free()
+		envs, err := dec.decode(frame.bufs)
+		frame.free()
 		if err != nil {
-			return s.badFrame(from, name, err)
+			return s.badFrame(in, err)
 		}
-		err = sl.deliver(owner, func() {
+		err = in.slot.deliver(in.owner, func() {
 			if len(envs) > 0 {
-				s.handler.HandleEnvelopes(from, envs)
+				s.handler.HandleEnvelopes(in.from, envs)
 			}
 		})
 		if err != nil {
@@ -108,8 +149,9 @@ func (s *Server) envelopes(stream grpc.ServerStream, name string) error {
 }
 
 // badFrame logs a frame that could not be decoded; the stream ends, and the peer starts a new one.
-func (s *Server) badFrame(from int32, stream string, err error) error {
-	s.refusals.warn("frame/"+stream, "a peer sent a damaged frame", "peer", from, "stream", stream, "err", err)
+func (s *Server) badFrame(in *inbound, err error) error {
+	s.refusals.warn(fmt.Sprintf("frame/%d/%s", in.from, in.name), "a peer sent a damaged frame", "peer", in.from,
+		"stream", in.name, "err", err)
 	return status.Error(codes.DataLoss, err.Error())
 }
 
@@ -122,43 +164,38 @@ func endOfStream(err error) error {
 
 // Forward implements peerpb.PeerServer.
 func (s *Server) Forward(stream grpc.BidiStreamingServer[peerpb.Frame, peerpb.Frame]) error {
-	from, sl, owner, err := s.accept(stream, "forward")
+	in, err := s.accept(stream, "forward")
 	if err != nil {
 		return err
 	}
 	fs := newForwardServer(s.cfg.ForwardBytes)
 	// The context ends with the connection, and wakes whoever waits for room or for answers.
-	unhook := context.AfterFunc(stream.Context(), fs.close)
-	defer unhook()
-	sender := make(chan struct{})
-	go func() {
-		defer close(sender)
-		fs.send(stream)
-	}()
-	// RecvMsg only fails once the stream's context is done (then SendMsg fails as well) or the peer has finished sending,
-	// so this wait is as bounded as the stream.
-	defer func() {
-		fs.close()
-		<-sender
-	}()
+	defer context.AfterFunc(stream.Context(), fs.close)()
+	defer fs.close()
+	s.streams.Go(func() { fs.send(stream) })
+	return s.serve(in, func() error { return s.receiveForwards(stream, in, fs) })
+}
+
+func (s *Server) receiveForwards(stream grpc.ServerStream, in *inbound, fs *forwardServer) error {
 	var dec forwardDecoder
 	for {
-		var in inFrame
-		if err := stream.RecvMsg(&in); err != nil {
+		var frame inFrame
+		if err := stream.RecvMsg(&frame); err != nil {
 			return endOfStream(err)
 		}
-		items, err := dec.decode(in.bufs, frameForwards)
-		in.free()
+		items, err := dec.decode(frame.bufs, frameForwards)
+		frame.free()
 		if err != nil {
-			return s.badFrame(from, "forward", err)
+			return s.badFrame(in, err)
 		}
 		for i := range items {
 			it := items[i]
 			if !fs.admit(len(it.body)) {
-				return status.Error(codes.Unavailable, "the stream is closing")
+				return errStopping
 			}
 			reply := fs.reply(it.id, len(it.body))
-			if err := sl.deliver(owner, func() { s.handler.HandleForward(from, it.method, it.body, reply) }); err != nil {
+			err := in.slot.deliver(in.owner, func() { s.handler.HandleForward(in.from, it.method, it.body, reply) })
+			if err != nil {
 				return err
 			}
 		}

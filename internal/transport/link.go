@@ -37,9 +37,10 @@ type link struct {
 }
 
 const (
-	formationPoll   = 50 * time.Millisecond  // how often to look whether this node has joined a cluster meanwhile
-	notFormedPause  = 250 * time.Millisecond // longest pause while the peer has not
-	stableAfter     = time.Second            // a stream that lasted this long resets the backoff
+	formationPoll  = 50 * time.Millisecond  // how often to look whether this node has joined a cluster meanwhile
+	notFormedPause = 250 * time.Millisecond // longest pause while the peer has not
+	stableAfter    = time.Second            // a stream that lasted this long resets the backoff
+	wakeGap        = 20 * time.Millisecond  // least time between attempts, whatever wakes them
 )
 
 // run connects again and again until the peer is removed.
@@ -71,7 +72,7 @@ func (l *link) run() {
 		if l.pause(backoff/2+rand.N(backoff/2+1), refused == nil) {
 			backoff = cfg.BackoffMin
 			// Two nodes whose streams keep breaking must not wake each other in a tight circle.
-			l.pause(cfg.BackoffMin-time.Since(began), false)
+			l.pause(wakeGap-time.Since(began), false)
 		} else {
 			backoff = min(2*backoff, cfg.BackoffMax)
 		}
@@ -109,12 +110,13 @@ func (l *link) session() error {
 	if err != nil {
 		return err
 	}
-	defer closeConn()
+	conn := &callConn{client: peerpb.NewPeerClient(cc), close: closeConn, users: 1}
+	defer conn.release()
 	ctx, cancel := context.WithCancel(p.ctx)
 	defer cancel()
 	late := time.AfterFunc(cfg.DialTimeout, cancel)
 	defer late.Stop()
-	stream, err := l.open(introduce(ctx, cfg.self(), p.id), peerpb.NewPeerClient(cc))
+	stream, err := l.open(introduce(ctx, cfg.self(), p.id), conn.client)
 	if err != nil {
 		return l.classify(err)
 	}
@@ -140,7 +142,8 @@ func (l *link) session() error {
 	}
 	l.lane.attach(stream)
 	if l.primary {
-		p.up(cc)
+		p.up(conn)
+		defer p.disconnect() // before release
 	}
 	return l.classify(l.lane.receive(stream))
 }

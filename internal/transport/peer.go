@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -33,10 +32,37 @@ type peer struct {
 	triedOnce sync.Once
 
 	mu      sync.Mutex
-	conn    *grpc.ClientConn // of the control link while it is up: calls use it
+	conn    *callConn // of the control link while it is up: calls use it
+	isUp    bool      // as the handler was told
 	since   time.Time
 	lastErr string
 	logged  bool // that it is unreachable, since it last was reachable
+}
+
+// callConn is the control link's connection, which calls share. It closes when the stream has ended and no call uses it: a
+// peer that shuts down ends its streams first, and still answers the calls it has.
+type callConn struct {
+	client peerpb.PeerClient
+	close  func()
+
+	mu    sync.Mutex
+	users int
+}
+
+func (c *callConn) acquire() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.users++
+}
+
+func (c *callConn) release() {
+	c.mu.Lock()
+	c.users--
+	last := c.users == 0
+	c.mu.Unlock()
+	if last {
+		c.close()
+	}
 }
 
 func newPeer(pl *pool, id int32, addr string) *peer {
@@ -117,9 +143,9 @@ func (p *peer) state() PeerState {
 }
 
 // up is called by the control link when its stream stands.
-func (p *peer) up(cc *grpc.ClientConn) {
+func (p *peer) up(cc *callConn) {
 	p.mu.Lock()
-	p.conn, p.since, p.lastErr, p.logged = cc, p.pool.cfg.Clock.Now(), "", false
+	p.conn, p.isUp, p.since, p.lastErr, p.logged = cc, true, p.pool.cfg.Clock.Now(), "", false
 	p.mu.Unlock()
 	p.triedOnce.Do(func() { close(p.tried) })
 	p.log.Info("connected to a peer")
@@ -129,12 +155,19 @@ func (p *peer) up(cc *grpc.ClientConn) {
 	}
 }
 
+// disconnect lets no new call use the connection.
+func (p *peer) disconnect() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conn, p.lastErr = nil, "the connection has just ended"
+}
+
 // down is called by the control link when its stream has ended, or could not be had.
 func (p *peer) down(err error) {
 	p.mu.Lock()
-	was := p.conn != nil
+	was := p.isUp
 	if was {
-		p.conn, p.since = nil, p.pool.cfg.Clock.Now()
+		p.isUp, p.since = false, p.pool.cfg.Clock.Now()
 	}
 	p.lastErr = err.Error()
 	var refused *RefusedError
@@ -175,11 +208,18 @@ func (p *peer) call(ctx context.Context, method uint16, body []byte) ([]byte, er
 	}
 	p.mu.Lock()
 	cc, why := p.conn, p.lastErr
+	if cc != nil {
+		cc.acquire() // while p.conn is set the link's own share is held
+	}
 	p.mu.Unlock()
 	if cc == nil {
 		return nil, fail(ErrPeerDown, errors.New(why))
 	}
-	resp, err := peerpb.NewPeerClient(cc).Call(introduce(ctx, p.pool.cfg.self(), p.id),
+	defer cc.release()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(p.ctx, cancel)()
+	resp, err := cc.client.Call(introduce(ctx, p.pool.cfg.self(), p.id),
 		&peerpb.CallRequest{Method: uint32(method), Body: body})
 	if err != nil {
 		switch status.Code(err) {

@@ -42,11 +42,11 @@ type Server struct {
 	mu      sync.Mutex
 	started bool
 	closed  bool
-	calls   int           // Calls in a handler now
-	idle    chan struct{} // closed when closed is set and calls is 0
 	slots   map[slotKey]*slot
 
-	served chan struct{} // closed when Serve has returned
+	quit    chan struct{}  // closed by Close: ends the streams
+	served  chan struct{}  // closed when Serve has returned
+	streams sync.WaitGroup // goroutines of streams; they may outlive the stream's gRPC handler by a moment
 }
 
 // NewServer binds cfg.Listen. A port that is in use is reported here.
@@ -62,7 +62,7 @@ func NewServer(cfg Config, h Handler) (*Server, error) {
 	s := &Server{
 		cfg: cfg, handler: h, listener: lis,
 		refusals: seldom{logger: cfg.Logger, clock: cfg.Clock, interval: refusalInterval},
-		idle:     make(chan struct{}),
+		quit:     make(chan struct{}),
 		slots:    make(map[slotKey]*slot),
 		served:   make(chan struct{}),
 	}
@@ -104,14 +104,14 @@ func (s *Server) Start() {
 	}()
 }
 
-// Close refuses new calls, waits CloseTimeout for those in flight, then ends every stream and returns when their handlers
-// have. It is idempotent.
+// Close ends the streams, refuses new calls, waits CloseTimeout for those in flight, cuts the rest off, and returns when all
+// handlers have returned (an error if they don't, for as long again). It is idempotent.
 func (s *Server) Close() error {
 	s.mu.Lock()
-	first, started := !s.closed, s.started
-	s.closed = true
-	if first && s.calls == 0 {
-		close(s.idle)
+	started := s.started
+	if !s.closed {
+		s.closed = true
+		close(s.quit)
 	}
 	s.mu.Unlock()
 	if !started {
@@ -119,45 +119,28 @@ func (s *Server) Close() error {
 		s.grpc.Stop()
 		return nil
 	}
-	grace := time.NewTimer(s.cfg.CloseTimeout)
-	defer grace.Stop()
-	select {
-	case <-s.idle:
-	case <-grace.C:
-		s.cfg.Logger.Warn("closing the peer server with calls in flight")
-	}
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		s.grpc.Stop()
+		s.grpc.GracefulStop()
+		s.streams.Wait()
+		<-s.served
 	}()
-	limit := time.NewTimer(s.cfg.CloseTimeout)
-	defer limit.Stop()
+	grace := time.NewTimer(s.cfg.CloseTimeout)
+	defer grace.Stop()
 	select {
 	case <-stopped:
-	case <-limit.C:
+		return nil
+	case <-grace.C:
+		s.cfg.Logger.Warn("closing the peer server with calls in flight")
+	}
+	go s.grpc.Stop() // ends the contexts of what is left, and makes GracefulStop return
+	grace.Reset(s.cfg.CloseTimeout)
+	select {
+	case <-stopped:
+		return nil
+	case <-grace.C:
 		return fmt.Errorf("transport: a handler did not return within %v of its context's end", s.cfg.CloseTimeout)
-	}
-	<-s.served
-	return nil
-}
-
-func (s *Server) beginCall() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return false
-	}
-	s.calls++
-	return true
-}
-
-func (s *Server) endCall() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.calls--
-	if s.calls == 0 && s.closed {
-		close(s.idle)
 	}
 }
 
@@ -216,10 +199,11 @@ func (s *Server) Call(ctx context.Context, req *peerpb.CallRequest) (*peerpb.Cal
 	if req.Method > 1<<16-1 {
 		return nil, status.Errorf(codes.InvalidArgument, "method %d", req.Method)
 	}
-	if !s.beginCall() {
+	select {
+	case <-s.quit:
 		return nil, status.Error(codeNotFormed, "the node is stopping") // to the caller: not handled
+	default:
 	}
-	defer s.endCall()
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, s.cfg.CallTimeout)
