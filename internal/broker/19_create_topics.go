@@ -53,7 +53,7 @@ func handleCreateTopics(b *Broker, ctx context.Context, rc *RequestContext, r km
 			err = coded(kerr.InvalidRequest, "Duplicate topic name.")
 		}
 		if err != nil {
-			failCreate(&out, err)
+			b.failCreate(rc, &out, err)
 		} else {
 			ask, at = append(ask, nt), append(at, len(resp.Topics))
 		}
@@ -70,7 +70,7 @@ func handleCreateTopics(b *Broker, ctx context.Context, rc *RequestContext, r km
 		out := &resp.Topics[slot]
 		res, err := resultAt(results, i)
 		if err != nil {
-			failCreate(out, err)
+			b.failCreate(rc, out, err)
 			continue
 		}
 		describeCreated(out, res, layers.DescribeTopic(ask[i].Configs, nil))
@@ -95,8 +95,8 @@ func describeCreated(out *kmsg.CreateTopicsResponseTopic, res controller.TopicRe
 }
 
 // failCreate fills in an error: counts of -1 and a null list of configs go with it.
-func failCreate(out *kmsg.CreateTopicsResponseTopic, err error) {
-	out.ErrorCode, out.ErrorMessage = CodeOf(err), MessageOf(err)
+func (b *Broker) failCreate(rc *RequestContext, out *kmsg.CreateTopicsResponseTopic, err error) {
+	out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
 	out.NumPartitions, out.ReplicationFactor, out.Configs = -1, -1, nil
 }
 
@@ -212,6 +212,15 @@ func (b *Broker) awaitImages(ctx context.Context, index uint64) {
 	if err != nil {
 		b.log.Warn("a metadata change has not reached every live node in time", "index", index, "error", err)
 	}
+}
+
+// refusal is an error as the wire has it, code and message for a person, and counts it; 0 and nil for nil.
+func (b *Broker) refusal(rc *RequestContext, err error) (code int16, message *string) {
+	if err == nil {
+		return 0, nil
+	}
+	b.metrics.refusal(rc.Key, ErrorOf(err))
+	return CodeOf(err), MessageOf(err)
 }
 
 var errShortResult = errors.New("the controller left a topic of the request unanswered")

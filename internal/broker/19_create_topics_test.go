@@ -145,8 +145,13 @@ func (c *adminCluster) Await(ctx context.Context, cond func() bool) error {
 			return ctx.Err()
 		}
 		c.mu.Lock()
-		// A change between cond and here is found by the timeout at the latest: tests change things in one step.
-		timer := time.AfterFunc(5*time.Millisecond, c.changed.Broadcast)
+		// A change between cond and here is found when the timer fires. It takes the lock, which is held until Wait has begun:
+		// a broadcast before that would be lost, and the wait without end.
+		timer := time.AfterFunc(5*time.Millisecond, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.changed.Broadcast()
+		})
 		c.changed.Wait()
 		timer.Stop()
 		c.mu.Unlock()

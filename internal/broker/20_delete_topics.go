@@ -45,7 +45,7 @@ func handleDeleteTopics(b *Broker, ctx context.Context, rc *RequestContext, r km
 		out.Topic, out.TopicID = t.Topic, t.TopicID
 		err := checkDelete(t, dup[i], disabled, rc.Version)
 		if err != nil {
-			out.ErrorCode, out.ErrorMessage = CodeOf(err), MessageOf(err)
+			out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
 		} else {
 			key := controller.TopicKey{ID: t.TopicID}
 			if t.Topic != nil {
@@ -65,7 +65,7 @@ func handleDeleteTopics(b *Broker, ctx context.Context, rc *RequestContext, r km
 		out := &resp.Topics[slot]
 		res, err := resultAt(results, i)
 		if err != nil {
-			out.ErrorCode, out.ErrorMessage = CodeOf(err), MessageOf(err)
+			out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
 			continue
 		}
 		index = max(index, res.Index)

@@ -36,7 +36,7 @@ func handleDeleteRecords(b *Broker, ctx context.Context, rc *RequestContext, r k
 			po.Partition, po.LowWatermark = p.Partition, -1
 			part, err := b.deletable(img, t.Topic, p.Partition, p.Offset)
 			if err != nil {
-				po.ErrorCode = CodeOf(err)
+				po.ErrorCode, _ = b.refusal(rc, err)
 			} else {
 				po.ErrorCode = kerr.RequestTimedOut.Code // until told otherwise
 				pending++
@@ -50,7 +50,7 @@ func handleDeleteRecords(b *Broker, ctx context.Context, rc *RequestContext, r k
 		select {
 		case d := <-results:
 			po := &resp.Topics[d.topic].Partitions[d.partition]
-			po.ErrorCode = CodeOf(d.err)
+			po.ErrorCode, _ = b.refusal(rc, d.err)
 			if d.err == nil {
 				po.LowWatermark = d.low
 			}

@@ -32,7 +32,7 @@ func handleDescribeConfigs(b *Broker, _ context.Context, rc *RequestContext, r k
 		out.ResourceType, out.ResourceName = in.ResourceType, in.ResourceName
 		entries, err := b.describeConfigs(img, in)
 		if err != nil {
-			out.ErrorCode, out.ErrorMessage = CodeOf(err), MessageOf(err)
+			out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
 		}
 		for _, e := range entries {
 			out.Configs = append(out.Configs, describedConfig(e, in.ResourceType, req))

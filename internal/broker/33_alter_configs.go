@@ -31,7 +31,7 @@ func handleAlterConfigs(b *Broker, ctx context.Context, rc *RequestContext, r km
 	for i, err := range b.alterConfigs(ctx, changes, req.ValidateOnly) {
 		out := kmsg.NewAlterConfigsResponseResource()
 		out.ResourceType, out.ResourceName = changes[i].kind, changes[i].name
-		out.ErrorCode, out.ErrorMessage = CodeOf(err), MessageOf(err)
+		out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
 		resp.Resources = append(resp.Resources, out)
 	}
 	return resp, nil

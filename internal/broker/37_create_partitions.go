@@ -44,7 +44,7 @@ func handleCreatePartitions(b *Broker, ctx context.Context, rc *RequestContext, 
 			err = coded(kerr.InvalidRequest, "Duplicate topic name.")
 		}
 		if err != nil {
-			out.ErrorCode, out.ErrorMessage = CodeOf(err), MessageOf(err)
+			out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
 		} else {
 			ask, at = append(ask, np), append(at, len(resp.Topics))
 		}
@@ -61,7 +61,7 @@ func handleCreatePartitions(b *Broker, ctx context.Context, rc *RequestContext, 
 		out := &resp.Topics[slot]
 		res, err := resultAt(results, i)
 		if err != nil {
-			out.ErrorCode, out.ErrorMessage = CodeOf(err), MessageOf(err)
+			out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
 			continue
 		}
 		index = max(index, res.Index)

@@ -38,7 +38,7 @@ func handleIncrementalAlterConfigs(b *Broker, ctx context.Context, rc *RequestCo
 	for i, err := range errs {
 		out := kmsg.NewIncrementalAlterConfigsResponseResource()
 		out.ResourceType, out.ResourceName = changes[i].kind, changes[i].name
-		out.ErrorCode, out.ErrorMessage = CodeOf(err), MessageOf(err)
+		out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
 		resp.Resources = append(resp.Resources, out)
 	}
 	return resp, nil

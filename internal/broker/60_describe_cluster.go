@@ -19,12 +19,6 @@ import (
 //
 // In one-address mode this node is the whole cluster, as in Metadata.
 
-// What a client may do when nothing restricts it: a bit for each of Kafka's ACL operations that apply to the resource.
-const (
-	allClusterOperations = 1<<5 | 1<<7 | 1<<8 | 1<<9 | 1<<10 | 1<<11 | 1<<12
-	allTopicOperations   = 1<<3 | 1<<4 | 1<<5 | 1<<6 | 1<<7 | 1<<8 | 1<<10 | 1<<11
-)
-
 func handleDescribeCluster(b *Broker, _ context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.DescribeClusterRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeClusterResponse)
@@ -33,20 +27,20 @@ func handleDescribeCluster(b *Broker, _ context.Context, rc *RequestContext, r k
 	case rc.Version < 1 || req.EndpointType == 1:
 		resp.EndpointType = 1
 	case req.EndpointType == 2:
-		return failDescribeCluster(resp, coded(kerr.MismatchedEndpointType, "The request was sent to an endpoint of the wrong type: this one is for brokers, and there is none for controllers."))
+		return b.failDescribeCluster(rc, resp, coded(kerr.MismatchedEndpointType, "The request was sent to an endpoint of the wrong type: this one is for brokers, and there is none for controllers."))
 	default:
-		return failDescribeCluster(resp, coded(kerr.UnsupportedEndpointType, "Unsupported endpoint type."))
+		return b.failDescribeCluster(rc, resp, coded(kerr.UnsupportedEndpointType, "Unsupported endpoint type."))
 	}
 	img := b.cfg.Cluster.Image()
 	resp.ClusterID = img.ClusterID
 	if req.IncludeClusterAuthorizedOperations {
-		resp.ClusterAuthorizedOperations = allClusterOperations
+		resp.ClusterAuthorizedOperations = clusterOperations
 	}
 	if rc.Mode.OneAddress {
 		self := kmsg.NewDescribeClusterResponseBroker()
 		self.NodeID, self.Host, self.Port = b.cfg.Cluster.NodeID(), rc.Mode.Host, rc.Mode.Port
 		if n := img.Nodes[self.NodeID]; n != nil {
-			self.Rack = rackOf(n)
+			self.Rack = hintRack(n)
 		}
 		resp.ControllerID, resp.Brokers = self.NodeID, append(resp.Brokers, self)
 		return resp, nil
@@ -58,14 +52,14 @@ func handleDescribeCluster(b *Broker, _ context.Context, rc *RequestContext, r k
 			continue
 		}
 		out := kmsg.NewDescribeClusterResponseBroker()
-		out.NodeID, out.Host, out.Port, out.Rack, out.IsFenced = n.ID, n.KafkaHost, n.KafkaPort, rackOf(n), !live
+		out.NodeID, out.Host, out.Port, out.Rack, out.IsFenced = n.ID, n.KafkaHost, n.KafkaPort, hintRack(n), !live
 		resp.Brokers = append(resp.Brokers, out)
 	}
 	return resp, nil
 }
 
-func failDescribeCluster(resp *kmsg.DescribeClusterResponse, err error) (kmsg.Response, error) {
-	resp.ErrorCode, resp.ErrorMessage = CodeOf(err), MessageOf(err)
+func (b *Broker) failDescribeCluster(rc *RequestContext, resp *kmsg.DescribeClusterResponse, err error) (kmsg.Response, error) {
+	resp.ErrorCode, resp.ErrorMessage = b.refusal(rc, err)
 	return resp, nil
 }
 
@@ -85,12 +79,4 @@ func (b *Broker) adminController(img *metadata.Image) int32 {
 // sortedNodes returns the registered nodes by id, so that answers do not shuffle.
 func sortedNodes(img *metadata.Image) []*metadata.Node {
 	return slices.SortedFunc(maps.Values(img.Nodes), func(a, b *metadata.Node) int { return cmp.Compare(a.ID, b.ID) })
-}
-
-func rackOf(n *metadata.Node) *string {
-	if n.Rack == "" {
-		return nil
-	}
-	rack := n.Rack
-	return &rack
 }

@@ -27,7 +27,9 @@ func handleDescribeTopicPartitions(b *Broker, _ context.Context, rc *RequestCont
 	first := int32(0)
 	if c := req.Cursor; c != nil {
 		if c.Partition < 0 {
-			failDescribedTopics(resp, req, coded(kerr.InvalidRequest, "The cursor's partition must not be negative."))
+			for i := range req.Topics { // there is no other place for an error
+				resp.Topics = append(resp.Topics, b.failedTopic(rc, req.Topics[i].Topic, kerr.InvalidRequest))
+			}
 			return resp, nil
 		}
 		at, found := slices.BinarySearch(names, c.Topic)
@@ -44,8 +46,7 @@ func handleDescribeTopicPartitions(b *Broker, _ context.Context, rc *RequestCont
 		}
 		t := img.Topics[name]
 		if t == nil || name == metadata.MetadataTopic {
-			out := failedTopic(name, kerr.UnknownTopicOrPartition)
-			resp.Topics = append(resp.Topics, out)
+			resp.Topics = append(resp.Topics, b.failedTopic(rc, name, kerr.UnknownTopicOrPartition))
 			left-- // or a request of unknown names would not be bounded
 			first = 0
 			continue
@@ -76,15 +77,10 @@ func describedTopics(req *kmsg.DescribeTopicPartitionsRequest, img *metadata.Ima
 	return slices.Compact(names)
 }
 
-func failDescribedTopics(resp *kmsg.DescribeTopicPartitionsResponse, req *kmsg.DescribeTopicPartitionsRequest, err error) {
-	for i := range req.Topics {
-		resp.Topics = append(resp.Topics, failedTopic(req.Topics[i].Topic, ErrorOf(err)))
-	}
-}
-
-func failedTopic(name string, err *kerr.Error) kmsg.DescribeTopicPartitionsResponseTopic {
+func (b *Broker) failedTopic(rc *RequestContext, name string, err *kerr.Error) kmsg.DescribeTopicPartitionsResponseTopic {
 	out := kmsg.NewDescribeTopicPartitionsResponseTopic()
-	out.ErrorCode, out.Topic = err.Code, &name
+	out.Topic = &name
+	out.ErrorCode, _ = b.refusal(rc, err)
 	return out
 }
 
@@ -93,7 +89,7 @@ func (b *Broker) describeTopic(rc *RequestContext, img *metadata.Image, t *metad
 	out := kmsg.NewDescribeTopicPartitionsResponseTopic()
 	name := t.Name
 	out.Topic, out.TopicID, out.IsInternal = &name, t.ID, t.Internal
-	out.AuthorizedOperations = allTopicOperations // the request has no flag to ask; Kafka always says
+	out.AuthorizedOperations = topicOperations // the request has no flag to ask; Kafka always says
 	for i := from; i < to; i++ {
 		out.Partitions = append(out.Partitions, b.describePartition(rc, img, t.Partitions[i]))
 	}
@@ -103,31 +99,24 @@ func (b *Broker) describeTopic(rc *RequestContext, img *metadata.Image, t *metad
 func (b *Broker) describePartition(rc *RequestContext, img *metadata.Image, p *metadata.Partition) kmsg.DescribeTopicPartitionsResponseTopicPartition {
 	out := kmsg.NewDescribeTopicPartitionsResponseTopicPartition()
 	out.Partition = p.Index
-	out.LeaderID, out.LeaderEpoch = b.cfg.Cluster.Leader(p.Group)
+	out.LeaderID, out.LeaderEpoch = b.leaderNamed(img, p.Group)
+	out.EligibleLeaderReplicas, out.LastKnownELR = []int32{}, []int32{}
 	if rc.Mode.OneAddress {
-		// This node is all the client can see: it is the leader and every replica.
+		// This node is all that the client can see: the leader, whoever it is behind it, and every replica.
 		self := b.cfg.Cluster.NodeID()
-		if out.LeaderID >= 0 {
-			out.LeaderID = self
-		}
-		out.Replicas, out.ISR = []int32{self}, []int32{self}
-	} else {
-		for _, r := range p.Replicas {
-			out.Replicas = append(out.Replicas, r.Node)
-			if b.cfg.Cluster.Live(r.Node) {
-				out.ISR = append(out.ISR, r.Node)
-			} else {
-				out.OfflineReplicas = append(out.OfflineReplicas, r.Node)
-			}
-		}
-		// A leader named must be among the brokers that clients are told.
-		if img.Nodes[out.LeaderID] == nil || !b.cfg.Cluster.Live(out.LeaderID) {
-			out.LeaderID = -1
+		out.LeaderID, out.Replicas, out.ISR = self, []int32{self}, []int32{self}
+		return out
+	}
+	for _, r := range p.Replicas {
+		out.Replicas = append(out.Replicas, r.Node)
+		if img.Nodes[r.Node] != nil && b.cfg.Cluster.Live(r.Node) {
+			out.ISR = append(out.ISR, r.Node)
+		} else {
+			out.OfflineReplicas = append(out.OfflineReplicas, r.Node)
 		}
 	}
 	if out.LeaderID < 0 {
-		out.LeaderID, out.ErrorCode = -1, kerr.LeaderNotAvailable.Code
+		out.ErrorCode, _ = b.refusal(rc, kerr.LeaderNotAvailable)
 	}
-	out.EligibleLeaderReplicas, out.LastKnownELR = []int32{}, []int32{}
 	return out
 }

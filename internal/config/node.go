@@ -220,7 +220,7 @@ func (n *Node) Replication(nodes int) int16 {
 }
 
 // Static returns the broker configs of this node by Kafka's names: the static layer of Layers. Only what somebody set is in it,
-// besides what identifies the node.
+// besides what identifies the node, and the replication factor, which depends on the cluster's size.
 func (n *Node) Static() map[string]string {
 	host, port := n.AdvertisedKafka()
 	m := map[string]string{
@@ -242,7 +242,7 @@ func (n *Node) Static() map[string]string {
 	put("log.dirs", n.DataDir, def.DataDir)
 	put("num.partitions", strconv.Itoa(int(n.NumPartitions)), strconv.Itoa(int(def.NumPartitions)))
 	put("auto.create.topics.enable", strconv.FormatBool(n.AutoCreateTopics), strconv.FormatBool(def.AutoCreateTopics))
-	put("default.replication.factor", strconv.Itoa(int(n.ReplicationFactor)), "0")
+	m["default.replication.factor"] = strconv.Itoa(int(n.Replication(len(n.Members())))) // 0 would tell clients nothing
 	put("socket.request.max.bytes", strconv.FormatInt(n.Limits.MaxFrameBytes, 10), strconv.FormatInt(def.Limits.MaxFrameBytes, 10))
 	put("max.connections", strconv.Itoa(n.Limits.MaxConnections), strconv.Itoa(def.Limits.MaxConnections))
 	put("max.connections.per.ip", strconv.Itoa(n.Limits.MaxConnectionsPerAddr), strconv.Itoa(def.Limits.MaxConnectionsPerAddr))
