@@ -532,7 +532,7 @@ func TestCompactedLogsHaveGaps(t *testing.T) {
 }
 
 func TestReadsBesideAppendFlushAndDeletion(t *testing.T) {
-	o := onDisk(t, small)
+	o := opener{fs: vfs.NewMem(1), dir: "/data/t-0", cfg: small}
 	files := NewFiles(o.fs, 16)
 	l, err := Open(files, clock.System{}, o.dir, o.cfg, -1, quiet)
 	if err != nil {
@@ -593,7 +593,7 @@ func TestReadsBesideAppendFlushAndDeletion(t *testing.T) {
 			l.Writeback()
 		}
 	}()
-	for i := range 1500 {
+	for i := range 800 {
 		fill(t, l, 1, int32(i/100))
 		if i%50 == 49 {
 			l.SetStartOffset(l.RetentionStart(time.Now(), Config{RetentionBytes: 30_000}))
@@ -615,7 +615,7 @@ func TestOpenFilesAreBounded(t *testing.T) {
 	files := NewFiles(o.fs, 20)
 	var logs []*Log
 	var want [][]byte
-	for range 60 {
+	for range 30 {
 		o.dir = t.TempDir()
 		l, err := Open(files, clock.System{}, o.dir, o.cfg, -1, quiet)
 		if err != nil {
