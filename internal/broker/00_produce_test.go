@@ -1,0 +1,357 @@
+package broker
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/metadata"
+	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/partition"
+	"github.com/chronik-go/chronik/internal/transport"
+)
+
+func firstProduced(r *kmsg.ProduceResponse) *kmsg.ProduceResponseTopicPartition {
+	return &r.Topics[0].Partitions[0]
+}
+
+func TestProduceEveryVersionAnswersTheBaseOffset(t *testing.T) {
+	f := newFleet(t, 1)
+	topic := f.topic("t", 1)
+	c := f.nodes[1].dial(t)
+	var want int64
+	for v := int16(3); v <= 13; v++ {
+		for _, acks := range []int16{-1, 1} {
+			resp := ask[*kmsg.ProduceResponse](c, v, produceReq(topic, 0, batch(t, "a", 3), acks))
+			p := firstProduced(resp)
+			if p.ErrorCode != 0 || p.BaseOffset != want || p.LogAppendTime != -1 {
+				t.Fatalf("v%d acks %d: %+v, want base %d", v, acks, p, want)
+			}
+			want += 3
+		}
+	}
+}
+
+func TestProduceRefusals(t *testing.T) {
+	f := newFleet(t, 1)
+	topic := f.topic("t", 1)
+	internal := f.topic("__consumer_offsets", 1)
+	f.edit(func() { internal.Internal = true })
+	unknown := &metadata.Topic{Name: "nope", ID: [16]byte{9}}
+	good := batch(t, "a", 1)
+	old := append([]byte(nil), good...)
+	old[16] = 1
+	bad := append([]byte(nil), good...)
+	bad[len(bad)-1] ^= 1
+	for name, c := range map[string]struct {
+		topic   *metadata.Topic
+		index   int32
+		records []byte
+		acks    int16
+		version int16
+		code    int16
+	}{
+		"unknown topic is never created": {unknown, 0, good, -1, 12, 3},
+		"unknown topic id":               {unknown, 0, good, -1, 13, 100},
+		"partition beyond the last":      {topic, 1, good, -1, 12, 3},
+		"negative partition":             {topic, -1, good, -1, 12, 3},
+		"acks 2":                         {topic, 0, good, 2, 12, 21},
+		"no records":                     {topic, 0, []byte{}, -1, 12, 87},
+		"null records":                   {topic, 0, nil, -1, 12, 87},
+		"magic 1":                        {topic, 0, old, -1, 12, 87},
+		"wrong CRC":                      {topic, 0, bad, -1, 12, 2},
+		"internal topic":                 {internal, 0, good, -1, 12, 17},
+	} {
+		cl := f.nodes[1].dial(t)
+		p := firstProduced(ask[*kmsg.ProduceResponse](cl, c.version, produceReq(c.topic, c.index, append([]byte(nil), c.records...), c.acks)))
+		if c.records == nil {
+			p = firstProduced(ask[*kmsg.ProduceResponse](cl, c.version, produceReq(c.topic, c.index, nil, c.acks)))
+		}
+		if p.ErrorCode != c.code || p.BaseOffset != -1 || p.ErrorMessage == nil || *p.ErrorMessage == "" {
+			t.Errorf("%s: %+v, want %d and a message", name, p, c.code)
+		}
+	}
+	if n := f.creations; n != 0 {
+		t.Errorf("Produce created %d topics", n)
+	}
+}
+
+func TestProduceWithATransactionalIDIsRefused(t *testing.T) {
+	f := newFleet(t, 1)
+	req := produceReq(f.topic("t", 1), 0, batch(t, "a", 1), -1)
+	req.TransactionID = kmsg.StringPtr("tx")
+	if p := firstProduced(ask[*kmsg.ProduceResponse](f.nodes[1].dial(t), 9, req)); p.ErrorCode != kerr.InvalidTxnState.Code {
+		t.Fatalf("%+v", p)
+	}
+}
+
+func TestProduceErrorsOfThePartitionReachTheWire(t *testing.T) {
+	f := newFleet(t, 1)
+	topic := f.topic("t", 1)
+	d := f.part("t", 0)
+	c := f.nodes[1].dial(t)
+	for _, e := range []struct {
+		err  error
+		code int16
+	}{
+		{partition.ErrRecordTooLarge, 10}, {partition.ErrInvalidRecord, 87}, {partition.ErrOutOfOrderSequence, 45},
+		{partition.ErrInvalidProducerEpoch, 47}, {partition.ErrStorage, 56}, {multiraft.ErrOverloaded, 19},
+		{multiraft.ErrUnknownOutcome, 7}, {multiraft.ErrStopped, 6}, {errors.New("odd"), -1},
+		{&partition.RecordErrors{Err: partition.ErrInvalidTimestamp, Records: []partition.RecordError{{Index: 2, Message: "in 2040"}}}, 32},
+	} {
+		d.mu.Lock()
+		d.fail = func(int) error { return fmt.Errorf("wrapped: %w", e.err) }
+		d.mu.Unlock()
+		p := firstProduced(ask[*kmsg.ProduceResponse](c, 12, produceReq(topic, 0, batch(t, "a", 1), -1)))
+		if p.ErrorCode != e.code || p.ErrorMessage == nil || !strings.Contains(*p.ErrorMessage, "wrapped") {
+			t.Errorf("%v: %+v, want %d", e.err, p, e.code)
+		}
+		if e.code == 32 && (len(p.ErrorRecords) != 1 || p.ErrorRecords[0].RelativeOffset != 2 || *p.ErrorRecords[0].ErrorMessage != "in 2040") {
+			t.Errorf("error records %+v", p.ErrorRecords)
+		}
+	}
+}
+
+func TestProducesPipelineAndAnswerInOrder(t *testing.T) {
+	f := newFleet(t, 1)
+	topic := f.topic("t", 2)
+	d := f.part("t", 0)
+	d.hold = true
+	c := f.nodes[1].dial(t)
+	slow := produceReq(topic, 0, batch(t, "slow", 1), -1)
+	a := c.send(9, slow)
+	fast := produceReq(topic, 0, batch(t, "fast", 1), -1)
+	b := c.send(9, fast)
+	meta := kmsg.NewPtrMetadataRequest()
+	m := c.send(9, meta)
+	// Both are enqueued while neither is committed.
+	until(t, "both batches enqueued", func() bool { d.mu.Lock(); defer d.mu.Unlock(); return len(d.held) == 2 })
+	d.release()
+	if p := firstProduced(recv[*kmsg.ProduceResponse](c, a, slow)); p.BaseOffset != 0 {
+		t.Fatalf("%+v", p)
+	}
+	if p := firstProduced(recv[*kmsg.ProduceResponse](c, b, fast)); p.BaseOffset != 1 {
+		t.Fatalf("%+v", p)
+	}
+	recv[*kmsg.MetadataResponse](c, m, meta)
+}
+
+func TestAcks0GetsNoAnswerAndACloseOnError(t *testing.T) {
+	f := newFleet(t, 1)
+	topic := f.topic("t", 1)
+	c := f.nodes[1].dial(t)
+	c.send(9, produceReq(topic, 0, batch(t, "a", 1), 0))
+	// The next answer on the connection is the next request's.
+	if p := firstProduced(ask[*kmsg.ProduceResponse](c, 9, produceReq(topic, 0, batch(t, "b", 1), -1))); p.BaseOffset != 1 {
+		t.Fatalf("%+v", p)
+	}
+	c.send(9, produceReq(&metadata.Topic{Name: "nope"}, 0, batch(t, "a", 1), 0))
+	c.closed()
+}
+
+func TestProduceTimeoutSaysFateUnknown(t *testing.T) {
+	f := newFleet(t, 1)
+	topic := f.topic("t", 1)
+	d := f.part("t", 0)
+	d.hold = true
+	c := f.nodes[1].dial(t)
+	req := produceReq(topic, 0, batch(t, "a", 1), -1)
+	req.TimeoutMillis = 50
+	if p := firstProduced(ask[*kmsg.ProduceResponse](c, 9, req)); p.ErrorCode != 7 {
+		t.Fatalf("%+v", p)
+	}
+	d.release() // too late for the answer, and harmless
+	if p := firstProduced(ask[*kmsg.ProduceResponse](c, 9, produceReq(topic, 0, batch(t, "b", 1), -1))); p.ErrorCode != 0 || p.BaseOffset != 1 {
+		t.Fatalf("after the timeout: %+v", p)
+	}
+}
+
+func TestFollowerProxiesProduceUntilTheMoveIsOldNews(t *testing.T) {
+	f := newFleet(t, 2, func(_ int32, c *Config) { c.NewsAge = 50 * time.Millisecond })
+	topic := f.topic("t", 1, 2)
+	c := f.nodes[1].dial(t)
+	p := firstProduced(ask[*kmsg.ProduceResponse](c, 11, produceReq(topic, 0, batch(t, "a", 2), -1)))
+	if p.ErrorCode != 0 || p.BaseOffset != 0 {
+		t.Fatalf("through the proxy: %+v", p)
+	}
+	until(t, "the client is told who leads", func() bool {
+		resp := ask[*kmsg.ProduceResponse](c, 11, produceReq(topic, 0, batch(t, "a", 2), -1))
+		p := firstProduced(resp)
+		if p.ErrorCode == 0 {
+			return false
+		}
+		// KIP-951: the leader's id and epoch, and where it is.
+		if p.ErrorCode != 6 || p.CurrentLeader.LeaderID != 2 || p.CurrentLeader.LeaderEpoch != 3 {
+			t.Fatalf("%+v", p)
+		}
+		if len(resp.Brokers) != 1 || resp.Brokers[0].NodeID != 2 || resp.Brokers[0].Port != f.img.Nodes[2].KafkaPort {
+			t.Fatalf("node endpoints %+v", resp.Brokers)
+		}
+		return true
+	})
+	// v9 has no room for the hint; the error is the same.
+	if p := firstProduced(ask[*kmsg.ProduceResponse](c, 9, produceReq(topic, 0, batch(t, "a", 2), -1))); p.ErrorCode != 6 {
+		t.Fatalf("%+v", p)
+	}
+}
+
+func TestProduceWithoutLeaderIsNotLeader(t *testing.T) {
+	f := newFleet(t, 1)
+	topic := f.topic("t", 1)
+	f.lead(f.part("t", 0), -1, 3)
+	resp := ask[*kmsg.ProduceResponse](f.nodes[1].dial(t), 11, produceReq(topic, 0, batch(t, "a", 1), -1))
+	if p := firstProduced(resp); p.ErrorCode != 6 || p.CurrentLeader.LeaderID != -1 || len(resp.Brokers) != 0 {
+		t.Fatalf("%+v", p)
+	}
+}
+
+// Design rule 21: what follows a failed batch fails too, on the proxy's side ...
+func TestProxyFirstFailureFailsWhatFollows(t *testing.T) {
+	f := newFleet(t, 2)
+	topic := f.topic("t", 1, 2)
+	var fail func(error)
+	held := make(chan struct{})
+	n := 0
+	f.edit(func() {
+		f.intercept = func(_ int32, _ func(), reject func(error)) bool {
+			n++
+			if n == 1 {
+				fail = reject
+				close(held)
+				return true
+			}
+			return false // would be delivered
+		}
+	})
+	c := f.nodes[1].dial(t)
+	one := produceReq(topic, 0, batch(t, "one", 1), -1)
+	a := c.send(11, one)
+	<-held
+	fail(transport.ErrUnknownOutcome)
+	// The failure is known here and not yet to the client; pipelined behind it comes the next. Whichever of the two states
+	// the reader meets, it must not let the second through before the first has been answered.
+	if p := firstProduced(recv[*kmsg.ProduceResponse](c, a, one)); p.ErrorCode != 7 {
+		t.Fatalf("first: %+v", p)
+	}
+	if p := firstProduced(ask[*kmsg.ProduceResponse](c, 11, produceReq(topic, 0, batch(t, "two", 1), -1))); p.ErrorCode != 0 {
+		t.Fatalf("after the client knows: %+v", p)
+	}
+}
+
+func TestRouteFailsBatchesBehindAFailure(t *testing.T) {
+	f := newFleet(t, 1)
+	begin := &conn{b: f.nodes[1].b, routes: map[routeKey]*route{}}
+	i1, ok1 := begin.enter(9, 2, 5)
+	i2, ok2 := begin.enter(9, 2, 5)
+	if !ok1 || !ok2 || i1 != i2 {
+		t.Fatal("two batches on one way")
+	}
+	begin.broken(9, i1)
+	if _, ok := begin.enter(9, 2, 5); ok {
+		t.Error("a batch passed behind a failed one")
+	}
+	if _, ok := begin.enter(8, 2, 5); !ok {
+		t.Error("another partition is not concerned")
+	}
+	for range 3 {
+		begin.leave(9)
+	}
+	i4, ok := begin.enter(9, 2, 5)
+	if !ok || i4 == i1 {
+		t.Errorf("after all were answered: %v, incarnation %d again", ok, i4)
+	}
+	begin.broken(9, i1) // late news of the former route
+	if _, ok := begin.enter(9, 2, 5); !ok {
+		t.Error("a former route's failure broke this one")
+	}
+	if _, ok := begin.enter(9, 1, 6); ok {
+		t.Error("a batch took another way while others are on theirs")
+	}
+}
+
+// ... and on the leader's side, for those already on the peer stream.
+func TestHopFailureFailsTheSameIncarnation(t *testing.T) {
+	f := newFleet(t, 2)
+	f.topic("t", 1, 2)
+	d := f.part("t", 0)
+	send := func(incarnation uint32, epoch int32) outcome {
+		b := forwardedBatch{group: d.group, epoch: epoch, conn: 1, incarnation: incarnation, records: batch(t, "x", 1)}
+		got := make(chan outcome, 1)
+		f.nodes[2].b.HandleForward(1, MethodProduce, b.encode(), func(body []byte, err error) {
+			o, derr := decodeOutcome(body)
+			if err != nil || derr != nil {
+				t.Errorf("%v %v", err, derr)
+			}
+			got <- o
+		})
+		return <-got
+	}
+	d.fail = func(n int) error {
+		if n == 1 {
+			return multiraft.ErrOverloaded
+		}
+		return nil
+	}
+	if o := send(1, 3); o.err != kerr.NotEnoughReplicas || !o.broke {
+		t.Fatalf("%+v", o)
+	}
+	if o := send(1, 3); o.err != kerr.NotLeaderForPartition {
+		t.Fatalf("overtook the failed one: %+v", o)
+	}
+	if o := send(2, 3); o.err != nil || o.base != 0 {
+		t.Fatalf("a new incarnation: %+v", o)
+	}
+	// Bound to the term.
+	if o := send(3, 2); o.err != kerr.NotLeaderForPartition {
+		t.Fatalf("of a former term: %+v", o)
+	}
+	f.lead(d, 1, 4)
+	if o := send(4, 3); o.err != kerr.NotLeaderForPartition || o.leader != (hint{1, 4}) {
+		t.Fatalf("one hop only: %+v", o)
+	}
+}
+
+func TestForwardFailuresByFate(t *testing.T) {
+	for err, code := range map[error]int16{
+		transport.ErrNotSent: 6, transport.ErrPeerDown: 6, transport.ErrPeerUnknown: 6, transport.ErrClosed: 6,
+		transport.ErrUnknownOutcome: 7, transport.ErrOverloaded: 19, transport.ErrTooLarge: 10,
+	} {
+		if o := hopFailed(2, fmt.Errorf("x: %w", err)); o.err.Code != code || !o.broke {
+			t.Errorf("%v: %+v, want %d", err, o, code)
+		}
+	}
+}
+
+func TestOneAddressProxiesProduceWithoutEnd(t *testing.T) {
+	f := newFleet(t, 2, func(_ int32, c *Config) { c.NewsAge = time.Nanosecond })
+	topic := f.topic("t", 1, 2)
+	c := f.nodes[1].dial(t, "one")
+	for i := range 5 {
+		if p := firstProduced(ask[*kmsg.ProduceResponse](c, 11, produceReq(topic, 0, batch(t, "a", 1), -1))); p.ErrorCode != 0 || p.BaseOffset != int64(i) {
+			t.Fatalf("%d: %+v", i, p)
+		}
+	}
+}
+
+func TestOutcomeSurvivesTheWire(t *testing.T) {
+	for _, o := range []outcome{
+		{base: 5, ts: -1, from: 2, leader: noHint},
+		{err: kerr.InvalidTimestamp, message: "bad", base: -1, ts: -1, from: -1, leader: hint{3, 9}, broke: true,
+			records: []partition.RecordError{{Index: 1, Message: "one"}, {Index: 7, Message: ""}}},
+	} {
+		got, err := decodeOutcome(o.encode())
+		if err != nil || fmt.Sprint(got) != fmt.Sprint(o) {
+			t.Errorf("%+v became %+v (%v)", o, got, err)
+		}
+		for i := range o.encode() {
+			if _, err := decodeOutcome(o.encode()[:i]); err == nil {
+				t.Errorf("%d bytes passed for a whole outcome", i)
+			}
+		}
+	}
+}
