@@ -188,7 +188,14 @@ func (nd *node) Create(group uint64, cp wal.Checkpoint) error {
 
 func (nd *node) Register(o Registration) (Replica, error) { return replicaOf{nd}, nil }
 
-func (nd *node) Unregister(string, int32, func()) error { return errors.New("use unregister") }
+func (nd *node) Unregister(_ string, _ int32, done func()) error {
+	if nd.c.leader == nd {
+		nd.c.depose(false)
+	}
+	err := nd.p.Close()
+	done()
+	return err
+}
 
 func (nd *node) Remove(group uint64, done func(error)) {
 	nd.removed = true
@@ -484,9 +491,15 @@ func (r *result) want(t *testing.T, offset int64, err error) {
 // contents reads a node's whole log, whatever the high watermark.
 func (nd *node) contents() []byte {
 	nd.c.t.Helper()
+	return nd.from(nd.p.log.StartOffset())
+}
+
+// from reads on from an offset. One read may end with a segment, and segments roll differently on every replica.
+func (nd *node) from(off int64) []byte {
+	nd.c.t.Helper()
 	l := nd.p.log
 	var out []byte
-	for off := l.StartOffset(); off < l.EndOffset(); {
+	for off < l.EndOffset() {
 		b, err := l.Read(off, l.EndOffset(), 1<<20, nil)
 		if err != nil {
 			nd.c.t.Fatalf("node %d at %d: %v", nd.id, off, err)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/segment"
 )
 
@@ -45,7 +46,7 @@ func (p *Partition) ListOffset(ctx context.Context, timestamp int64, currentLead
 	err = p.withLog(func(l *segment.Log) (err error) {
 		if timestamp == TimestampMax {
 			if offset, ts, err = l.MaxTimestamp(hw); err == nil && offset >= 0 {
-				epoch = epochAt(l, offset)
+				epoch = epochAt(l, offset, hw)
 			}
 			return err
 		}
@@ -66,20 +67,25 @@ func (p *Partition) earliest() (offset int64, epoch int32) {
 	epoch = -1
 	_ = p.withLog(func(l *segment.Log) error {
 		offset = p.logStart.Load()
-		if offset < p.hw.Load() {
-			epoch = epochAt(l, offset)
+		if hw := p.hw.Load(); offset < hw {
+			epoch = epochAt(l, offset, hw)
 		}
 		return nil
 	})
 	return offset, epoch
 }
 
-// epochAt returns the leader epoch of the batch that holds offset, -1 if that is not known.
-func epochAt(l *segment.Log, offset int64) int32 {
-	if h, _, ok := l.BatchAt(offset); ok {
-		return h.LeaderEpoch
+// epochAt returns the leader epoch of the batch that holds offset, which lies below hw; -1 if that can't be read.
+func epochAt(l *segment.Log, offset, hw int64) int32 {
+	b, err := l.Read(offset, hw, 0, nil)
+	if err != nil {
+		return -1
 	}
-	return -1
+	h, err := record.ParseHeader(b)
+	if err != nil {
+		return -1
+	}
+	return h.LeaderEpoch
 }
 
 // readIndex waits until everything committed before the call is applied here.
