@@ -26,10 +26,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // world is a set of nodes that talk by Hello only, driven one action at a time.
 type world struct {
-	t     testing.TB
-	rng   *mrand.Rand
-	peers []Peer
-	nodes []*worldNode
+	t       testing.TB
+	rng     *mrand.Rand
+	peers   []Peer
+	nodes   []*worldNode
 	founded map[string]bool // every cluster there ever was
 }
 
