@@ -179,8 +179,6 @@ func (nd *node) failAll(err error) {
 
 // Host.
 
-
-
 func (nd *node) Create(group uint64, cp wal.Checkpoint) error {
 	nd.cp, nd.known = cp, true
 	return nil

@@ -354,7 +354,9 @@ func TestProduceRefusals(t *testing.T) {
 		{"wrong CRC", bad(func(b []byte) []byte { b[len(b)-1] ^= 1; return b }), nil, ErrCorrupt},
 		{"cut short", bad(func(b []byte) []byte { return b[:len(b)-1] }), nil, ErrCorrupt},
 		{"control", control(func(b *record.Builder) { b.Control = true }), nil, ErrInvalidRecord},
-		{"transactional", control(func(b *record.Builder) { b.Transactional, b.ProducerID, b.ProducerEpoch, b.BaseSequence = true, 1, 0, 0 }), nil, ErrInvalidRecord},
+		{"transactional", control(func(b *record.Builder) {
+			b.Transactional, b.ProducerID, b.ProducerEpoch, b.BaseSequence = true, 1, 0, 0
+		}), nil, ErrInvalidRecord},
 		{"too large", good, func(c *TopicConfig) { c.MaxMessageBytes = len(good) - 1 }, ErrRecordTooLarge},
 		{"more than an hour ahead", makeBatch(t, batchSpec{ts: now + 3_600_001}), nil, ErrInvalidTimestamp},
 		{"too old", makeBatch(t, batchSpec{ts: now - 1001}), func(c *TopicConfig) { c.TimestampBeforeMaxMs = 1000 }, ErrInvalidTimestamp},
