@@ -21,7 +21,7 @@ type StateMachine interface {
 	// alone is larger, and calls Done itself on taken proposals that need no entry (refused, or answered from state).
 	//
 	// data nil: nothing to propose. bound lists the proposals that the entry carries: their Done is called when the entry's
-	// fate is known. taken counts all proposals consumed.
+	// fate is known; it may be a part of props. taken counts all proposals consumed.
 	Prepare(term uint64, props []Proposal, maxBytes int) (data []byte, bound []Proposal, taken int)
 	// Abort undoes the last Prepare: raft did not take its entry. bound proposals are offered again later or failed.
 	Abort()

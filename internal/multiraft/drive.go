@@ -2,6 +2,7 @@ package multiraft
 
 import (
 	"errors"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -160,7 +161,8 @@ func (r *Replica) propose() {
 				r.dequeue(taken, bound)
 				return
 			}
-			r.prepared = append(r.prepared, prepared{bound: bound, size: int64(len(data))})
+			// bound may be a part of the queue, which moves on.
+			r.prepared = append(r.prepared, prepared{bound: slices.Clone(bound), size: int64(len(data))})
 			limit -= int64(len(data))
 		}
 		r.dequeue(taken, nil)

@@ -57,7 +57,7 @@ func (s *listSM) Prepare(_ uint64, props []Proposal, maxBytes int) ([]byte, []Pr
 		data = append(data, d...)
 		n++
 	}
-	return data, slices.Clone(props[:n]), n
+	return data, props[:n], n
 }
 
 func (s *listSM) Abort() { s.mu.Lock(); s.aborts++; s.mu.Unlock() }
