@@ -46,6 +46,9 @@ func (r *Replica) offered(m raftpb.Message, node int32) {
 		r.step(m) // raft ignores it and says where this follower is
 		return
 	}
+	if r.installing {
+		return // one is becoming the state; raft says where this follower is once it has
+	}
 	if s := r.staging; s != nil && s.msg.Snapshot.Metadata.Index >= index && s.from.Replica == m.From {
 		return // it is being fetched
 	}

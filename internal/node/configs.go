@@ -1,6 +1,7 @@
 package node
 
 import (
+	"math"
 	"strconv"
 	"sync"
 	"time"
@@ -86,7 +87,7 @@ func (c *configs) build(set map[string]string, img *metadata.Image) partition.To
 	// An error says that a value of another version did not count; the view is whole all the same.
 	t, _ := config.NewTopic(set, layers(c.cfg, c.static, img))
 	tc := partition.DefaultTopicConfig(segment.Config{
-		SegmentBytes: int64(t.SegmentBytes), SegmentMs: time.Duration(t.SegmentMs) * time.Millisecond,
+		SegmentBytes: int64(t.SegmentBytes), SegmentMs: segmentAge(t.SegmentMs),
 		IndexIntervalBytes: t.IndexIntervalBytes, IndexBytes: int(t.SegmentIndexBytes),
 		RetentionBytes: t.RetentionBytes, RetentionMs: millis(t.RetentionMs),
 	})
@@ -106,6 +107,14 @@ func (c *configs) build(set map[string]string, img *metadata.Image) partition.To
 		}
 	}
 	return tc
+}
+
+// segmentAge is segment.ms: beyond what a duration holds (292 years) there is no difference.
+func segmentAge(ms int64) time.Duration {
+	if d := millis(ms); d >= 0 {
+		return d
+	}
+	return math.MaxInt64
 }
 
 // millis turns a retention into a duration; a negative one, or one longer than a duration holds, means without limit.

@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# Shows that Apache Kafka's own DumpLogSegments reads our segments without complaint: batches of every codec are written by
+# gen, then every .log, .index, .timeindex and .snapshot is dumped with --deep-iteration, and the records are counted.
+# Needs Java 17 and Maven (the jars come from the Maven registry, once); without them it says so and succeeds.
+#   KAFKA_VERSION: of the tool (default 4.3.1)   DUMP_DIR: where jars are kept (default: under the user's cache)
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+version=${KAFKA_VERSION:-4.3.1}
+cache=${DUMP_DIR:-${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/chronik-dumplogsegments}
+for tool in java mvn; do
+  command -v "$tool" >/dev/null || { echo "dump-segments: SKIPPED, $tool is not installed"; exit 0; }
+done
+jars=$cache/$version
+if [ ! -d "$jars" ]; then
+  mkdir -p "$cache"
+  rm -rf "$jars.part"
+  mvn -q -B -f "$here/pom.xml" -Dkafka.version="$version" dependency:copy-dependencies -DoutputDirectory="$jars.part"
+  mv "$jars.part" "$jars"
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+dir=$work/topic-0
+read -r batches records < <(cd "$here/../.." && go run ./test/dumplogsegments/gen -dir "$dir")
+
+fail() { echo "dump-segments: FAILED: $*" >&2; exit 1; }
+join() { local IFS=,; echo "$*"; }
+dump() { java -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$jars/*" org.apache.kafka.tools.DumpLogSegments --files "$1" "${@:2}" >"$work/out" 2>"$work/err" || {
+  cat "$work/err" >&2; fail "the tool failed on $1"; }
+  [ ! -s "$work/err" ] || { cat "$work/err" >&2; fail "the tool complains about $1"; }
+  if grep -iE 'mismatch|not found|out of order|corrupt|invalid|exception|error|unable|isvalid: false' "$work/out"; then fail "see above: $1"; fi
+}
+
+dump "$(join "$dir"/*.log)" --deep-iteration --print-data-log
+got_batches=$(grep -c '^baseOffset:' "$work/out")
+got_records=$(grep -c '^| offset:' "$work/out")
+[ "$got_batches" = "$batches" ] || fail "$got_batches batches read, $batches written"
+[ "$got_records" = "$records" ] || fail "$got_records records read, $records written"
+for codec in none gzip snappy lz4 zstd; do grep -q "compresscodec: $codec " "$work/out" || fail "no batch of codec $codec was read"; done
+dump "$(join "$dir"/*.index)" --deep-iteration
+entries=$(grep -c '^offset:' "$work/out") || fail "no index entries"
+dump "$(join "$dir"/*.timeindex)" --deep-iteration
+times=$(grep -c '^timestamp:' "$work/out") || fail "no time index entries"
+dump "$(join "$dir"/*.snapshot)"
+producers=$(grep -c '^producerId:' "$work/out") || fail "no producers"
+[ "$producers" = 2 ] || fail "$producers producers read, 2 written"
+echo "dump-segments: ok: Kafka $version read $got_batches batches, $got_records records, $entries index, $times time index entries, $producers producers in $(ls "$dir"/*.log | wc -l) segments"
