@@ -32,7 +32,10 @@ type writer struct {
 	spare   []*item
 	arena   []loc
 	scanned pos // when pinned groups were last looked for
-	vec     [][]byte
+	// credit is how many bytes may be written to carry groups forward: four for each byte of other writes. Without it a log
+	// whose live groups alone exceed the bound would carry them round for ever (and Close would not return).
+	credit int64
+	vec    [][]byte
 }
 
 // builder collects one block: a directory of records and the bodies.
@@ -96,10 +99,16 @@ func (l *Log) Step() (more bool) {
 	carry := l.planCarry()
 	items, seal := l.take(carry)
 	err := l.failure()
+	before := l.stats.bytes.Load()
 	if err == nil && (len(items) > 0 || l.wr.first > l.wr.declare) {
 		err = l.commit(items)
 	} else if err == nil && seal && l.wr.durable > l.wr.stated {
 		err = l.writeEmpty()
+	}
+	if spent := int64(l.stats.bytes.Load() - before); len(carry) > 0 {
+		l.wr.credit -= spent
+	} else if len(items) > 0 {
+		l.wr.credit = min(l.wr.credit+4*spent, l.opt.MaxBytes)
 	}
 	if err != nil {
 		l.fail(err)

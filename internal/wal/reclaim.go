@@ -99,7 +99,7 @@ func (l *Log) forget(seq uint32) {
 // carryDue says whether it is time to look for groups that hold the oldest file: at a new file, and now and then after.
 func (l *Log) carryDue() bool {
 	oldest, pins, soft, _ := l.pressure()
-	if !soft || pins == 0 || oldest == nil {
+	if !soft || pins == 0 || oldest == nil || l.wr.credit <= 0 {
 		return false
 	}
 	s := l.wr.scanned

@@ -28,7 +28,7 @@ func Open(o Options) (*Log, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
-	if err := o.FS.MkdirAll(o.Dir); err != nil {
+	if err := vfs.MkdirAllSync(o.FS, o.Dir); err != nil {
 		return nil, fmt.Errorf("wal: %w", err)
 	}
 	lock, err := o.FS.Lock(filepath.Join(o.Dir, lockName))

@@ -175,6 +175,8 @@ func (r *replay) verdict(keep *[]*found) error {
 type replayed struct {
 	*Group
 	known   bool    // its checkpoint is known
+	start   run     // where its entries last began anew, and the term there
+	exact   bool    // last is known: not so behind a first checkpoint, whose later entries may be in a file that is gone
 	baseBad *Damage // its checkpoint was damaged; a newer one mends it
 	full    *fullState
 	removed pos // of the removal record
@@ -263,6 +265,9 @@ func (r *replay) index(f *found, rec *record, body []byte, bad bool) {
 }
 
 func (g *replayed) apply(file string, at pos, rec *record, c loc, body []byte, bad bool) {
+	if rec.kind == KindCreate && g.removed != 0 && rec.seq == 1 {
+		g.count.n = 0 // made anew after its tombstone was forgotten, while the file with that was still there
+	}
 	if g.count.n != 0 && rec.seq != g.count.n+1 {
 		g.hurt(file, at.off(), fmt.Sprintf("records of the group are missing before number %d", rec.seq))
 	}
@@ -299,16 +304,19 @@ func (g *replayed) apply(file string, at pos, rec *record, c loc, body []byte, b
 func (g *replayed) entry(file string, rec *record, c loc) {
 	i := rec.index
 	switch {
-	case len(g.locs) > 0 && i > g.last+1, g.known && i > g.last+1:
+	case g.exact && i > g.last+1:
 		g.hurt(file, int64(c.off), fmt.Sprintf("entry %d follows entry %d", i, g.last))
 		return
 	case g.known && i <= g.w.cpIndex:
 		g.hurt(file, int64(c.off), fmt.Sprintf("entry %d lies below the checkpoint at %d", i, g.w.cpIndex))
 		return
 	}
-	g.putLocs(i, append([]loc(nil), c))
+	if !g.exact && i != g.last+1 {
+		g.runs = g.runs[:0] // between the checkpoint and here terms are not known
+	}
+	g.putLoc(i, c)
 	g.putTerm(i, rec.term)
-	g.last = i
+	g.last, g.exact = i, true
 }
 
 // base applies a record that carries a checkpoint.
@@ -334,9 +342,10 @@ func (g *replayed) base(file string, at pos, rec *record, body []byte, bad bool)
 		if g.removed != 0 {
 			g.removed, g.damage = 0, nil
 		}
-		g.hs, g.w.hsPos = hs, at
+		g.hs, g.w.hsPos, g.exact = hs, at, true
 		g.reset(cp)
 	case KindInstall:
+		g.exact = true
 		g.reset(cp)
 	case KindCheckpoint:
 		g.hs, g.w.hsPos = hs, at
@@ -347,14 +356,14 @@ func (g *replayed) base(file string, at pos, rec *record, body []byte, bad bool)
 }
 
 func (g *replayed) reset(cp Checkpoint) {
-	g.cp, g.last = cp, cp.Index
+	g.cp, g.last, g.start = cp, cp.Index, run{cp.Index, cp.Term}
 	g.locs, g.locFirst = nil, cp.Index+1
 	g.runs = append(g.runs[:0], run{cp.Index, cp.Term})
 }
 
 func (g *replayed) checkpoint(file string, at pos, cp Checkpoint) {
 	switch {
-	case len(g.locs) == 0 && !g.known:
+	case !g.exact:
 		g.reset(cp)
 		return
 	case g.last < cp.Index:
@@ -375,7 +384,7 @@ func (g *replayed) fullEnd() {
 		return // its begin lay in a hole: the sequence numbers told
 	}
 	g.reset(s.cp)
-	g.removed, g.known, g.damage, g.baseBad = 0, true, s.damage, s.bad
+	g.removed, g.known, g.exact, g.damage, g.baseBad = 0, true, true, s.damage, s.bad
 	g.hs = s.hs
 	g.w = written{cpIndex: s.cp.Index, cpPos: s.at, hsPos: s.at, cpBytes: len(s.cp.State)}
 	for i, t := range s.terms {
@@ -453,11 +462,31 @@ func (g *replayed) settle(first uint32) {
 	for len(g.locs) > 0 && g.locs[0].seq < first && g.locFirst <= g.w.cpIndex {
 		g.locs, g.locFirst = g.locs[1:], g.locFirst+1
 	}
-	g.first = g.locFirst
-	if len(g.runs) == 0 || g.runs[0].from >= g.first {
-		g.first++ // the term before the first entry is not known, so that one serves for it
-	}
+	g.settleTerms()
 	g.hs.Commit = max(min(g.hs.Commit, g.last), g.cp.Index)
 	g.stable, g.applied = g.last, g.cp.Index
 	g.w.pin = g.needs()
+}
+
+// settleTerms keeps the terms of the entries found, and that of the index before them if the checkpoint tells it; otherwise
+// the first entry serves for that. Below, the replay began in the middle and knows nothing.
+func (g *replayed) settleTerms() {
+	g.first = g.locFirst
+	var runs []run
+	if g.cp.Index+1 == g.locFirst {
+		runs = append(runs, run{g.cp.Index, g.cp.Term})
+	} else if g.start.from+1 == g.locFirst && g.start.from > 0 {
+		runs = append(runs, g.start)
+	} else {
+		g.first++
+	}
+	if len(g.locs) > 0 {
+		runs = append(runs, run{g.locFirst, g.runTerm(g.locFirst)})
+	}
+	for _, r := range g.runs {
+		if r.from > g.locFirst {
+			runs = append(runs, r)
+		}
+	}
+	g.runs = runs
 }

@@ -37,13 +37,23 @@ func (g *Group) publish(it *item, locs []loc) {
 
 // putLocs replaces the locations from index on.
 func (g *Group) putLocs(index uint64, locs []loc) {
+	g.cutLocs(index)
+	g.locs = append(g.locs, locs...)
+}
+
+func (g *Group) putLoc(index uint64, c loc) {
+	g.cutLocs(index)
+	g.locs = append(g.locs, c)
+}
+
+// cutLocs makes room for index as the next one.
+func (g *Group) cutLocs(index uint64) {
 	switch {
 	case len(g.locs) == 0 || index < g.locFirst:
 		g.locs, g.locFirst = g.locs[:0], index
 	default:
 		g.locs = g.locs[:min(index-g.locFirst, uint64(len(g.locs)))]
 	}
-	g.locs = append(g.locs, locs...)
 }
 
 // trimLocs forgets locations below index, and with them what readers could find there.
