@@ -30,7 +30,7 @@ func run(dir string) error {
 		return fmt.Errorf("-dir is missing")
 	}
 	fsys := vfs.OS{}
-	cfg := segment.Config{SegmentBytes: 256 << 10}
+	cfg := segment.Config{SegmentBytes: 96 << 10}
 	l, err := segment.Open(segment.NewFiles(fsys, 16), clock.System{}, dir, cfg, 0, slog.Default())
 	if err != nil {
 		return err
@@ -46,8 +46,12 @@ func run(dir string) error {
 			return err
 		}
 		records += n
-		if i%200 == 199 { // indexes are continued after a restart
-			if err := l.Close(); err != nil {
+		if i%100 == 99 { // indexes are continued after a restart, of which every other one is a killed process's
+			if i%200 == 199 {
+				if err := l.Close(); err != nil {
+					return err
+				}
+			} else if _, err := l.Flush(); err != nil {
 				return err
 			}
 			if l, err = segment.Open(segment.NewFiles(fsys, 16), clock.System{}, dir, cfg, 0, slog.Default()); err != nil {
