@@ -66,6 +66,7 @@ func Server(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "chronik-server: %v\n", err)
 		return 2
 	}
+	boundMemory(cfg)
 	log := newLogger(stderr, cfg)
 	for _, w := range warnings {
 		log.Warn(w)

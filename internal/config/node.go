@@ -21,13 +21,13 @@ const (
 	DefaultMaxConnections        = 10000
 	DefaultMaxConnectionsPerAddr = 2000
 	DefaultIdleTimeout           = 10 * time.Minute
-	DefaultRequestMemory         = 128 << 20
+	DefaultRequestMemory         = 48 << 20
 	DefaultWALFileBytes          = 64 << 20
 	DefaultWALMaxBytes           = 512 << 20
-	DefaultWALCacheBytes         = 48 << 20
+	DefaultWALCacheBytes         = 32 << 20
 	DefaultMaxOpenFiles          = 1024
 	DefaultElectionTimeout       = time.Second
-	DefaultHeartbeatInterval     = 100 * time.Millisecond
+	DefaultHeartbeatInterval     = 300 * time.Millisecond
 
 	// MaxPartitionsPerTopic bounds one topic, and so what a single request can make a cluster build.
 	MaxPartitionsPerTopic = 10000
