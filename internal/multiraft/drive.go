@@ -2,6 +2,7 @@ package multiraft
 
 import (
 	"errors"
+	"maps"
 	"slices"
 
 	"go.etcd.io/raft/v3"
@@ -400,8 +401,8 @@ func (r *Replica) tick(stalled bool) {
 		// their leader is gone.
 		r.hup()
 	}
-	for to, deadline := range r.snapSends {
-		if r.tickCount > deadline {
+	for _, to := range slices.Sorted(maps.Keys(r.snapSends)) {
+		if r.tickCount > r.snapSends[to] {
 			delete(r.snapSends, to)
 			r.rn.ReportSnapshot(to, raft.SnapshotFailure)
 		}
@@ -443,7 +444,7 @@ func (r *Replica) peerDown(node int32) {
 		return
 	}
 	v := r.view.Load()
-	for to := range r.snapSends {
+	for _, to := range slices.Sorted(maps.Keys(r.snapSends)) {
 		if n, ok := r.nodeOf(to); ok && n == node {
 			delete(r.snapSends, to)
 			r.rn.ReportSnapshot(to, raft.SnapshotFailure)

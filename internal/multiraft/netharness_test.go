@@ -30,6 +30,7 @@ type netNode struct {
 	id     int32
 	dir    string
 	addr   string
+	fs     vfs.FS
 	cutOff atomic.Bool
 	up     bool
 
@@ -80,16 +81,19 @@ func (n *netNode) HandleForward(_ int32, _ uint16, _ []byte, reply func([]byte, 
 	reply(nil, errors.New("no forwards here"))
 }
 
-func startNet(t *testing.T, count int) *netCluster {
+func startNet(t *testing.T, count int, opts ...func(*netCluster)) *netCluster {
 	c := &netCluster{t: t, nodes: map[int32]*netNode{}}
 	for id := int32(1); id <= int32(count); id++ {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.nodes[id] = &netNode{c: c, id: id, dir: t.TempDir(), addr: l.Addr().String()}
+		c.nodes[id] = &netNode{c: c, id: id, dir: t.TempDir(), addr: l.Addr().String(), fs: vfs.OS{}}
 		l.Close()
 		c.conf.Voters = append(c.conf.Voters, replicaOf(id))
+	}
+	for _, o := range opts {
+		o(c)
 	}
 	for id := range c.nodes {
 		c.start(id)
@@ -113,14 +117,15 @@ func (c *netCluster) start(id int32) {
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	var err error
-	n.log, err = wal.Open(wal.Options{FS: vfs.OS{}, Dir: n.dir, Logger: quiet, FileBytes: 4 << 20, OnFatal: func(err error) { c.t.Error(err) }})
+	n.log, err = wal.Open(wal.Options{FS: n.fs, Dir: n.dir, Logger: quiet, FileBytes: 4 << 20, OnFatal: func(err error) { c.t.Error(err) }})
 	must(err)
 	tc := transport.Config{NodeID: id, ClusterID: func() string { return "test" }, Listen: n.addr, Logger: quiet}
 	n.client = transport.NewClient(tc, n)
 	tc.OnInbound = n.client.Wake
 	n.server, err = transport.NewServer(tc, n)
 	must(err)
-	svc, err := NewService(Config{NodeID: id, Log: n.log, Sender: n, Clock: clock.System{}, Logger: quiet, TickInterval: 20 * time.Millisecond})
+	svc, err := NewService(Config{NodeID: id, Log: n.log, Sender: n, Clock: clock.System{}, Logger: quiet, TickInterval: 20 * time.Millisecond,
+		StallLimit: 200 * time.Millisecond})
 	must(err)
 	var members []Member
 	for other := range c.nodes {

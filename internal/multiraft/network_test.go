@@ -9,6 +9,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/chronik-go/chronik/internal/vfs"
 )
 
 // The tests of this file run three services over the real transport on loopback sockets, with real logs on disk and every
@@ -101,5 +103,56 @@ func TestNetworkPartitionMinorityNeverAcks(t *testing.T) {
 	}
 	if errors.Is(minority, context.DeadlineExceeded) {
 		t.Fatalf("unexpected: %v", minority)
+	}
+}
+
+// Rule 11: a leader whose disk hangs hands its leadership over. The group could commit without that disk, while everybody
+// who waits at the leader would hang.
+func TestStalledDiskHandsLeadershipOver(t *testing.T) {
+	disks := map[int32]*vfs.Mem{}
+	c := startNet(t, 3, func(c *netCluster) {
+		for id, n := range c.nodes {
+			disks[id] = vfs.NewMem(uint64(id))
+			n.fs, n.dir = disks[id], "/log"
+		}
+	})
+	old := c.leader()
+	c.propose(old, "before")
+	release := make(chan struct{})
+	stalled := make(chan struct{})
+	var once sync.Once
+	disks[old].SetHook(func(op vfs.Op, _ string, _ time.Duration) {
+		if op == vfs.OpSync {
+			once.Do(func() { close(stalled) })
+			<-release
+		}
+	})
+	done := make(chan error, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		done <- c.nodes[old].replica().Propose(ctx, []byte("during"))
+	}()
+	<-stalled
+	var next int32
+	eventually(t, "another node leads while the disk hangs", func() bool {
+		for id, n := range c.nodes {
+			if id != old && n.replica().Status().Ready {
+				next = id
+				return true
+			}
+		}
+		return false
+	})
+	c.propose(next, "after")
+	close(release)
+	if err := <-done; err != nil && !errors.Is(err, ErrNotLeader) {
+		t.Fatalf("the proposal that met the stall: %v", err)
+	}
+	for id, n := range c.nodes {
+		eventually(t, fmt.Sprintf("node %d catches up", id), func() bool {
+			l := n.sm.list()
+			return len(l) > 0 && l[len(l)-1] == "after"
+		})
 	}
 }

@@ -295,14 +295,19 @@ func (r *Replica) ReadIndex(done func(error)) {
 }
 
 // Checkpoint tells the log that the state at index is durable outside it, described by state. Older checkpoints than the last
-// are ignored.
-func (r *Replica) Checkpoint(index, term uint64, state []byte) {
-	r.shard.post(event{r: r, kind: evFunc, fn: func() {
+// are ignored. Without done it costs no fsync: it is durable when something later is. done, if set, asks for one and is called
+// once, from a step of the log or of the shard: nil says that a restart begins at this checkpoint or a later one, so that what
+// only older ones need may go. It must not block.
+func (r *Replica) Checkpoint(index, term uint64, state []byte, done func(error)) {
+	r.shard.post(event{r: r, kind: evFunc, refuse: done, fn: func() {
 		cs, ok := r.confs.at(index)
 		if !ok {
+			if done != nil {
+				done(fmt.Errorf("multiraft: group %d: a checkpoint at %d comes after a later one", r.group, index))
+			}
 			return
 		}
-		r.svc.cfg.Log.Checkpoint(r.group, wal.Checkpoint{Index: index, Term: term, ConfState: cs, State: state}, nil)
+		r.svc.cfg.Log.Checkpoint(r.group, wal.Checkpoint{Index: index, Term: term, ConfState: cs, State: state}, done)
 		r.confs.trim(index)
 	}})
 }

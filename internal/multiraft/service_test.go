@@ -342,7 +342,7 @@ func TestRestartFromCheckpoint(t *testing.T) {
 	sm.mu.Lock()
 	index, term, state := sm.index, sm.term, sm.encode()
 	sm.mu.Unlock()
-	c.replica(1).Checkpoint(index, term, state)
+	c.replica(1).Checkpoint(index, term, state, nil)
 	c.mustPropose(1, "b")
 	c.kill(1)
 	c.restart(1)
@@ -514,8 +514,7 @@ func TestStuckTransferDoesNotLoseProposals(t *testing.T) {
 	}
 }
 
-// A node whose log write hangs hands its leaderships over: the group could commit without this disk while everybody who
-// waits here hangs (rule 11). Here: a stalled log is one whose step the test withholds.
+// A process that died is not waited for: its peers see the connection break and elect at once.
 func TestPeerDownElectsAtOnce(t *testing.T) {
 	c := newCluster(t, 3)
 	l := c.leader()
