@@ -295,10 +295,12 @@ func (r *Replica) ReadIndex(done func(error)) {
 }
 
 // Checkpoint tells the log that the state at index is durable outside it, described by state. Older checkpoints than the last
-// are ignored. Without done it costs no fsync: it is durable when something later is. done, if set, asks for one and is called
-// once, from a step of the log or of the shard: nil says that a restart begins at this checkpoint or a later one, so that what
-// only older ones need may go. It must not block.
-func (r *Replica) Checkpoint(index, term uint64, state []byte, done func(error)) {
+// are ignored. It costs no fsync: the checkpoint is durable when something later is.
+func (r *Replica) Checkpoint(index, term uint64, state []byte) { r.CheckpointSynced(index, term, state, nil) }
+
+// CheckpointSynced is Checkpoint with an fsync, if done is set. done is called once, from a step of the log or of the shard, and
+// must not block: nil says that a restart begins at this checkpoint or a later one, so that what only older ones need may go.
+func (r *Replica) CheckpointSynced(index, term uint64, state []byte, done func(error)) {
 	r.shard.post(event{r: r, kind: evFunc, refuse: done, fn: func() {
 		cs, ok := r.confs.at(index)
 		if !ok {

@@ -59,7 +59,7 @@ func (p *Partition) applyEntry(e *raftpb.Entry) (bytes int, err error) {
 			return 0, p.moveLogStart()
 		}
 	default:
-		if bytes, err = p.appendBatches(e.Data); err != nil {
+		if bytes, err = p.appendBatches(e); err != nil {
 			return 0, err
 		}
 		p.commitState(e, p.scratch, nil)
@@ -70,7 +70,11 @@ func (p *Partition) applyEntry(e *raftpb.Entry) (bytes int, err error) {
 // appendBatches puts an entry's batches into the segments, except those that are there already: after a crash the log is
 // replayed from the last checkpoint, and a delta may have been staged ahead. Those are compared. It leaves the batches' headers
 // in scratch.
-func (p *Partition) appendBatches(data []byte) (bytes int, err error) {
+func (p *Partition) appendBatches(e *raftpb.Entry) (bytes int, err error) {
+	data, check := e.Data, wholeBatch
+	if p.prepared(e) {
+		check = checkedBatch
+	}
 	p.scratch = p.scratch[:0]
 	p.genMu.RLock()
 	defer p.genMu.RUnlock()
@@ -82,7 +86,7 @@ func (p *Partition) appendBatches(data []byte) (bytes int, err error) {
 	logEnd, next := p.log.EndOffset(), p.st.end // only the applier changes st
 	skip := 0
 	for rest := data; len(rest) > 0; {
-		h, err := wholeBatch(rest)
+		h, err := check(rest)
 		if err != nil {
 			return 0, &DamagedError{Dir: p.dir, Offset: next, Reason: "a committed entry does not hold sound batches: " + err.Error()}
 		}
@@ -105,6 +109,7 @@ func (p *Partition) appendBatches(data []byte) (bytes int, err error) {
 	if err := p.append(data); err != nil {
 		return 0, p.storageFailed("appending to", err)
 	}
+	p.noteRoll(p.log)
 	return len(data), nil
 }
 
@@ -124,7 +129,12 @@ func (p *Partition) append(data []byte) error {
 
 // wholeBatch checks the first batch of b, CRC included: a buffer that was reused too early, or a follower's memory, must not
 // reach the segments (rule 19).
-func wholeBatch(b []byte) (record.Header, error) {
+func wholeBatch(b []byte) (record.Header, error) { return firstBatch(b, record.Check) }
+
+// checkedBatch is wholeBatch for bytes whose CRC was checked and that nobody else has held since.
+func checkedBatch(b []byte) (record.Header, error) { return firstBatch(b, record.CheckHeader) }
+
+func firstBatch(b []byte, check func([]byte) (record.Header, error)) (record.Header, error) {
 	h, err := record.ParseHeader(b)
 	if err != nil {
 		return h, err
@@ -132,7 +142,7 @@ func wholeBatch(b []byte) (record.Header, error) {
 	if n := h.Size(); h.Length < record.BatchOverhead-record.LogOverhead || n > len(b) {
 		return h, fmt.Errorf("%w: a batch of %d bytes in %d", record.ErrTruncated, n, len(b))
 	}
-	return record.Check(b[:h.Size()])
+	return check(b[:h.Size()])
 }
 
 // compare checks that a committed batch is the one the segments hold at its offset.

@@ -44,6 +44,7 @@ func (nd *node) install(snap raftpb.Snapshot) error {
 }
 
 func (nd *node) mark(snap raftpb.Snapshot) {
+	nd.syncCP(len(nd.cps)) // the mark's fsync covers what was written before it
 	nd.cp = wal.Checkpoint{Index: snap.Metadata.Index, Term: snap.Metadata.Term, State: snap.Data}
 }
 
@@ -405,10 +406,17 @@ func TestPowerCutDuringCatchUpGivesOldStateOrNew(t *testing.T) {
 				check(f.cp, 192)
 				f.m.Step()
 			}
-			if f.cp.Index != snap.Metadata.Index || string(f.cp.State) == string(snap.Data) {
-				t.Fatal("no checkpoint of its own after Install")
+			if f.cp.Index != snap.Metadata.Index || string(f.cp.State) != string(snap.Data) {
+				t.Fatal("the log takes no second checkpoint at the mark's index")
 			}
-			check(f.cp, 192)
+			c.fill(1)
+			f.apply()
+			f.m.Pinned(testGroup, 0)
+			c.settle()
+			if f.cp.Index != c.lastIndex() || string(f.cp.State) == string(snap.Data) {
+				t.Fatal("no checkpoint of its own after the next entry")
+			}
+			check(f.cp, 195)
 		})
 	}
 }

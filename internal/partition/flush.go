@@ -44,8 +44,26 @@ func (p *Partition) flush() {
 			return
 		}
 	}
-	r.Checkpoint(index, term, data)
-	p.covered = start
+	// Files below the log start may go only once no restart can begin at an older one: then the checkpoint is worth an fsync.
+	var durable func(error)
+	if start > p.covered.Load() {
+		durable = func(err error) {
+			if err == nil {
+				p.cover(start)
+			}
+		}
+	}
+	r.CheckpointSynced(index, term, data, durable)
+}
+
+// cover notes that a durable checkpoint has this log start.
+func (p *Partition) cover(start int64) {
+	for {
+		old := p.covered.Load()
+		if start <= old || p.covered.CompareAndSwap(old, start) {
+			return
+		}
+	}
 }
 
 // diskFull says whether a flush failed for lack of room before anything was synced. A sync that fails is final whatever it says:
@@ -125,17 +143,22 @@ func (p *Partition) retention(now time.Time, cfg *TopicConfig) (start int64) {
 	return start
 }
 
-// tidy removes files below the log start, once a checkpoint holds that log start.
+// tidy removes files below the log start, once a durable checkpoint holds that log start: a restart from an older one would
+// find fewer records than it says.
 func (p *Partition) tidy() {
 	_ = p.withLog(func(l *segment.Log) error {
 		start := p.logStart.Load()
-		if start == p.tidied || p.covered < start {
+		if start == p.tidied || p.covered.Load() < start {
 			return nil
 		}
-		if err := l.Tidy(); err != nil {
+		p.tidies.Add(1)
+		err := l.Tidy()
+		p.tidies.Add(1)
+		if err != nil {
 			p.logger.Error("removing old segments", "error", err)
 			return nil
 		}
+		p.tidySnapshots(l)
 		p.tidied = start
 		return nil
 	})

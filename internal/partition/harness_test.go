@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -70,6 +71,13 @@ type node struct {
 	fatal   error
 	full    error
 	lastCP  int
+	holdCP  bool              // checkpoints wait in cps, until syncCP or a crash that happens to keep some
+	cps     []checkpointWrite // in the order handed over
+}
+
+type checkpointWrite struct {
+	cp   wal.Checkpoint
+	done func(error)
 }
 
 func newCluster(t *testing.T, n int, change func(c *cluster)) *cluster {
@@ -162,6 +170,12 @@ func (nd *node) down(seed uint64, kill bool) {
 	nd.p.closed.Store(true)
 	nd.m, nd.p = nil, nil
 	nd.fatal = nil
+	for _, w := range nd.cps[:int(seed%uint64(len(nd.cps)+1))] { // written, as the kernel happened to, and nobody was told
+		if w.cp.Index > nd.cp.Index {
+			nd.cp = w.cp
+		}
+	}
+	nd.cps = nil
 }
 
 func (nd *node) failAll(err error) {
@@ -207,6 +221,8 @@ func (nd *node) Checkpoint(group uint64) (wal.Checkpoint, bool, error) {
 	return nd.cp, nd.known, nil
 }
 
+type raftEntry = raftpb.Entry
+
 type replicaOf struct{ nd *node }
 
 func (r replicaOf) Enqueue(p multiraft.Proposal) {
@@ -236,10 +252,26 @@ func (r replicaOf) Status() multiraft.Status {
 	return st
 }
 
-func (r replicaOf) Checkpoint(index, term uint64, state []byte) {
-	if index >= r.nd.cp.Index {
-		r.nd.cp = wal.Checkpoint{Index: index, Term: term, State: state}
-		r.nd.lastCP++
+func (r replicaOf) CheckpointSynced(index, term uint64, state []byte, done func(error)) {
+	nd := r.nd
+	nd.cps = append(nd.cps, checkpointWrite{wal.Checkpoint{Index: index, Term: term, State: state}, done})
+	nd.lastCP++
+	if !nd.holdCP {
+		nd.syncCP(len(nd.cps))
+	}
+}
+
+// syncCP makes the first n checkpoints handed over durable. Like the log it ignores what is not above the latest.
+func (nd *node) syncCP(n int) {
+	cps := nd.cps[:n]
+	nd.cps = nd.cps[n:]
+	for _, w := range cps {
+		if w.cp.Index > nd.cp.Index {
+			nd.cp = w.cp
+		}
+		if w.done != nil {
+			w.done(nil)
+		}
 	}
 }
 
@@ -309,14 +341,16 @@ func (c *cluster) propose(abort bool) {
 }
 
 // commit puts what is under way into the log. Nothing is applied yet.
-func (c *cluster) commit() {
-	for _, f := range c.pending {
+func (c *cluster) commit() { c.commitN(len(c.pending)) }
+
+func (c *cluster) commitN(n int) {
+	for _, f := range c.pending[:n] {
 		// Followers get copies: nobody shares a buffer across nodes.
 		f.entry.Data = append([]byte(nil), f.entry.Data...)
 		c.log = append(c.log, f.entry)
 		f.by.waiting = append(f.by.waiting, f)
 	}
-	c.pending = nil
+	c.pending = c.pending[n:]
 }
 
 func (nd *node) tryApply(upTo uint64) error {
@@ -531,3 +565,13 @@ func (c *cluster) agree() {
 }
 
 func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 1)) }
+
+// snapshot reads the producer snapshot at a base offset.
+func (nd *node) snapshot(base int64) []segment.ProducerEntry {
+	nd.c.t.Helper()
+	out, err := segment.ReadProducerSnapshot(nd.fs, filepath.Join(nd.p.log.Dir(), segment.ProducerSnapshotName(base)))
+	if err != nil {
+		nd.c.t.Fatal(err)
+	}
+	return out
+}

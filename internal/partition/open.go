@@ -51,8 +51,10 @@ func (p *Partition) open(cp wal.Checkpoint, known bool) error {
 	st.replica, st.generation = p.self, gen
 	p.log, p.generation, p.st = l, gen, st
 	l.SetStartOffset(st.start)
+	p.segments = l.Segments()
 	p.hw.Store(st.end)
 	p.logStart.Store(max(st.start, l.StartOffset()))
+	p.cover(st.start)
 	return nil
 }
 
@@ -76,7 +78,8 @@ func checkOpened(l *segment.Log, st *state, known bool, dir string) error {
 // chooseGeneration tells which directory a checkpoint's state is in.
 //
 // A state written by this replica names it. A foreign one is a snapshot that was installed just before a crash: whole, if a
-// directory was staged for its index, else by delta, into the directory that was in use. Staging leaves no third one.
+// directory was staged for its index, else by delta, into the directory that was in use. Staging leaves no third one, but the
+// next staging may have begun since; its directory is above the snapshot's index, where the one that was in use is below.
 func chooseGeneration(st *state, fresh bool, self uint64, gens []uint64) (uint64, error) {
 	switch {
 	case fresh && (len(gens) == 0 || slices.Contains(gens, 0)):
@@ -90,9 +93,12 @@ func chooseGeneration(st *state, fresh bool, self uint64, gens []uint64) (uint64
 		return 0, fmt.Errorf("generation %d is missing", st.generation)
 	case slices.Contains(gens, st.index):
 		return st.index, nil
-	case len(gens) == 1:
-		return gens[0], nil
-	case len(gens) == 0 && st.end == 0:
+	}
+	older := slices.DeleteFunc(slices.Clone(gens), func(g uint64) bool { return g > st.index })
+	switch {
+	case len(older) == 1:
+		return older[0], nil
+	case len(older) == 0 && st.end == 0:
 		return 0, nil
 	}
 	return 0, fmt.Errorf("none of %d generations is the one of the snapshot at index %d", len(gens), st.index)
@@ -183,7 +189,7 @@ func (p *Partition) Install(snap raftpb.Snapshot) error {
 	p.stageMu.Lock()
 	if g := p.staged; g != nil && g.index == st.index {
 		p.retired = append(p.retired, retired{p.log, p.genDir(p.generation)})
-		p.log, p.generation = g.log, g.index
+		p.log, p.generation, p.segments = g.log, g.index, g.log.Segments()
 		p.staged = nil
 	}
 	p.stageMu.Unlock()
@@ -199,8 +205,10 @@ func (p *Partition) Install(snap raftpb.Snapshot) error {
 	p.mu.Lock()
 	p.st = st
 	p.ov.reset(0, 0)
+	p.rolled = nil
 	p.hw.Store(st.end)
 	p.mu.Unlock()
+	p.cover(st.start)
 	p.logStart.Store(max(p.logStart.Load(), st.start, l.StartOffset()))
 	p.logger.Info("snapshot installed", "index", st.index, "end", st.end)
 	p.m.markDirty(p, 0)

@@ -20,8 +20,8 @@ type Replica interface {
 	ReadIndex(done func(error))
 	// Status returns the replica's published state.
 	Status() multiraft.Status
-	// Checkpoint hands a durable state over.
-	Checkpoint(index, term uint64, state []byte)
+	// CheckpointSynced hands a durable state over; done, if set, is told once that the checkpoint itself is durable.
+	CheckpointSynced(index, term uint64, state []byte, done func(error))
 }
 
 // Partition is this node's replica of a topic partition: a multiraft.StateMachine on one side, what the broker serves from on
@@ -66,7 +66,13 @@ type Partition struct {
 	retired []retired // replaced or abandoned generations to close and remove
 
 	// Apply's own.
-	scratch []applied
+	scratch  []applied
+	segments int    // segment files of the log, when last looked at
+	tidySeen uint64 // tidies, when last looked at
+
+	tidies  atomic.Uint64 // odd while files are removed
+	covered atomic.Int64  // log start in the last checkpoint known to be durable
+	rolled  []roll        // under mu: producer snapshots to be written
 
 	// The manager's schedule, under Manager.mu.
 	tasks      task
@@ -82,7 +88,6 @@ type Partition struct {
 	// The manager's steps' own.
 	dirsSynced bool // the names above the generations are durable
 	samples    []ageSample
-	covered    int64 // log start in the last checkpoint
 	tidied     int64 // log start up to which files have been removed
 }
 

@@ -3,6 +3,8 @@ package partition
 import (
 	"fmt"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/record"
 )
@@ -26,6 +28,8 @@ type pendingProducer struct {
 
 // flight is one prepared entry of batches.
 type flight struct {
+	data      *byte   // where its bytes begin, which keeps them from being anything else's
+	size      int     // and how many there are
 	end       int64   // offset after its last record
 	producers []int64 // one for each idempotent batch
 	bases     []int64 // and its base offset
@@ -147,17 +151,28 @@ func (p *Partition) seal(f *flight, batches [][]byte, size int) []byte {
 	case 0:
 		return nil
 	case 1:
-		f.end = p.ov.end
-		p.ov.flights = append(p.ov.flights, *f)
-		return batches[0]
+		return p.takeOff(f, batches[0])
 	}
-	f.end = p.ov.end
-	p.ov.flights = append(p.ov.flights, *f)
 	data := make([]byte, 0, size)
 	for _, b := range batches {
 		data = append(data, b...)
 	}
+	return p.takeOff(f, data)
+}
+
+func (p *Partition) takeOff(f *flight, data []byte) []byte {
+	f.end, f.data, f.size = p.ov.end, &data[0], len(data)
+	p.ov.flights = append(p.ov.flights, *f)
 	return data
+}
+
+// prepared says whether an entry's bytes are the very ones that this replica checked and prepared in the entry's term, in
+// memory all the time since: one CRC pass is enough for those. Nothing else can be at that address while the flight is known.
+func (p *Partition) prepared(e *raftpb.Entry) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	o := &p.ov
+	return o.term == e.Term && len(o.flights) > 0 && o.flights[0].data == &e.Data[0] && o.flights[0].size == len(e.Data)
 }
 
 // place decides on one batch: accepted and stamped (ok), attached to the same batch under way (join), or settled with err (nil

@@ -16,6 +16,7 @@ const (
 	taskStage
 	taskRetire
 	taskMaintain
+	taskSnapshots
 )
 
 // Start runs the steps on a few goroutines of the manager's own. Close ends them.
@@ -99,6 +100,9 @@ func (p *Partition) run(t task) (again task) {
 	}
 	if t&taskFlush != 0 {
 		p.flush()
+	}
+	if t&taskSnapshots != 0 {
+		p.stepSnapshots()
 	}
 	if t&taskMaintain != 0 {
 		p.maintain()

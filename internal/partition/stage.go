@@ -258,6 +258,10 @@ func (p *Partition) openStaged(s *staging) error {
 	if err := p.retire(); err != nil {
 		return err
 	}
+	// The directory in use first: a restart that finds only the new one can't tell what became of the old.
+	if err := p.syncDirs(); err != nil {
+		return p.storageFailed("syncing the directories of", err)
+	}
 	fs := p.m.cfg.FS
 	if err := fs.RemoveAll(dir); err != nil {
 		return p.stageError("clearing", err)
