@@ -147,7 +147,8 @@ func (c *child) keep(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > 10*time.Second {
+		// A server that can't start ends well within this; one that was killed is started again at once.
+		if time.Since(began) > 2*time.Second {
 			pause = 200 * time.Millisecond
 		}
 		fmt.Fprintf(c.out, "node %d ended (%v); starting it again in %v (see %s)\n", c.id, err, pause, c.log)
