@@ -3,6 +3,9 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"syscall"
+
+	"github.com/chronik-go/chronik/internal/vfs"
 )
 
 // ErrClosed is returned by every call on a log after Close or Remove.
@@ -62,4 +65,20 @@ func ioErr(op, file string, err error) error {
 		return err
 	}
 	return &IOError{Op: op, File: file, Err: err}
+}
+
+// syncErr is the error of a failed sync, which matches syscall.EIO whatever its number was: a write that a full disk refused
+// may be tried again, but after a sync that did (delayed allocation, a quota) what was written before it may be gone.
+func syncErr(file string, err error) error {
+	if !errors.Is(err, syscall.EIO) {
+		err = fmt.Errorf("%w (%v)", syscall.EIO, err)
+	}
+	return &IOError{Op: "sync", File: file, Err: err}
+}
+
+func syncDir(fsys vfs.FS, dir string) error {
+	if err := fsys.SyncDir(dir); err != nil {
+		return syncErr(dir, err)
+	}
+	return nil
 }

@@ -37,57 +37,79 @@ func (l *Log) Flush() (end int64, err error) {
 	return l.FlushedOffset(), nil
 }
 
+// flushWork is what one flush has to make durable.
+type flushWork struct {
+	end         int64
+	point       recoveryPoint
+	items       []flushItem
+	epochs      []byte // to be written, or nil
+	newNames    bool
+	newPoint    bool
+	parentUnset bool
+}
+
 // flush does it; with all, the active segment's index as well. The caller holds flushMu, and appendMu if all is set.
 func (l *Log) flush(all bool) error {
 	l.mu.Lock()
-	end := l.end
-	point, items := l.beginFlushLocked(all)
-	newNames, epochsDirty, parentDone := l.newNames, l.epochsDirty, l.parentDone
-	nothing := len(items) == 0 && !newNames && !epochsDirty && l.flushed == end && l.pointOn
-	epochs := l.epochs.encode()
+	w := flushWork{end: l.end, newNames: l.newNames, newPoint: !l.pointOn, parentUnset: !l.parentDone}
+	w.point, w.items = l.beginFlushLocked(all)
+	if l.epochsDirty {
+		w.epochs = l.epochs.encode()
+	}
+	nothing := len(w.items) == 0 && !l.newNames && !l.epochsDirty && l.flushed == w.end && l.pointOn
 	l.newNames, l.epochsDirty = false, false
 	l.mu.Unlock()
 	if nothing && !all {
 		return nil
 	}
-	for _, it := range items {
-		if err := l.syncItem(it, &point); err != nil {
+	err := l.doFlush(&w)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		// If this was a full disk, the next flush has the same to do.
+		for _, it := range w.items {
+			it.s.dirty = it.s.dirty || it.log
+		}
+		l.newNames = l.newNames || w.newNames
+		l.epochsDirty = l.epochsDirty || w.epochs != nil
+		return err
+	}
+	l.flushed, l.pointOn, l.parentDone = w.end, true, true
+	l.clean = all
+	return nil
+}
+
+func (l *Log) doFlush(w *flushWork) error {
+	for _, it := range w.items {
+		if err := l.syncItem(it, &w.point); err != nil {
 			return err
 		}
 	}
-	if epochsDirty {
-		if err := replaceFile(l.files.fs, l.file(epochFile), epochs); err != nil {
+	fsys := l.files.fs
+	if w.epochs != nil {
+		w.newNames = true
+		if err := replaceFile(fsys, l.file(epochFile), w.epochs); err != nil {
 			return err
 		}
-		newNames = true
 	}
-	if !l.pointOn {
+	if w.newPoint {
+		w.newNames = true
 		if _, err := l.point.acquire(true); err != nil {
 			return err
 		}
 		l.point.release()
-		newNames = true
 	}
-	if newNames {
-		if err := l.files.fs.SyncDir(l.dir); err != nil {
-			return ioErr("sync", l.dir, err)
+	if w.newNames {
+		if err := syncDir(fsys, l.dir); err != nil {
+			return err
 		}
 	}
-	if !parentDone {
-		parent := filepath.Dir(l.dir)
-		if err := l.files.fs.SyncDir(parent); err != nil {
-			return ioErr("sync", parent, err)
+	if w.parentUnset {
+		if err := syncDir(fsys, filepath.Dir(l.dir)); err != nil {
+			return err
 		}
 	}
-	if err := writeSlot(&l.point, false, point.encode(), 0); err != nil {
-		return err
-	}
-	l.point.dirty.Store(false) // an old recovery point is as good after a power cut, only slower
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.flushed, l.pointOn, l.parentDone = end, true, true
-	l.clean = all
-	return nil
+	return writeSlot(&l.point, false, w.point.encode(), 0)
 }
 
 // beginFlushLocked takes what is dirty, and describes the state that holds once it is synced.

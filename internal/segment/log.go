@@ -264,8 +264,8 @@ func (l *Log) Reset(start int64) error {
 			return l.fail(err)
 		}
 		l.point = l.files.slot(&l.dir, -1, pointFile)
-		if err := l.files.fs.SyncDir(l.dir); err != nil {
-			return l.fail(ioErr("sync", l.dir, err))
+		if err := syncDir(l.files.fs, l.dir); err != nil {
+			return l.fail(err)
 		}
 	}
 	for i := len(segs) - 1; i >= 0; i-- {
@@ -324,8 +324,7 @@ func (l *Log) Remove() error {
 	if err := l.files.fs.RemoveAll(l.dir); err != nil {
 		return ioErr("remove", l.dir, err)
 	}
-	parent := filepath.Dir(l.dir)
-	return ioErr("sync", parent, l.files.fs.SyncDir(parent))
+	return syncDir(l.files.fs, filepath.Dir(l.dir))
 }
 
 func (l *Log) shut(each func(*segment)) {

@@ -62,7 +62,7 @@ func (c *cursors) clear() {
 type place struct {
 	s         *segment
 	pos       int64
-	size      int64 // of the segment
+	size, end int64 // of the segment: bytes, and the offset after its last batch
 	next      int64 // offset that the batch at pos must have, -1: unknown
 	compacted bool
 }
@@ -164,8 +164,12 @@ func whole(at place, b []byte, limit int64) (n int, next int64, first int, err e
 		if err := checkPlace(&at.s.log, h, pos, at.size, next, at.compacted); err != nil {
 			return 0, 0, 0, err
 		}
+		if h.LastOffset() >= at.end {
+			return 0, 0, 0, &DamageError{File: at.s.log.path(), Offset: pos,
+				Reason: fmt.Sprintf("batch ends at offset %d, the segment at %d", h.LastOffset(), at.end-1)}
+		}
 		if h.LastOffset() >= limit {
-			break
+			return n, next, first, nil
 		}
 		if n == 0 {
 			first = h.Size()
@@ -175,6 +179,9 @@ func whole(at place, b []byte, limit int64) (n int, next int64, first int, err e
 		}
 		n += h.Size()
 		next = h.LastOffset() + 1
+	}
+	if n == 0 && first == 0 { // there should be a batch: nothing at all would look like the log's end
+		return 0, 0, 0, &DamageError{File: at.s.log.path(), Offset: at.pos, Reason: fmt.Sprintf("segment ends in a batch header, after %d bytes", len(b))}
 	}
 	return n, next, first, nil
 }
@@ -197,11 +204,11 @@ func (l *Log) find(offset, limit int64) (at place, ok bool, err error) {
 		return place{}, false, nil
 	}
 	i := segmentAt(segs, offset)
-	s, size, last := segs[i], segs[i].size, i == len(segs)-1
+	s, last := segs[i], i == len(segs)-1
+	at = place{s: s, size: s.size, end: s.end, next: -1, compacted: compacted}
 	l.mu.RUnlock()
 
-	at = place{s: s, size: size, next: -1, compacted: compacted}
-	if pos, hit := l.cursors.take(offset, s); hit && pos < size {
+	if pos, hit := l.cursors.take(offset, s); hit && pos < at.size {
 		at.pos = pos
 		if !compacted {
 			at.next = offset
@@ -213,7 +220,7 @@ func (l *Log) find(offset, limit int64) (at place, ok bool, err error) {
 		return at, found, err
 	}
 	if last || !compacted {
-		return at, false, &DamageError{File: s.log.path(), Offset: size, Reason: fmt.Sprintf("offset %d is missing at the segment's end", offset)}
+		return at, false, &DamageError{File: s.log.path(), Offset: at.size, Reason: fmt.Sprintf("offset %d is missing at the segment's end", offset)}
 	}
 	// Compaction removed what was between here and the next segment.
 	return l.find(segs[i+1].base, limit)

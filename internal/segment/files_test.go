@@ -1,0 +1,159 @@
+package segment
+
+import (
+	"bytes"
+	"errors"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/record"
+	"github.com/chronik-go/chronik/internal/vfs"
+)
+
+// shared opens n logs over one cache of files and appends to each a few batches, which leaves its .log dirty.
+func shared(t *testing.T, files *Files, n int) (logs []*Log, want [][]byte) {
+	t.Helper()
+	for i := range n {
+		l, err := Open(files, clock.System{}, filepath.Join("/data", itoa(int64(i))), small, -1, quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		logs = append(logs, l)
+		want = append(want, fill(t, l, 5, 1))
+	}
+	return logs, want
+}
+
+func TestOpenFilesAreBounded(t *testing.T) {
+	files := NewFiles(vfs.NewMem(1), 20)
+	logs, want := shared(t, files, 60)
+	for i, l := range logs {
+		want[i] = append(want[i], fill(t, l, 45, 1)...) // rolls, so that there are indexes as well
+		if n := files.Open(); n > files.hardMax {
+			t.Fatalf("%d files open", n)
+		}
+	}
+	for _, l := range logs {
+		flush(t, l)
+	}
+	for i, l := range logs {
+		if got := readAll(t, l, 0, l.EndOffset(), 1<<20); !bytes.Equal(got, want[i]) {
+			t.Fatal("other bytes")
+		}
+		if n := files.Open(); n > files.maxOpen {
+			t.Fatalf("%d files open, all clean", n)
+		}
+	}
+	for _, l := range logs {
+		closeLog(t, l)
+	}
+	if n := files.Open(); n != 0 {
+		t.Fatalf("%d files open after Close", n)
+	}
+}
+
+// TestOpeningAFileWaitsForNoSyncWhileTheFlusherKeepsUp: dirty files may exceed the bound by a quarter, clean ones go first,
+// and only past that does an opener sync, one file for each that it opens.
+func TestOpeningAFileWaitsForNoSyncWhileTheFlusherKeepsUp(t *testing.T) {
+	disk := &faulty{FS: vfs.NewMem(1)}
+	files := NewFiles(disk, 16)
+	logs, _ := shared(t, files, 20) // a quarter more than 16
+	if n := disk.syncs.Load(); n != 0 || files.Open() != 20 {
+		t.Fatalf("%d syncs in the openers' path, %d files open", n, files.Open())
+	}
+	flush(t, logs[19]) // not the least recently used, and it opens a file of its own
+	before := disk.syncs.Load()
+	if files.Open() > 20 {
+		t.Fatalf("%d files open", files.Open())
+	}
+	more, err := Open(files, clock.System{}, "/data/more", small, -1, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fill(t, more, 1, 1)
+	if n := disk.syncs.Load() - before; n != 0 {
+		t.Fatalf("%d syncs although a clean file could go", n)
+	}
+	for i := range 3 { // nothing clean is left: one sync for each
+		l, err := Open(files, clock.System{}, filepath.Join("/data/past", itoa(int64(i))), small, -1, quiet)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fill(t, l, 1, 1)
+		logs = append(logs, l)
+		if n := disk.syncs.Load() - before; n != int64(i)+1 || files.Open() != 20 {
+			t.Fatalf("%d syncs after %d files too many, %d open", n, i+1, files.Open())
+		}
+	}
+	for _, l := range append(logs, more) {
+		closeLog(t, l)
+	}
+}
+
+// TestFlushWaitsForTheSyncOfAnEvictedFile: what was written through the old descriptor is durable, or known not to be, before
+// Flush says anything.
+func TestFlushWaitsForTheSyncOfAnEvictedFile(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		disk := &faulty{FS: vfs.NewMem(1), syncing: make(chan string, 100)}
+		files := NewFiles(disk, 16)
+		logs, _ := shared(t, files, 20)
+		gate := make(chan struct{})
+		disk.gate.Store(&gate)
+		opened := make(chan error, 1)
+		go func() { // log 0 is evicted here
+			l, err := Open(files, clock.System{}, "/data/more", small, -1, quiet)
+			if err == nil {
+				err = l.Append(batchAt(t, 0, 1, 1, 100, record.None))
+			}
+			opened <- err
+		}()
+		if name := within(t, disk.syncing); name != logs[0].segs[0].log.path() {
+			t.Fatalf("%s is evicted first", name)
+		}
+		if fails {
+			disk.sync = syscall.EIO
+		}
+		disk.gate.Store(nil)
+		flushed := make(chan error, 1)
+		go func() {
+			_, err := logs[0].Flush()
+			flushed <- err
+		}()
+		select {
+		case err := <-flushed:
+			t.Fatalf("flushed while a sync of the file was under way: %v", err)
+		case <-time.After(20 * time.Millisecond): // it may pass by being slow, never fail by it
+		}
+		close(gate)
+		if err := within(t, opened); err != nil {
+			t.Fatal(err)
+		}
+		if err := within(t, flushed); fails != errors.Is(err, syscall.EIO) {
+			t.Fatalf("flush: %v, the sync fails: %v", err, fails)
+		}
+		if fails { // no log of the node may believe anything from now on
+			disk.sync = nil
+			for _, l := range logs {
+				if _, err := l.Flush(); !errors.Is(err, syscall.EIO) {
+					t.Fatal(err)
+				}
+			}
+		}
+		for _, l := range logs {
+			_ = l.Close()
+		}
+	}
+}
+
+func within[T any](t *testing.T, c <-chan T) (v T) {
+	t.Helper()
+	select {
+	case v = <-c:
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing came for ten seconds")
+	}
+	return v
+}
