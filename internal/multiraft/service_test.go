@@ -342,7 +342,7 @@ func TestRestartFromCheckpoint(t *testing.T) {
 	sm.mu.Lock()
 	index, term, state := sm.index, sm.term, sm.encode()
 	sm.mu.Unlock()
-	c.replica(1).Checkpoint(index, term, state, nil)
+	c.replica(1).Checkpoint(index, term, state)
 	c.mustPropose(1, "b")
 	c.kill(1)
 	c.restart(1)

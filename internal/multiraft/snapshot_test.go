@@ -27,7 +27,7 @@ func (c *cluster) checkpoint() {
 		sm.mu.Lock()
 		index, term, state := sm.index, sm.term, sm.encode()
 		sm.mu.Unlock()
-		c.replica(id).Checkpoint(index, term, state, nil)
+		c.replica(id).Checkpoint(index, term, state)
 	}
 	c.settle()
 }
@@ -52,7 +52,7 @@ func (c *cluster) outgrow(l int32, want []string) []string {
 					sm.mu.Lock()
 					index, term := sm.index, sm.term
 					sm.mu.Unlock()
-					c.replica(id).Checkpoint(index, term, (&listSM{index: index, term: term}).encode(), nil)
+					c.replica(id).Checkpoint(index, term, (&listSM{index: index, term: term}).encode())
 				}
 			}
 			c.settle()
