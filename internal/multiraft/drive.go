@@ -401,10 +401,12 @@ func (r *Replica) tick(stalled bool) {
 		// their leader is gone.
 		r.hup()
 	}
-	for _, to := range slices.Sorted(maps.Keys(r.snapSends)) {
-		if r.tickCount > r.snapSends[to] {
-			delete(r.snapSends, to)
-			r.rn.ReportSnapshot(to, raft.SnapshotFailure)
+	if len(r.snapSends) > 0 {
+		for _, to := range slices.Sorted(maps.Keys(r.snapSends)) {
+			if r.tickCount > r.snapSends[to] {
+				delete(r.snapSends, to)
+				r.rn.ReportSnapshot(to, raft.SnapshotFailure)
+			}
 		}
 	}
 	r.stagingTick()
