@@ -47,6 +47,7 @@ type produceCall struct {
 type produceSlot struct {
 	group       uint64 // 0: it never got to a partition
 	incarnation uint32
+	sequence    sequence
 	finished    bool
 	outcome     outcome
 }
@@ -105,8 +106,12 @@ func (c *produceCall) enqueue(i int, rt *kmsg.ProduceRequestTopic, rp *kmsg.Prod
 	self := c.b.cfg.Cluster.NodeID()
 	node, epoch := c.b.cfg.Cluster.Leader(p.Group)
 	incarnation, ok := c.rc.conn.enter(p.Group, node, epoch)
-	c.slots[i].group, c.slots[i].incarnation = p.Group, incarnation
+	s := &c.slots[i]
+	s.group, s.incarnation, s.sequence = p.Group, incarnation, sequenceOf(records)
+	torn := c.rc.conn.passes(p.Group, s.sequence)
 	switch {
+	case torn != "":
+		c.complete(i, c.notLeader(p, torn))
 	case !ok:
 		c.complete(i, c.notLeader(p, "a batch before it on this connection failed or went to another leader"))
 	case node == self:
@@ -176,8 +181,8 @@ func (b *Broker) outcomeOf(r ProduceResult, img *metadata.Image, mode ListenerCo
 // complete takes a batch's outcome, from whatever goroutine.
 func (c *produceCall) complete(i int, o outcome) {
 	s := &c.slots[i]
-	if o.broke && s.group != 0 {
-		c.rc.conn.broken(s.group, s.incarnation)
+	if o.broke {
+		c.broke(s)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -187,6 +192,14 @@ func (c *produceCall) complete(i int, o outcome) {
 	s.finished, s.outcome = true, o
 	if c.left--; c.left == 0 {
 		close(c.done)
+	}
+}
+
+// broke fails what follows a batch that failed: on its route, and what comes later of its producer.
+func (c *produceCall) broke(s *produceSlot) {
+	if s.group != 0 {
+		c.rc.conn.tear(s.group, s.sequence)
+		c.rc.conn.broken(s.group, s.incarnation)
 	}
 }
 
@@ -205,7 +218,7 @@ func (c *produceCall) finish(ctx context.Context) (kmsg.Response, error) {
 	for i := range c.slots {
 		if s := &c.slots[i]; s.group != 0 {
 			if s.outcome.broke {
-				c.rc.conn.broken(s.group, s.incarnation)
+				c.broke(s)
 			}
 			c.rc.conn.leave(s.group)
 		}

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -36,6 +35,7 @@ type fetchRead struct {
 	hint  hint
 	res   FetchResult
 	buf   *[]byte // pooled, under res.Records
+	held  int     // memory under res.Records, counted in fetchHeld
 }
 
 // fetchOp is one fetch under way.
@@ -53,6 +53,9 @@ type fetchOp struct {
 	diverged bool
 }
 
+// minFetchBytes is what a fetch may hold when others hold all there is.
+const minFetchBytes = 1 << 20
+
 func handleFetch(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.FetchRequest)
 	resp := &fetchResponse{FetchResponse: kmsg.NewPtrFetchResponse()}
@@ -63,7 +66,7 @@ func handleFetch(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Requ
 		return resp, nil
 	}
 	op := &fetchOp{b: b, rc: rc, req: req, plan: p}
-	op.maxBytes = min(max(int(req.MaxBytes), 0), b.cfg.MaxFetchBytes)
+	op.maxBytes = min(max(int(req.MaxBytes), 0), b.cfg.MaxFetchBytes, max(b.cfg.FetchHeldBytes-int(b.fetchHeld.Load()), minFetchBytes))
 	op.minBytes = min(int(req.MinBytes), op.maxBytes)
 	op.run(ctx)
 	op.respond(resp)
@@ -162,7 +165,7 @@ func (op *fetchOp) resolve() {
 
 // read reads every local partition anew within the limits, and takes what is there of the remote ones.
 func (op *fetchOp) read() {
-	op.free()
+	op.free(false)
 	op.bytes, op.failed, op.diverged = 0, false, false
 	for i := range op.reads {
 		r := &op.reads[i]
@@ -196,10 +199,11 @@ func (op *fetchOp) readLocal(r *fetchRead) {
 		req.Buf = (*r.buf)[:0]
 	}
 	res, err := r.local.Fetch(req)
+	op.hold(r, res.Records)
 	if err != nil {
 		r.err = fetchError(err)
 		if r.err == kerr.NotLeaderForPartition || r.err == kerr.FencedLeaderEpoch {
-			r.hint = op.b.hintFor(op.b.cfg.Cluster.Image(), op.rc.Mode, r.group)
+			r.hint = op.b.fetchHint(op.rc.Mode, r.group)
 		}
 		r.res = FetchResult{HighWatermark: -1, LastStable: -1, LogStart: -1}
 		return
@@ -231,40 +235,13 @@ func fetchError(err error) *kerr.Error {
 	return kerr.NotLeaderForPartition
 }
 
-// fetchBuffers holds what records are read into before they are encoded.
-var fetchBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<20+64<<10); return &b }}
-
-// free gives the buffers of the last read back.
-func (op *fetchOp) free() {
-	for i := range op.reads {
-		r := &op.reads[i]
-		if r.buf != nil {
-			fetchBuffers.Put(r.buf)
-			r.buf = nil
-		}
-		if r.local != nil {
-			r.res.Records = nil
-		}
+// fetchHint names who leads now, this node too: a client that FENCED_LEADER_EPOCH sends away need not ask for metadata.
+func (b *Broker) fetchHint(mode ListenerConfig, group uint64) hint {
+	img := b.cfg.Cluster.Image()
+	if node, epoch := b.leaderNamed(img, group); !mode.OneAddress && node == b.cfg.Cluster.NodeID() && epoch >= 0 {
+		return hint{node, epoch}
 	}
-}
-
-// fetchResponse is a response whose records lie in pooled buffers until it is encoded.
-type fetchResponse struct {
-	*kmsg.FetchResponse
-	op    *fetchOp
-	bytes int
-	parts int
-}
-
-func (f *fetchResponse) free() {
-	if f.op != nil {
-		f.op.free()
-	}
-}
-
-// encodedBound is at least the response's size, but for odd tags.
-func (f *fetchResponse) encodedBound() int {
-	return f.bytes + 128*f.parts + 300*len(f.Topics) + 600*len(f.Brokers) + 64
+	return b.hintFor(img, mode, group)
 }
 
 // respond fills the response: everything, or in an incremental fetch what is news.

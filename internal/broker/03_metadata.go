@@ -56,7 +56,7 @@ func handleMetadata(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.R
 	if img.ClusterID != "" {
 		resp.ClusterID = &img.ClusterID
 	}
-	resp.ControllerID = b.cfg.Cluster.NodeID() // any node takes admin requests
+	resp.ControllerID = b.adminController(img, rc.Mode)
 	resp.Brokers = b.brokers(img, rc.Mode)
 	resp.Topics = []kmsg.MetadataResponseTopic{}
 	if all {

@@ -33,6 +33,7 @@ func handleDescribeCluster(b *Broker, _ context.Context, rc *RequestContext, r k
 	}
 	img := b.cfg.Cluster.Image()
 	resp.ClusterID = img.ClusterID
+	resp.ControllerID = b.adminController(img, rc.Mode)
 	if req.IncludeClusterAuthorizedOperations {
 		resp.ClusterAuthorizedOperations = clusterOperations
 	}
@@ -42,10 +43,9 @@ func handleDescribeCluster(b *Broker, _ context.Context, rc *RequestContext, r k
 		if n := img.Nodes[self.NodeID]; n != nil {
 			self.Rack = hintRack(n)
 		}
-		resp.ControllerID, resp.Brokers = self.NodeID, append(resp.Brokers, self)
+		resp.Brokers = append(resp.Brokers, self)
 		return resp, nil
 	}
-	resp.ControllerID = b.adminController(img)
 	for _, n := range sortedNodes(img) {
 		live := b.cfg.Cluster.Live(n.ID)
 		if !live && !req.IncludeFencedBrokers {
@@ -64,8 +64,11 @@ func (b *Broker) failDescribeCluster(rc *RequestContext, resp *kmsg.DescribeClus
 }
 
 // adminController names a live broker for admin requests. Every node takes them, but one less hop is quicker: the leader of the
-// metadata group, if it lives; else this node.
-func (b *Broker) adminController(img *metadata.Image) int32 {
+// metadata group, if it lives; else this node. In one-address mode there is no other than this node.
+func (b *Broker) adminController(img *metadata.Image, mode ListenerConfig) int32 {
+	if mode.OneAddress {
+		return b.cfg.Cluster.NodeID()
+	}
 	leader, _ := b.cfg.Cluster.Leader(metadata.MetadataGroup)
 	if _, ok := img.Nodes[leader]; ok && b.cfg.Cluster.Live(leader) {
 		return leader

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,6 +49,9 @@ type Config struct {
 	MaxFetchWait time.Duration
 	// MaxFetchBytes bounds one Fetch response, whatever the client asks; default 64 MiB.
 	MaxFetchBytes int
+	// FetchHeldBytes bounds the records of all Fetch responses that are read and not written yet: what is asked for beyond
+	// it is answered 1 MiB at a time. Default 256 MiB.
+	FetchHeldBytes int
 	// FetchSessions bounds the fetch session cache (KIP-227); default 2000. FetchSessionPartitions bounds the partitions
 	// of all of them; default 500,000.
 	FetchSessions, FetchSessionPartitions int
@@ -64,6 +68,8 @@ type RequestContext struct {
 	Mode     ListenerConfig
 	Remote   net.Addr
 	Local    net.Addr
+	// FromPeer: another node asks on a client's behalf; it is answered from here, without another hop.
+	FromPeer bool
 	// Received is when the frame was complete.
 	Received time.Time
 	conn     *conn
@@ -81,6 +87,7 @@ type Broker struct {
 	news         news
 	hops         hopFailures
 	sessions     *sessionCache
+	fetchHeld    atomic.Int64 // bytes of buffers under responses
 	producerIDs  producerIDs
 }
 
@@ -121,6 +128,7 @@ func setDefaults(cfg *Config) {
 	defaultTo(&cfg.RequestTimeout, 30*time.Second)
 	defaultTo(&cfg.MaxFetchWait, 5*time.Minute)
 	defaultTo(&cfg.MaxFetchBytes, 64<<20)
+	defaultTo(&cfg.FetchHeldBytes, 256<<20)
 	defaultTo(&cfg.FetchSessions, 2000)
 	defaultTo(&cfg.FetchSessionPartitions, 500_000)
 	defaultTo(&cfg.NewsAge, 5*time.Second)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,7 @@ type conn struct {
 	// from completions.
 	mu     sync.Mutex
 	routes map[routeKey]*route
+	gaps   map[gapKey]gap
 }
 
 // Connect starts a connection: it is server.Handler's, in the standard library's types. begin is called on one goroutine,
@@ -78,9 +80,6 @@ func (c *conn) begin(ctx context.Context, key, version int16, rest []byte) (fini
 		}
 		resp.SetVersion(version)
 		payload, release := encode(resp)
-		if f, ok := resp.(*fetchResponse); ok {
-			f.free()
-		}
 		return payload, release, nil
 	}, nil
 }
@@ -128,33 +127,43 @@ func parseClientID(rest []byte, flexible bool) (clientID *string, body []byte, e
 	return clientID, rest, nil
 }
 
-// buffers holds encoded responses between their use; records are copied into them once.
+// buffers holds encoded responses between their use; large records are not copied into them.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
 // pooledMax is the largest buffer worth keeping.
 const pooledMax = 4 << 20
 
-// encode makes the response's bytes after the correlation id. release gives the buffer back.
+// encode makes the response's bytes after the correlation id. release gives its buffers back.
 func encode(resp kmsg.Response) (net.Buffers, func()) {
+	f, _ := resp.(*fetchResponse)
+	var large [][]byte
+	if f != nil {
+		large = f.takeLarge()
+	}
 	p := buffers.Get().(*[]byte)
 	buf := (*p)[:0]
-	if f, ok := resp.(*fetchResponse); ok {
-		// Grown once: a response of megabytes would be copied several times on the way.
-		if need := f.encodedBound(); need > cap(buf) {
-			buf = make([]byte, 0, need)
-		}
+	if f != nil {
+		// Grown once: a response of many partitions would be copied several times on the way.
+		buf = slices.Grow(buf, f.encodedBound())
 	}
 	// The header of an ApiVersions response is v0 whatever the body: a client that asks cannot know yet.
 	if resp.IsFlexible() && resp.Key() != int16(kmsg.ApiVersions) {
 		buf = append(buf, 0)
 	}
 	buf = resp.AppendTo(buf)
-	return net.Buffers{buf}, func() {
+	release := func() {
+		if f != nil {
+			f.free()
+		}
 		if cap(buf) <= pooledMax {
 			*p = buf
 			buffers.Put(p)
 		}
 	}
+	if len(large) == 0 {
+		return net.Buffers{buf}, release
+	}
+	return splice(buf, large, resp.IsFlexible()), release
 }
 
 // after returns a channel that is closed d from now, and a function that gives the timer back.

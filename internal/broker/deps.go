@@ -31,7 +31,8 @@ type Partition interface {
 	// Produce validates and enqueues exactly one record batch, whose bytes it owns from now on and changes in place. Calls
 	// take effect in order. It does not block; done is called exactly once, from anywhere, and must not block.
 	Produce(records []byte, done func(ProduceResult))
-	// Fetch reads committed batches from the local log, without a raft step.
+	// Fetch reads committed batches from the local log, without a raft step. The records lie in req.Buf's capacity if that
+	// is enough, otherwise in new memory; in either case the caller's, to write to and to use again.
 	Fetch(req FetchRequest) (FetchResult, error)
 	// ListOffset answers Kafka's ListOffsets for one timestamp, special ones included. -1/-1/-1 is "none", no error.
 	ListOffset(ctx context.Context, timestamp int64, currentLeaderEpoch int32) (offset, ts int64, epoch int32, err error)

@@ -112,6 +112,7 @@ func (rf *remoteFetch) take(node int32, resp *kmsg.FetchResponse, err error) {
 			if p.DivergingEpoch.Epoch >= 0 && p.ErrorCode == 0 {
 				r.res.Diverging = &EpochEnd{Epoch: p.DivergingEpoch.Epoch, EndOffset: p.DivergingEpoch.EndOffset}
 			}
+			rf.op.holdRemote(r)
 		}
 	}
 }

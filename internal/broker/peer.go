@@ -8,8 +8,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// In one-address mode this node asks others on its clients' behalf: a whole Kafka request goes over transport's Call, is
-// answered there as if by an ordinary listener, and never goes a second hop.
+// In one-address mode, and for DeleteRecords in any, this node asks others on its clients' behalf: a whole Kafka request goes
+// over transport's Call, is answered there as if by an ordinary listener, and never goes a second hop.
 
 // askPeer sends req to a node and returns its answer.
 func (b *Broker) askPeer(ctx context.Context, node int32, req kmsg.Request) (kmsg.Response, error) {
@@ -38,7 +38,7 @@ func (b *Broker) HandleCall(ctx context.Context, from int32, method uint16, body
 	key, version := int16(binary.BigEndian.Uint16(body)), int16(binary.BigEndian.Uint16(body[2:]))
 	a := lookupAPI(key, version)
 	switch key {
-	case int16(kmsg.Fetch), int16(kmsg.ListOffsets), int16(kmsg.OffsetForLeaderEpoch):
+	case int16(kmsg.Fetch), int16(kmsg.ListOffsets), int16(kmsg.OffsetForLeaderEpoch), int16(kmsg.DeleteRecords):
 	default:
 		a = nil
 	}
@@ -53,15 +53,18 @@ func (b *Broker) HandleCall(ctx context.Context, from int32, method uint16, body
 	if err := req.ReadFrom(body[4:]); err != nil {
 		return nil, err
 	}
-	rc := &RequestContext{Key: key, Version: version, Received: b.cfg.Clock.Now()}
+	rc := &RequestContext{Key: key, Version: version, Received: b.cfg.Clock.Now(), FromPeer: true}
 	resp, err := a.handle(b, ctx, rc, req)
 	if err != nil {
 		return nil, err
 	}
 	resp.SetVersion(version)
-	out := resp.AppendTo(nil)
-	if f, ok := resp.(*fetchResponse); ok {
-		f.free()
+	f, ok := resp.(*fetchResponse)
+	if !ok {
+		return resp.AppendTo(nil), nil
 	}
+	// One buffer of the right size: the transport has it next, so there is nothing to give back.
+	out := f.AppendTo(make([]byte, 0, f.encodedBound()))
+	f.free()
 	return out, nil
 }

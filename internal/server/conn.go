@@ -32,6 +32,11 @@ type conn struct {
 	inFlight atomic.Int64 // requests begun and not finished
 	lastDone atomic.Int64 // unix ns of the last answer
 
+	// The writer's own, so that an answer allocates nothing.
+	head [8]byte
+	vec  net.Buffers // backing array
+	bufs net.Buffers
+
 	mu    sync.Mutex
 	bytes int64         // of frames begun and not finished
 	freed chan struct{} // cap 1: bytes shrank
@@ -112,10 +117,11 @@ func (c *conn) read() error {
 // readRequest takes the frame's body, begins the request and hands it to the writer.
 func (c *conn) readRequest(size int) error {
 	acct := &account{b: c.s.budget}
-	// Waiting for the node's budget is our doing: the time the client has to send its bytes begins after it.
+	// Waiting for the node's budget is our doing: the time the client has to send its bytes begins after it. It is for the
+	// bytes that come next, so that claiming a large frame does not buy the time of one.
 	frame, err := readFrame(c.in, size, func(n int64) error {
 		err := acct.grow(c.ctx, n)
-		c.deadline(time.Now().Add(c.s.ioTime(size)))
+		c.deadline(time.Now().Add(c.s.ioTime(int(n))))
 		return err
 	})
 	acct.settle()
@@ -248,13 +254,13 @@ func (c *conn) answer(corr int32, payload net.Buffers) error {
 	for _, b := range payload {
 		size += len(b)
 	}
-	var head [8]byte
-	binary.BigEndian.PutUint32(head[:], uint32(size))
-	binary.BigEndian.PutUint32(head[4:], uint32(corr))
-	bufs := make(net.Buffers, 0, 1+len(payload))
-	bufs = append(append(bufs, head[:]), payload...)
+	binary.BigEndian.PutUint32(c.head[:], uint32(size))
+	binary.BigEndian.PutUint32(c.head[4:], uint32(corr))
+	c.vec = append(append(c.vec[:0], c.head[:]), payload...)
+	c.bufs = c.vec // WriteTo shortens what it is called on
 	c.nc.SetWriteDeadline(time.Now().Add(c.s.ioTime(size)))
-	n, err := bufs.WriteTo(c.nc)
+	n, err := c.bufs.WriteTo(c.nc)
+	clear(c.vec) // what was not written is not kept alive
 	c.s.metrics.bytesOut.Add(float64(n))
 	return err
 }

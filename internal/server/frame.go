@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 )
 
 const (
@@ -12,8 +13,16 @@ const (
 	headerBytes = 8
 	// firstBytes is what a frame's claim is trusted with before its bytes come.
 	firstBytes = 64 << 10
-	// secondBytes is what it is trusted with after those.
+	// secondBytes is what it is trusted with after those; and growth times as much after that.
 	secondBytes = 2 << 20
+	growth      = 8
+)
+
+// A large frame's first bytes are read into a buffer that goes back, so that what is allocated for a frame of common size is
+// the frame and nothing else.
+var (
+	firstBuffers  = sync.Pool{New: func() any { b := make([]byte, firstBytes); return &b }}
+	secondBuffers = sync.Pool{New: func() any { b := make([]byte, secondBytes); return &b }}
 )
 
 // ErrFrame matches every error about a frame that breaks the rules; the connection is closed.
@@ -31,32 +40,51 @@ func frameSize(prefix [4]byte, limit int) (int, error) {
 	return int(n), nil
 }
 
-// readFrame reads size bytes. The buffer grows as bytes arrive, and grow is asked before each time, so a claim alone costs
-// firstBytes at most.
+// readFrame reads size bytes. It takes memory as bytes arrive, and grow is asked before each time, so a claim alone costs
+// firstBytes at most. The result is the caller's for good.
 func readFrame(r io.Reader, size int, grow func(n int64) error) ([]byte, error) {
-	if err := grow(int64(min(size, firstBytes))); err != nil {
+	if size <= firstBytes {
+		return readRest(r, nil, size, grow)
+	}
+	first := firstBuffers.Get().(*[]byte)
+	defer firstBuffers.Put(first)
+	got, err := readInto(r, *first, nil, grow)
+	if err != nil {
 		return nil, err
 	}
-	buf := make([]byte, min(size, firstBytes))
-	have := 0
-	for {
-		n, err := io.ReadFull(r, buf[have:])
-		have += n
-		if err != nil {
-			return nil, err
-		}
-		if have == size {
-			return buf, nil
-		}
-		// Bytes that came are proof enough of an honest frame of common size (one copy of firstBytes); past that, double.
-		next := min(size, max(2*len(buf), secondBytes))
-		if err := grow(int64(next - len(buf))); err != nil {
-			return nil, err
-		}
-		bigger := make([]byte, next)
-		copy(bigger, buf[:have])
-		buf = bigger
+	if size <= secondBytes {
+		return readRest(r, got, size, grow)
 	}
+	second := secondBuffers.Get().(*[]byte)
+	defer secondBuffers.Put(second)
+	if got, err = readInto(r, *second, got, grow); err != nil {
+		return nil, err
+	}
+	for growth*len(got) < size {
+		if got, err = readRest(r, got, growth*len(got), grow); err != nil {
+			return nil, err
+		}
+	}
+	return readRest(r, got, size, grow)
+}
+
+// readRest allocates size bytes for what was got and what follows.
+func readRest(r io.Reader, got []byte, size int, grow func(n int64) error) ([]byte, error) {
+	if err := grow(int64(size - len(got))); err != nil {
+		return nil, err
+	}
+	buf := make([]byte, size)
+	_, err := io.ReadFull(r, buf[copy(buf, got):])
+	return buf, err
+}
+
+// readInto fills buf with what was got and what follows.
+func readInto(r io.Reader, buf, got []byte, grow func(n int64) error) ([]byte, error) {
+	if err := grow(int64(len(buf) - len(got))); err != nil {
+		return nil, err
+	}
+	_, err := io.ReadFull(r, buf[copy(buf, got):])
+	return buf, err
 }
 
 // header is a request's fixed part.
