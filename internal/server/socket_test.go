@@ -1,0 +1,581 @@
+package server
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// echo is a handler: API key 0 is answered at once with what it held, key 1 is parked until released or the connection
+// ends, key 2 is answered with as many bytes as its first four say, key 3 is refused.
+type echo struct {
+	release  chan struct{}
+	begun    atomic.Int64
+	parked   atomic.Int64
+	canceled atomic.Int64
+	freed    atomic.Int64
+	closed   atomic.Int64
+	drained  atomic.Int64
+	drain    sync.Once
+}
+
+func newEcho() *echo { return &echo{release: make(chan struct{})} }
+
+var errRefused = errors.New("refused")
+
+func (e *echo) Connect(string, net.Addr, net.Addr) (Begin, func()) {
+	return e.begin, func() { e.closed.Add(1) }
+}
+
+func (e *echo) Drain() {
+	e.drained.Add(1)
+	e.drain.Do(func() { close(e.release) })
+}
+
+func (e *echo) begin(_ context.Context, key, _ int16, rest []byte) (Finish, error) {
+	e.begun.Add(1)
+	free := func() { e.freed.Add(1) }
+	switch key {
+	case 0:
+		return func(context.Context) (net.Buffers, func(), error) { return net.Buffers{rest}, free, nil }, nil
+	case 1:
+		return func(ctx context.Context) (net.Buffers, func(), error) {
+			e.parked.Add(1)
+			defer e.parked.Add(-1)
+			select {
+			case <-e.release:
+				return net.Buffers{rest}, free, nil
+			case <-ctx.Done():
+				e.canceled.Add(1)
+				return nil, free, ctx.Err()
+			}
+		}, nil
+	case 2:
+		return func(context.Context) (net.Buffers, func(), error) {
+			return net.Buffers{make([]byte, binary.BigEndian.Uint32(rest))}, free, nil
+		}, nil
+	}
+	return nil, errRefused
+}
+
+// lines counts log lines.
+type lines struct {
+	slog.Handler
+	mu   sync.Mutex
+	text []string
+}
+
+func (l *lines) Enabled(context.Context, slog.Level) bool { return true }
+func (l *lines) Handle(_ context.Context, r slog.Record) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := r.Message
+	r.Attrs(func(a slog.Attr) bool { s += " " + a.String(); return true })
+	l.text = append(l.text, s)
+	return nil
+}
+func (l *lines) all() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]string(nil), l.text...)
+}
+
+func start(t testing.TB, h Handler, edit func(c *Config)) *Server {
+	t.Helper()
+	cfg := Config{Listeners: []ListenerConfig{{Name: "k", Addr: "127.0.0.1:0"}}, Handler: h, Logger: slog.New(slog.DiscardHandler)}
+	if edit != nil {
+		edit(&cfg)
+	}
+	s, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		if err := s.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+		if n := s.budget.inUse(); n != 0 {
+			t.Errorf("%d bytes of the budget were never given back", n)
+		}
+	})
+	return s
+}
+
+func dial(t testing.TB, s *Server) net.Conn {
+	t.Helper()
+	nc, err := net.Dial("tcp", s.Addr("k").String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	return nc
+}
+
+func request(key int16, corr int32, body []byte) []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(headerBytes+len(body)))
+	b = binary.BigEndian.AppendUint16(b, uint16(key))
+	b = binary.BigEndian.AppendUint16(b, 0)
+	b = binary.BigEndian.AppendUint32(b, uint32(corr))
+	return append(b, body...)
+}
+
+func send(t testing.TB, nc net.Conn, b []byte) {
+	t.Helper()
+	if _, err := nc.Write(b); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func answer(t testing.TB, nc net.Conn) (corr int32, body []byte) {
+	t.Helper()
+	nc.SetReadDeadline(time.Now().Add(5 * time.Second))
+	var head [8]byte
+	if _, err := io.ReadFull(nc, head[:]); err != nil {
+		t.Fatal(err)
+	}
+	body = make([]byte, binary.BigEndian.Uint32(head[:])-4)
+	if _, err := io.ReadFull(nc, body); err != nil {
+		t.Fatal(err)
+	}
+	return int32(binary.BigEndian.Uint32(head[4:])), body
+}
+
+// closedWithin fails unless the server closes the connection in time; it returns how long that took.
+func closedWithin(t testing.TB, nc net.Conn, d time.Duration) time.Duration {
+	t.Helper()
+	begin := time.Now()
+	nc.SetReadDeadline(begin.Add(d))
+	var b [1]byte
+	n, err := nc.Read(b[:])
+	var ne net.Error
+	if n != 0 || err == nil || errors.As(err, &ne) && ne.Timeout() {
+		t.Fatalf("not closed within %s: %d bytes, %v", d, n, err)
+	}
+	return time.Since(begin)
+}
+
+func until(t testing.TB, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for !cond() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 5 s: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func TestResponsesLeaveInRequestOrder(t *testing.T) {
+	e := newEcho()
+	nc := dial(t, start(t, e, nil))
+	send(t, nc, request(1, 1, []byte("parked")))
+	for i := int32(2); i <= 20; i++ {
+		send(t, nc, request(0, i, []byte("quick")))
+	}
+	until(t, "all begun while the first is parked", func() bool { return e.begun.Load() == 20 && e.parked.Load() == 1 })
+	e.Drain()
+	for i := int32(1); i <= 20; i++ {
+		if corr, _ := answer(t, nc); corr != i {
+			t.Fatalf("answer %d came as number %d", corr, i)
+		}
+	}
+	until(t, "every payload was given back", func() bool { return e.freed.Load() == 20 })
+}
+
+func TestIdleConnectionsAreClosed(t *testing.T) {
+	nc := dial(t, start(t, newEcho(), func(c *Config) { c.IdleTimeout = 100 * time.Millisecond }))
+	send(t, nc, request(0, 1, nil))
+	answer(t, nc)
+	if d := closedWithin(t, nc, 5*time.Second); d < 50*time.Millisecond {
+		t.Errorf("closed after %s", d)
+	}
+}
+
+// The idle deadline does not run while a request is parked, and begins anew with its answer.
+func TestAParkedRequestIsNotIdle(t *testing.T) {
+	const idle = 100 * time.Millisecond
+	e := newEcho()
+	nc := dial(t, start(t, e, func(c *Config) { c.IdleTimeout = idle }))
+	send(t, nc, request(1, 1, []byte("x")))
+	time.Sleep(5 * idle) // what is tested is that nothing happens
+	if e.canceled.Load() != 0 || e.parked.Load() != 1 {
+		t.Fatal("the parked request was cut")
+	}
+	e.Drain()
+	if corr, _ := answer(t, nc); corr != 1 {
+		t.Fatal("not the answer")
+	}
+	send(t, nc, request(0, 2, []byte("still here")))
+	answer(t, nc)
+	closedWithin(t, nc, 5*time.Second)
+}
+
+func TestSlowFramesAreCut(t *testing.T) {
+	for name, first := range map[string][]byte{
+		"prefix in parts": {0},
+		"header in parts": {0, 0, 0, 20, 0, 0},
+		// Claiming a large frame buys no more time than the bytes that come next deserve.
+		"a large claim": {0x06, 0x00, 0, 0, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, newEcho(), func(c *Config) {
+				c.IOTimeout, c.IdleTimeout, c.MinRate = 150*time.Millisecond, 300*time.Millisecond, firstBytes+1
+			})
+			nc := dial(t, s)
+			send(t, nc, first)
+			closedWithin(t, nc, 5*time.Second)
+			until(t, "its bytes are given back", func() bool { return s.budget.inUse() == 0 && s.Connections() == 0 })
+		})
+	}
+}
+
+// A client that trickles bytes is cut all the same: a frame's deadline is not moved by each byte.
+func TestTricklingBytesDoNotExtendADeadline(t *testing.T) {
+	s := start(t, newEcho(), func(c *Config) { c.IOTimeout = 200 * time.Millisecond })
+	nc := dial(t, s)
+	send(t, nc, []byte{0, 0, 0x10, 0})
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				nc.Write([]byte{0})
+			}
+		}
+	})
+	closedWithin(t, nc, 3*time.Second)
+	close(stop)
+	wg.Wait()
+}
+
+func TestAClientThatNeverReadsIsCut(t *testing.T) {
+	e := newEcho()
+	s := start(t, e, func(c *Config) { c.IOTimeout, c.MinRate = 150*time.Millisecond, 1<<30 })
+	nc := dial(t, s)
+	const size = 32 << 20 // more than the sockets' buffers
+	for range 2 {
+		send(t, nc, request(2, 1, binary.BigEndian.AppendUint32(nil, size)))
+	}
+	until(t, "the connection is gone", func() bool { return s.Connections() == 0 })
+	if e.freed.Load() != 2 || e.closed.Load() != 1 {
+		t.Errorf("%d payloads given back, %d closed", e.freed.Load(), e.closed.Load())
+	}
+}
+
+func TestParkedRequestsEndWithTheirConnection(t *testing.T) {
+	e := newEcho()
+	s := start(t, e, nil)
+	nc := dial(t, s)
+	for i := range int32(3) {
+		send(t, nc, request(1, i, nil))
+	}
+	until(t, "begun", func() bool { return e.begun.Load() == 3 })
+	nc.Close()
+	until(t, "all ended", func() bool { return e.canceled.Load() == 3 && e.closed.Load() == 1 && s.Connections() == 0 })
+}
+
+func TestRequestsInFlightAreBounded(t *testing.T) {
+	e := newEcho()
+	nc := dial(t, start(t, e, func(c *Config) { c.MaxInFlight = 4 }))
+	var all []byte
+	for i := range int32(50) {
+		all = append(all, request(1, i, nil)...)
+	}
+	send(t, nc, all)
+	until(t, "as many as may be", func() bool { return e.begun.Load() >= 4 })
+	time.Sleep(50 * time.Millisecond) // what is tested is that nothing more happens
+	// The queue, the one that the writer has, and the one that the reader holds out to it.
+	if n := e.begun.Load(); n > 6 {
+		t.Errorf("%d begun at a limit of 4", n)
+	}
+	e.Drain()
+	for i := range int32(50) {
+		if corr, _ := answer(t, nc); corr != i {
+			t.Fatalf("%d instead of %d", corr, i)
+		}
+	}
+}
+
+func TestBytesOfAConnectionAreBounded(t *testing.T) {
+	e := newEcho()
+	nc := dial(t, start(t, e, func(c *Config) { c.MaxInFlightBytes = 1000 }))
+	var all []byte
+	for i := range int32(20) {
+		all = append(all, request(1, i, make([]byte, 392))...) // 400 bytes each
+	}
+	send(t, nc, all)
+	until(t, "as many as may be", func() bool { return e.begun.Load() >= 3 })
+	time.Sleep(50 * time.Millisecond)
+	if n := e.begun.Load(); n != 3 { // the limit is looked at before a frame, which may go beyond it
+		t.Errorf("%d frames of 400 bytes begun at a limit of 1000", n)
+	}
+	e.Drain()
+	for range 20 {
+		answer(t, nc)
+	}
+}
+
+func TestTheNodesBudgetStopsReading(t *testing.T) {
+	e := newEcho()
+	s := start(t, e, func(c *Config) { c.MaxBytes = 1 << 20 })
+	body := make([]byte, 300<<10)
+	var conns []net.Conn
+	for i := range int32(6) {
+		nc := dial(t, s)
+		conns = append(conns, nc)
+		go nc.Write(request(1, i, body)) // ends with the connection
+	}
+	until(t, "the budget is used", func() bool { return e.begun.Load() >= 2 })
+	time.Sleep(50 * time.Millisecond)
+	if n, used := e.begun.Load(), s.budget.inUse(); n > 4 || used > 1<<20+300<<10+8 {
+		t.Fatalf("%d of 300 KiB begun, %d bytes used at a limit of 1 MiB", n, used)
+	}
+	e.Drain()
+	for i, nc := range conns {
+		if corr, got := answer(t, nc); corr != int32(i) || len(got) != len(body) {
+			t.Fatalf("connection %d: %d, %d bytes", i, corr, len(got))
+		}
+	}
+}
+
+func TestOneFrameLargerThanTheBudgetTravelsAlone(t *testing.T) {
+	nc := dial(t, start(t, newEcho(), func(c *Config) { c.MaxBytes = 100 << 10 }))
+	body := make([]byte, 5<<20)
+	body[len(body)-1] = 9
+	go nc.Write(request(0, 7, body))
+	if corr, got := answer(t, nc); corr != 7 || len(got) != len(body) || got[len(got)-1] != 9 {
+		t.Fatal("a frame larger than the budget did not pass")
+	}
+}
+
+// Frames that are half read and wait for each other's bytes: each can end, one after the other.
+func TestHalfReadFramesDoNotDeadlock(t *testing.T) {
+	s := start(t, newEcho(), func(c *Config) { c.MaxBytes = 8 * firstBytes })
+	body := make([]byte, 3*firstBytes)
+	var conns []net.Conn
+	for range 8 {
+		nc := dial(t, s)
+		conns = append(conns, nc)
+		send(t, nc, request(0, 1, body)[:100])
+	}
+	until(t, "they hold all of it, and all want more", func() bool { return s.budget.inUse() == 8*firstBytes })
+	for _, nc := range conns {
+		go nc.Write(request(0, 1, body)[100:])
+	}
+	for i, nc := range conns {
+		if _, got := answer(t, nc); len(got) != len(body) {
+			t.Fatalf("connection %d", i)
+		}
+	}
+}
+
+func TestConnectionLimits(t *testing.T) {
+	for name, edit := range map[string]func(c *Config){
+		"of the node":    func(c *Config) { c.MaxConnections = 2 },
+		"of one address": func(c *Config) { c.MaxConnectionsPerAddr = 2 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := start(t, newEcho(), edit)
+			a, b := dial(t, s), dial(t, s)
+			for _, nc := range []net.Conn{a, b} {
+				send(t, nc, request(0, 1, nil))
+				answer(t, nc)
+			}
+			closedWithin(t, dial(t, s), 5*time.Second)
+			a.Close()
+			until(t, "its place is free", func() bool { return s.Connections() == 1 })
+			c := dial(t, s)
+			send(t, c, request(0, 1, nil))
+			answer(t, c)
+		})
+	}
+}
+
+func TestGarbageClosesTheConnection(t *testing.T) {
+	l := &lines{}
+	s := start(t, newEcho(), func(c *Config) { c.Logger = slog.New(l) })
+	for name, b := range map[string][]byte{
+		"negative size": {0xff, 0xff, 0xff, 0xff},
+		"no header":     {0, 0, 0, 3, 1, 2, 3},
+		"too large":     {0x7f, 0xff, 0xff, 0xff},
+		"HTTP":          []byte("GET / HTTP/1.1\r\n\r\n"),
+		"TLS hello":     {0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc},
+		"refused":       request(3, 1, nil),
+	} {
+		nc := dial(t, s)
+		send(t, nc, b)
+		closedWithin(t, nc, 5*time.Second)
+		_ = name
+	}
+	// Others are served on.
+	nc := dial(t, s)
+	send(t, nc, request(0, 1, []byte("x")))
+	answer(t, nc)
+	if n := len(l.all()); n == 0 || n > 2 {
+		t.Errorf("%d log lines for 6 bad connections within a second: %q", n, l.all())
+	}
+}
+
+func TestLogLinesAreRateLimited(t *testing.T) {
+	l := &lines{}
+	r := newRateLog(slog.New(l), 30*time.Millisecond)
+	for range 1000 {
+		r.Warn("one")
+	}
+	r.Warn("two")
+	if got := l.all(); len(got) > 30 || got[0] != "one" {
+		t.Fatalf("%d lines", len(got))
+	}
+	time.Sleep(40 * time.Millisecond)
+	r.Warn("one", "k", "v")
+	got := l.all()
+	if last := got[len(got)-1]; !(len(last) > len("one k=v suppressed=") && last[:19] == "one k=v suppressed=") {
+		t.Errorf("what was kept back is not told: %q", last)
+	}
+}
+
+func TestLocalhostListensOnBothFamilies(t *testing.T) {
+	if l, err := net.Listen("tcp", "[::1]:0"); err != nil {
+		t.Skip("this machine has no ::1")
+	} else {
+		l.Close()
+	}
+	s := start(t, newEcho(), func(c *Config) { c.Listeners[0].Addr = "localhost:0" })
+	port := s.Addr("k").(*net.TCPAddr).Port
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		nc, err := net.Dial("tcp", net.JoinHostPort(host, fmt.Sprint(port)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		send(t, nc, request(0, 5, []byte(host)))
+		if corr, body := answer(t, nc); corr != 5 || string(body) != host {
+			t.Errorf("%s: %d %q", host, corr, body)
+		}
+		nc.Close()
+	}
+}
+
+func TestStartBindsAllOrNothing(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := free.Addr().String()
+	free.Close()
+	s, err := New(Config{Handler: newEcho(), Logger: slog.New(slog.DiscardHandler),
+		Listeners: []ListenerConfig{{Name: "a", Addr: addr}, {Name: "b", Addr: taken.Addr().String()}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(); err == nil {
+		t.Fatal("started on a port in use")
+	}
+	again, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatalf("the first listener stayed bound: %v", err)
+	}
+	again.Close()
+	if err := s.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// What was received is answered, under load from many connections; nothing is accepted any more; nothing is left running.
+func TestShutdownUnderLoadAnswersWhatWasBegun(t *testing.T) {
+	e := newEcho()
+	s := start(t, e, nil)
+	var sent, got atomic.Int64
+	var wg sync.WaitGroup
+	for range 16 {
+		nc := dial(t, s)
+		wg.Go(func() {
+			for i := int32(0); ; i++ {
+				if _, err := nc.Write(request(0, i, []byte("load"))); err != nil {
+					return
+				}
+				sent.Add(1)
+				nc.SetReadDeadline(time.Now().Add(5 * time.Second))
+				var b [16]byte
+				if _, err := io.ReadFull(nc, b[:8+4]); err != nil {
+					return
+				}
+				got.Add(1)
+			}
+		})
+	}
+	parked := dial(t, s)
+	send(t, parked, request(1, 99, nil))
+	until(t, "load runs", func() bool { return got.Load() > 500 && e.parked.Load() == 1 })
+	addr := s.Addr("k").String()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if corr, _ := answer(t, parked); corr != 99 {
+		t.Error("the parked request was not answered")
+	}
+	wg.Wait()
+	if e.freed.Load() != e.begun.Load() || got.Load() != e.begun.Load()-1 {
+		t.Errorf("%d begun, %d finished, %d answers of the load seen", e.begun.Load(), e.freed.Load(), got.Load())
+	}
+	if nc, err := net.Dial("tcp", addr); err == nil {
+		nc.Close()
+		t.Error("still accepting")
+	}
+	if err := s.Shutdown(ctx); err != nil || e.drained.Load() != 1 {
+		t.Errorf("stopping twice: %v, drained %d times", err, e.drained.Load())
+	}
+	if err := s.Start(); err == nil {
+		t.Error("started after Shutdown")
+	}
+}
+
+// stubborn is parked until its connection is cut.
+type stubborn struct{ *echo }
+
+func (stubborn) Drain() {}
+
+func TestShutdownCutsWhatDoesNotEnd(t *testing.T) {
+	e := newEcho()
+	s, err := New(Config{Listeners: []ListenerConfig{{Name: "k", Addr: "127.0.0.1:0"}}, Handler: stubborn{e}, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	nc := dial(t, s)
+	send(t, nc, request(1, 1, nil))
+	until(t, "parked", func() bool { return e.parked.Load() == 1 })
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v", err)
+	}
+	if s.Connections() != 0 || e.canceled.Load() != 1 || e.closed.Load() != 1 {
+		t.Errorf("%d connections, %d canceled, %d closed", s.Connections(), e.canceled.Load(), e.closed.Load())
+	}
+	closedWithin(t, nc, 5*time.Second)
+}
