@@ -3,6 +3,7 @@ package partition
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -343,3 +344,39 @@ func TestSnapshotsOfProducers(t *testing.T) {
 }
 
 var _ Replica = (*multiraft.Replica)(nil)
+
+// A power cut keeps and loses unsynced names as it likes: a later segment may survive the first one.
+func TestMissingFirstSegment(t *testing.T) {
+	for _, flushed := range []bool{false, true} {
+		c := newCluster(t, 1, nil)
+		c.elect(0, false)
+		nd := c.nodes[0]
+		c.fill(5)
+		if flushed {
+			nd.m.Pinned(testGroup, 0)
+			c.settle()
+		}
+		c.fill(100)
+		first := filepath.Join(nd.p.log.Dir(), "00000000000000000000.log")
+		nd.down(0, true)
+		if err := nd.fs.Remove(first); err != nil {
+			t.Fatal(err)
+		}
+		err := nd.tryOpen()
+		if flushed { // records that the checkpoint promises are gone
+			if !errors.Is(err, ErrDamaged) || !errors.Is(err, multiraft.ErrFenced) {
+				t.Fatalf("opening: %v", err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		nd.p, _ = nd.m.Lookup("t", 0)
+		nd.applied = 1
+		nd.apply()
+		if nd.p.LogStart() != 0 || nd.p.HighWatermark() != 315 || len(nd.contents()) == 0 {
+			t.Fatalf("came back with [%d, %d)", nd.p.LogStart(), nd.p.HighWatermark())
+		}
+	}
+}

@@ -45,6 +45,14 @@ func (p *Partition) open(cp wal.Checkpoint, known bool) error {
 	if err := checkOpened(l, &st, known, dir); err != nil {
 		return errJoin(err, l.Close())
 	}
+	if l.StartOffset() > st.start {
+		// Files that a power cut spared of a log whose first file it did not: the checkpoint knows of no record yet, so that
+		// all of this is in the log and comes again.
+		p.logger.Warn("segments behind a hole are given up; the log has them", "dir", dir, "from", l.StartOffset(), "checkpoint", st.end)
+		if err := l.Reset(st.end); err != nil {
+			return errJoin(fmt.Errorf("resetting %s: %w: %w", dir, ErrStorage, err), l.Close())
+		}
+	}
 	if err := p.removeGenerations(gen); err != nil {
 		return errJoin(fmt.Errorf("%w: %w", ErrStorage, err), l.Close())
 	}
@@ -59,6 +67,7 @@ func (p *Partition) open(cp wal.Checkpoint, known bool) error {
 }
 
 // checkOpened compares the segments with the checkpoint: they may hold more (it is applied again, and compared), never less.
+// Files go only once a durable checkpoint has a log start above them, so that none may be missing from the front either.
 func checkOpened(l *segment.Log, st *state, known bool, dir string) error {
 	end := l.EndOffset()
 	d := l.Damage()
@@ -67,8 +76,8 @@ func checkOpened(l *segment.Log, st *state, known bool, dir string) error {
 		return &DamagedError{Dir: dir, Offset: end, Reason: d.Error()}
 	case end < st.end:
 		return &DamagedError{Dir: dir, Offset: end, Reason: fmt.Sprintf("the segments end here, the checkpoint at %d", st.end)}
-	case l.StartOffset() > st.end:
-		return &DamagedError{Dir: dir, Offset: l.StartOffset(), Reason: fmt.Sprintf("the segments begin here, the checkpoint ends at %d", st.end)}
+	case l.StartOffset() > st.start && st.start < st.end:
+		return &DamagedError{Dir: dir, Offset: l.StartOffset(), Reason: fmt.Sprintf("the segments begin here, by the checkpoint the log starts at %d", st.start)}
 	case !known && end > 0:
 		return &DamagedError{Dir: dir, Offset: end, Reason: "there are records of a group whose log is gone"}
 	}
