@@ -31,6 +31,15 @@ func (e epochs) note(epoch int32, offset int64) (epochs, bool) {
 	return append(e, epochStart{epoch, offset}), true
 }
 
+// at returns the epoch of the batch that begins at offset, if it is known.
+func (e epochs) at(offset int64) (epoch int32, known bool) {
+	i := sort.Search(len(e), func(i int) bool { return e[i].start > offset })
+	if i == 0 {
+		return -1, false
+	}
+	return e[i-1].epoch, true
+}
+
 // below drops what begins at or after end.
 func (e epochs) below(end int64) epochs {
 	return e[:sort.Search(len(e), func(i int) bool { return e[i].start >= end })]

@@ -97,26 +97,46 @@ func floorTime(entries []timeEntry, ts int64) (timeEntry, bool) {
 	return entries[i-1], true
 }
 
-// searchFile finds, in a file of n bytes of entries, the last one that is not above what is sought, by reading one entry at
-// a time: an index that is rarely used costs no memory. above decides on an encoded entry.
-func searchFile(s *slot, n int64, size int, above func([]byte) bool) ([]byte, error) {
-	var buf [timeEntrySize]byte
-	var failed error
-	read := func(i int) bool {
-		if failed == nil {
-			failed = s.readAt(buf[:size], int64(i)*int64(size))
+// searchBlock is what a search through an index file reads at once when little is left: about what one read costs anyway.
+const searchBlock = 4 << 10
+
+// searchFile finds, in a file of n bytes of entries, the last one that is not above what is sought, and copies it to out:
+// false if there is none. It reads the file, so that an index that is rarely used costs no memory: single entries while the
+// range is wide, and then the rest of it. above decides on an encoded entry.
+func searchFile(s *slot, n int64, out []byte, above func([]byte) bool) (bool, error) {
+	if n == 0 {
+		return false, nil
+	}
+	f, err := s.acquire(false)
+	if err != nil {
+		return false, err
+	}
+	defer s.release()
+	buf := walkBufs.Get().(*[walkChunk]byte)
+	defer walkBufs.Put(buf)
+	size := int64(len(out))
+	lo, hi := int64(0), n/size // entries below lo are not above, those from hi on are
+	for (hi-lo)*size > searchBlock {
+		mid := lo + (hi-lo)/2
+		e := buf[:size]
+		if m, err := f.ReadAt(e, mid*size); m < len(e) {
+			return false, ioErr("read", s.path(), err)
 		}
-		return failed == nil
+		if above(e) {
+			hi = mid
+		} else {
+			lo = mid + 1
+		}
 	}
-	i := sort.Search(int(n/int64(size)), func(i int) bool { return !read(i) || above(buf[:size]) })
-	if failed != nil {
-		return nil, failed
+	first := max(lo-1, 0) // the answer is below lo if everything from there on is above
+	b := buf[:(hi-first)*size]
+	if m, err := f.ReadAt(b, first*size); m < len(b) {
+		return false, ioErr("read", s.path(), err)
 	}
+	i := sort.Search(int(hi-first), func(i int) bool { return above(b[int64(i)*size : int64(i+1)*size]) })
 	if i == 0 {
-		return nil, nil
+		return false, nil
 	}
-	if !read(i - 1) {
-		return nil, failed
-	}
-	return buf[:size], nil
+	copy(out, b[int64(i-1)*size:])
+	return true, nil
 }

@@ -80,14 +80,21 @@ func (l *Log) Read(offset, limit int64, maxBytes int, buf []byte) ([]byte, error
 	return b, err
 }
 
-// ReadChecked is Read with the CRC of each batch checked: one that does not match is a *DamageError.
+// ReadChecked is Read with each batch checked: one whose CRC does not match, or whose leader epoch (which lies before what
+// the CRC covers) is not the one known of its offset, is a *DamageError.
 func (l *Log) ReadChecked(offset, limit int64, maxBytes int, buf []byte) ([]byte, error) {
 	b, at, err := l.read(offset, limit, maxBytes, buf)
 	if err != nil {
 		return nil, err
 	}
+	l.mu.RLock()
+	epochs := l.epochs
+	l.mu.RUnlock()
 	for rest := b; len(rest) > 0; {
 		h, err := record.Check(rest)
+		if want, known := epochs.at(h.BaseOffset); err == nil && known && h.LeaderEpoch >= 0 && h.LeaderEpoch != want {
+			err = fmt.Errorf("leader epoch %d, expected %d", h.LeaderEpoch, want)
+		}
 		if err != nil {
 			return nil, &DamageError{File: at.s.log.path(), Offset: at.pos + int64(len(b)-len(rest)), Reason: "batch", Err: err}
 		}
@@ -287,11 +294,12 @@ func (l *Log) floorPos(s *segment, offset int64) (pos, ends int64, err error) {
 	index, ilen := s.index, s.ilen
 	l.mu.RUnlock()
 	if !ok {
-		b, err := searchFile(index, ilen, indexEntrySize, func(b []byte) bool { return decodeIndexEntry(b).rel > rel })
-		if err != nil || b == nil {
+		var b [indexEntrySize]byte
+		found, err := searchFile(index, ilen, b[:], func(b []byte) bool { return decodeIndexEntry(b).rel > rel })
+		if err != nil || !found {
 			return 0, -1, shortRead(index, ilen, err)
 		}
-		e = decodeIndexEntry(b)
+		e = decodeIndexEntry(b[:])
 	}
 	return int64(e.pos), s.base + int64(e.rel), nil
 }

@@ -77,6 +77,9 @@ func (r *recovery) scan(names []string) error {
 	if err := r.collect(names); err != nil {
 		return err
 	}
+	if err := r.dropDead(); err != nil {
+		return err
+	}
 	if err := r.readPoint(names); err != nil {
 		return err
 	}
@@ -100,7 +103,7 @@ func (r *recovery) scan(names []string) error {
 		l.start = l.segs[0].base
 	}
 	if l.start > l.end {
-		r.lost(l.segs[len(l.segs)-1].log.path(), l.segs[len(l.segs)-1].size, fmt.Sprintf("log ends at offset %d, its start is %d", l.end, l.start))
+		return r.startAbove()
 	}
 	l.start = max(min(l.start, l.end), l.segs[0].base)
 	if e := l.epochs.below(l.end); len(e) != len(l.epochs) {
@@ -109,6 +112,40 @@ func (r *recovery) scan(names []string) error {
 	for _, s := range l.segs {
 		l.bytes += s.size
 	}
+	return nil
+}
+
+// dropDead deletes the segments that lie wholly below the start. Tidy had done so before the power failed, but each deletion
+// survives a power cut or not by itself, so that what has come back may have holes: it must not be taken for a log that ends
+// at the first one.
+func (r *recovery) dropDead() error {
+	l := r.l
+	for len(l.segs) > 1 && l.segs[1].base <= r.logStart {
+		s := l.segs[0]
+		l.segs = l.segs[1:]
+		l.newNames = true
+		if err := l.deleteSegment(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// startAbove makes an empty log at the start: what was found ends below it. Nothing that is found there may be read, and the
+// file that the next batch was to go to was a name not yet synced. It is damage only if more had been flushed.
+func (r *recovery) startAbove() error {
+	l := r.l
+	last := l.segs[len(l.segs)-1]
+	if r.havePt && r.point.offset > l.start {
+		r.lost(last.log.path(), last.size, fmt.Sprintf("log ends at offset %d, its start is %d, and offsets below %d were flushed", l.end, l.start, r.point.offset))
+	}
+	for i := len(l.segs) - 1; i >= 0; i-- {
+		if err := l.deleteSegment(l.segs[i]); err != nil {
+			return err
+		}
+	}
+	l.segs, l.newNames, l.clean = nil, true, false
+	l.end, l.flushed = l.start, l.start
 	return nil
 }
 
@@ -323,6 +360,9 @@ func (r *recovery) check(s *segment, pos, size, next int64) (bad, err error) {
 				bad = cerr
 			default:
 				if bad = checkPlace(&s.log, h, pos+int64(used), size, next, r.l.cfg.Compacted); bad == nil {
+					bad = r.checkEpoch(h)
+				}
+				if bad == nil {
 					r.take(s, h, pos+int64(used))
 					next = h.LastOffset() + 1
 					used += h.Size()
@@ -335,6 +375,14 @@ func (r *recovery) check(s *segment, pos, size, next int64) (bad, err error) {
 	}
 	s.size, s.end = pos, max(next, s.base)
 	return bad, nil
+}
+
+// checkEpoch: leader epochs never go back. They lie before what the CRC covers, so that this is all that can be said of one.
+func (r *recovery) checkEpoch(h record.Header) error {
+	if e := r.l.epochs; len(e) > 0 && h.LeaderEpoch >= 0 && h.LeaderEpoch < e[len(e)-1].epoch && h.BaseOffset >= e[len(e)-1].start {
+		return fmt.Errorf("leader epoch %d after %d", h.LeaderEpoch, e[len(e)-1].epoch)
+	}
+	return nil
 }
 
 // grow makes the buffer hold the batch that have begins with, if the file has that many bytes.

@@ -168,11 +168,12 @@ func (l *Log) floorTimeOnce(s *segment, ts int64) (int64, error) {
 	times, tlen, size := s.times, s.tlen, s.size
 	l.mu.RUnlock()
 	if !ok {
-		b, err := searchFile(times, tlen, timeEntrySize, func(b []byte) bool { return decodeTimeEntry(b).ts > ts })
-		if err != nil || b == nil {
+		var b [timeEntrySize]byte
+		found, err := searchFile(times, tlen, b[:], func(b []byte) bool { return decodeTimeEntry(b).ts > ts })
+		if err != nil || !found {
 			return 0, shortRead(times, tlen, err)
 		}
-		e = decodeTimeEntry(b)
+		e = decodeTimeEntry(b[:])
 	}
 	off := s.base + int64(e.rel)
 	pos, ends, err := l.floorPos(s, off)
