@@ -279,7 +279,7 @@ func (r *recovery) begin() (from int, pos, offset int64) {
 		l.flushed = p.offset
 		return i, p.pos, -1
 	}
-	if last := l.segs[len(l.segs)-1]; last.base < p.base {
+	if last := l.segs[len(l.segs)-1]; last.base < p.base && p.offset > r.logStart { // else the file was deleted
 		r.lost(l.file(fileName(p.base, logExt)), 0, "file is missing")
 	}
 	return 0, 0, -1
