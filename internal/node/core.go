@@ -182,6 +182,15 @@ func (c *core) join() (controller.Registered, error) {
 	}
 	defer ctl.Close()
 	host, port := n.cfg.AdvertisedKafka()
+	if port == 0 {
+		// The cluster takes no node without a port. This one is held until the node serves at a port of its own and says so.
+		l, err := net.Listen("tcp", n.cfg.KafkaListen())
+		if err != nil {
+			return controller.Registered{}, fmt.Errorf("kafka address %s: %w (another --kafka-addr)", n.cfg.KafkaListen(), err)
+		}
+		defer l.Close()
+		port = int32(l.Addr().(*net.TCPAddr).Port)
+	}
 	for {
 		ctx, cancel := context.WithTimeout(n.ctx, 10*time.Second)
 		r, err := ctl.Register(ctx, c.describe(host, port))
@@ -193,11 +202,21 @@ func (c *core) join() (controller.Registered, error) {
 			return controller.Registered{}, err
 		}
 		n.log.Info("joining the cluster: not yet", "error", err)
-		select {
-		case <-n.ctx.Done():
-			return controller.Registered{}, n.ctx.Err()
-		case <-time.After(200 * time.Millisecond):
+		if err := pause(n.ctx, retryPause); err != nil {
+			return controller.Registered{}, err
 		}
+	}
+}
+
+// retryPause lies between two attempts at something that may be refused at once.
+const retryPause = 200 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
 	}
 }
 
@@ -322,6 +341,9 @@ func (c *core) serve() error {
 			return err
 		}
 		n.log.Info("registering with the cluster: not yet", "error", err)
+		if err := pause(n.ctx, retryPause); err != nil {
+			return err
+		}
 	}
 	n.waitingFor("the node's partitions")
 	if err := c.replicas.settled(n.ctx, c.machine.Image().Index); err != nil {
@@ -367,12 +389,16 @@ func (c *core) close(ctx context.Context) error {
 	var errs []error
 	if c.node.Err() == nil {
 		handover, done := context.WithTimeout(ctx, 4*time.Second)
-		if err := c.groups.TransferAll(handover); err != nil {
-			c.log.Warn("not all leaderships were handed over", "error", err)
+		if left := c.handOver(handover); left > 0 {
+			c.log.Warn("not all leaderships were handed over", "left", left)
 		}
 		done()
 	}
-	drain, done := context.WithTimeout(ctx, 3*time.Second)
+	patience := 3 * time.Second
+	if c.node.Err() != nil {
+		patience = 300 * time.Millisecond // what waits for the log will wait for ever
+	}
+	drain, done := context.WithTimeout(ctx, patience)
 	if err := c.server.Shutdown(drain); err != nil {
 		c.log.Info("connections were cut at shutdown", "error", err)
 	}
@@ -381,6 +407,39 @@ func (c *core) close(ctx context.Context) error {
 	c.wg.Wait()
 	errs = append(errs, c.controller.Close(), c.manager.Close(), c.groups.Close())
 	return errors.Join(errs...)
+}
+
+// handOver gives every leadership that this node has now to another replica, and returns how many are left when ctx ends. It
+// waits for no others: where several nodes stop together they hand them to each other, and each would wait for the rest. Without
+// a peer to take any it does not wait at all.
+func (c *core) handOver(ctx context.Context) (left int) {
+	type led struct {
+		replica *multiraft.Replica
+		term    uint64
+	}
+	var all []led
+	for _, r := range c.groups.Replicas() {
+		if st := r.Status(); st.IsLeader && len(r.Members()) > 1 {
+			all = append(all, led{r, st.Term})
+			r.TransferLeadership(-1)
+		}
+	}
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		all = slices.DeleteFunc(all, func(l led) bool {
+			st := l.replica.Status()
+			return !st.IsLeader || st.Term != l.term
+		})
+		if len(all) == 0 || !slices.ContainsFunc(c.node.client.Peers(), c.node.client.Connected) {
+			return 0
+		}
+		select {
+		case <-ctx.Done():
+			return len(all)
+		case <-tick.C:
+		}
+	}
 }
 
 // brokerView is the cluster as the broker sees it.

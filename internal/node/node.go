@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -37,7 +38,10 @@ const (
 type Options struct {
 	// Config has been validated.
 	Config *config.Node
+	// Logger takes what the node has to say; nil: slog.Default().
 	Logger *slog.Logger
+	// FS is the disk that the data directory is on; nil: the operating system's.
+	FS vfs.FS
 }
 
 // Node is a node from Open to Close.
@@ -72,7 +76,13 @@ type Node struct {
 // Open opens the data directory and the listeners and brings the node up in the background: Ready says when it serves,
 // Failed when it can't go on. Errors are what a person must mend; nothing is left open or changed then.
 func Open(o Options) (*Node, error) {
-	n := &Node{cfg: o.Config, log: o.Logger, fs: vfs.OS{}, reg: prometheus.NewRegistry(),
+	if o.FS == nil {
+		o.FS = vfs.OS{}
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	n := &Node{cfg: o.Config, log: o.Logger, fs: o.FS, reg: prometheus.NewRegistry(),
 		ready: make(chan struct{}), failed: make(chan struct{})}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.waitingFor("opening the data directory")
@@ -170,7 +180,7 @@ func (n *Node) openAdmin() (err error) {
 func (n *Node) run() error {
 	n.waitingFor("peers, to form the cluster")
 	if _, err := n.formation.Run(n.ctx); err != nil {
-		return err
+		return first(err)
 	}
 	n.waitingFor("the cluster's metadata")
 	c, err := openCore(n)
@@ -184,15 +194,26 @@ func (n *Node) run() error {
 	return nil
 }
 
+// first returns the first of joined errors: each peer says the same of an emptied disk, and once is enough.
+func first(err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok && len(joined.Unwrap()) > 0 && strings.Contains(err.Error(), "\n") {
+		return first(joined.Unwrap()[0])
+	}
+	return err
+}
+
 func (n *Node) waitingFor(what string) { n.stage.Store(&what) }
 
 // readiness is /readyz: metadata known, groups started, Kafka port open.
 func (n *Node) readiness() error {
-	select {
-	case <-n.failed:
-		return n.Err()
-	case <-n.ctx.Done():
+	// First of all: a node that served and then failed has more than one of these behind it.
+	if err := n.Err(); err != nil {
+		return err
+	}
+	if n.ctx.Err() != nil {
 		return errors.New("stopping")
+	}
+	select {
 	case <-n.ready:
 		return nil
 	default:

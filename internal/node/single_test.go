@@ -1,0 +1,63 @@
+package node
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"testing"
+	"time"
+)
+
+// A node alone serves, and has everything after it was closed and opened again.
+func TestSingleNodeServesAndKeeps(t *testing.T) {
+	n := newTestNode(t, 1).onDisk(t.TempDir())
+	began := time.Now()
+	n.start()
+	t.Logf("start to ready: %v", time.Since(began))
+	nodes := []*testNode{n}
+	c := client(t, nodes)
+	createTopics(t, c, 3, -1, "orders")
+	var want []string
+	for i := range 50 {
+		want = append(want, fmt.Sprint("record ", i))
+		if off := produce(t, c, "orders", 1, want[i]); off != int64(i) {
+			t.Fatalf("record %d is at offset %d", i, off)
+		}
+	}
+	if got := consume(t, nodes, "orders", 1, 50); !slices.Equal(got, want) {
+		t.Fatalf("consumed %q", got)
+	}
+	cluster := n.image().ClusterID
+	c.Close()
+	n.stop()
+
+	began = time.Now()
+	n.start()
+	t.Logf("restart to ready: %v", time.Since(began))
+	if n.image().ClusterID != cluster {
+		t.Errorf("cluster id %s became %s", cluster, n.image().ClusterID)
+	}
+	if got := consume(t, nodes, "orders", 1, 50); !slices.Equal(got, want) {
+		t.Fatalf("consumed after the restart %q", got)
+	}
+	c = client(t, nodes)
+	if off := produce(t, c, "orders", 1, "one more"); off != 50 {
+		t.Errorf("the first record after the restart is at offset %d", off)
+	}
+}
+
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := c.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res.StatusCode, string(b)
+}
