@@ -36,6 +36,7 @@ type writer struct {
 	// whose live groups alone exceed the bound would carry them round for ever (and Close would not return).
 	credit int64
 	vec    [][]byte
+	anchor anchor
 }
 
 // builder collects one block: a directory of records and the bodies.
@@ -104,6 +105,7 @@ func (l *Log) Step() (more bool) {
 		err = l.commit(items)
 	} else if err == nil && seal && l.wr.durable > l.wr.stated {
 		err = l.writeEmpty()
+		l.putAnchor()
 	}
 	if spent := int64(l.stats.bytes.Load() - before); len(carry) > 0 {
 		l.wr.credit -= spent
@@ -357,6 +359,9 @@ func (l *Log) syncActive() error {
 	l.stats.lastSync.Store(uint64(l.opt.Clock.Now().Sub(begin)))
 	w.durable = w.end
 	w.declare = w.saidFir
+	if l.anchorDue() {
+		l.putAnchor()
+	}
 	return nil
 }
 

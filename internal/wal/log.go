@@ -358,6 +358,13 @@ func (l *Log) finishFiles() error {
 		if err == nil {
 			err = l.syncActive()
 		}
+		if err == nil && l.wr.anchor.f != nil {
+			l.putAnchor()
+			err = l.wr.anchor.f.Sync()
+		}
+	}
+	if cerr := l.closeAnchor(); err == nil && cerr != nil {
+		err = fmt.Errorf("wal: close anchor: %w", cerr)
 	}
 	l.files.close()
 	if cerr := l.lock.Close(); err == nil && cerr != nil {

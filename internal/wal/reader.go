@@ -25,7 +25,7 @@ type reader struct {
 	dir   []byte
 }
 
-// block is what a page-aligned place in a file was found to hold.
+// block is what a page-aligned place in a file was found to hold. Its records are valid until the reader reads the next.
 type block struct {
 	frame
 	off   int64

@@ -53,7 +53,7 @@ func Open(o Options) (*Log, error) {
 			_ = f.f.Close()
 		}
 		l.files.close()
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(err, l.closeAnchor(), lock.Close())
 	}
 	return l, nil
 }
@@ -98,7 +98,7 @@ func openFound(fsys vfs.FS, name string, seq uint32) (*found, error) {
 		return fo, fmt.Errorf("wal: size of %s: %w", name, err)
 	}
 	if fo.size > math.MaxUint32 {
-		return fo, &CorruptionError{File: name, Offset: fo.size, Reason: "the file is longer than a log file can be"}
+		return fo, &CorruptionError{File: name, Offset: fo.size, Reason: "the file is longer than a log file can be; " + advice}
 	}
 	head, err := fo.at(0, headerSize)
 	if err != nil {
@@ -114,8 +114,11 @@ func openFound(fsys vfs.FS, name string, seq uint32) (*found, error) {
 
 // recover replays the files and begins a new one.
 func (l *Log) recover(all []*found) error {
-	r := &replay{log: l, groups: map[uint64]*replayed{}}
-	end, keep, err := r.run(all)
+	anchored, err := readAnchor(l.opt.FS, l.opt.Dir)
+	if err != nil {
+		return err
+	}
+	r, end, keep, err := l.replayFiles(all, anchored)
 	if err != nil {
 		return err
 	}
@@ -141,6 +144,9 @@ func (l *Log) recover(all []*found) error {
 		first = keep[0].seq
 	}
 	counts := r.build(first)
+	if err := l.openAnchor(); err != nil {
+		return err
+	}
 	if err := l.begin(end, first, counts); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sort"
@@ -17,6 +18,8 @@ type replay struct {
 	holes  []hole
 	lost   []uint32 // files that later ones refer to and that are not there
 	first  uint32   // the largest "oldest file needed" seen
+	anchor pos      // everything below was durable once, whatever the blocks say
+	flawed bool     // something was bad that is not a torn tail
 }
 
 // hole is a range of a file whose directory is lost, so that it is not yet known which groups it hit.
@@ -24,6 +27,35 @@ type hole struct {
 	f        *found
 	off, end int64
 	reason   string
+}
+
+// replayFiles replays all files. Where that finds something wrong it is done once more, with only the files that are needed:
+// what happened to older ones, which may be partly gone, hurts no group.
+func (l *Log) replayFiles(all []*found, anchor pos) (r *replay, end pos, keep []*found, err error) {
+	r = &replay{log: l, groups: map[uint64]*replayed{}, anchor: anchor}
+	end, keep, err = r.run(all)
+	if err != nil && !errors.Is(err, ErrCorrupt) || !r.doubtful(err) {
+		return r, end, keep, err
+	}
+	n := sort.Search(len(all), func(i int) bool { return all[i].seq >= r.first })
+	if n == 0 {
+		return r, end, keep, err
+	}
+	r = &replay{log: l, groups: map[uint64]*replayed{}, anchor: anchor, first: r.first}
+	end, keep, err = r.run(all[n:])
+	return r, end, keep, err
+}
+
+func (r *replay) doubtful(err error) bool {
+	if err != nil || r.flawed || len(r.lost) > 0 {
+		return true
+	}
+	for _, g := range r.groups {
+		if g.damage != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // run replays all files and returns where the log ends, and the files that are part of it.
@@ -35,11 +67,14 @@ func (r *replay) run(all []*found) (end pos, keep []*found, err error) {
 	for i, f := range all {
 		limit, tail := f.size, i == len(all)-1
 		if !tail {
-			limit = min(all[i+1].prev.off(), f.size)
+			limit = all[i+1].prev.off()
 		}
-		stop, err := r.file(f, limit, tail)
+		stop, err := r.file(f, min(limit, f.size), tail)
 		if err != nil {
 			return 0, nil, err
+		}
+		if !tail && stop < limit {
+			r.holes, r.flawed = append(r.holes, hole{f, stop, limit, "the file was cut short"}), true
 		}
 		if end = mkPos(f.seq, stop); stop == headerSize {
 			end = f.prev // nothing in it: the log ends where it ended before
@@ -47,7 +82,23 @@ func (r *replay) run(all []*found) (end pos, keep []*found, err error) {
 		}
 		keep = append(keep, f)
 	}
-	return end, keep, r.verdict(&keep)
+	if err := r.verdict(&keep); err != nil {
+		return 0, nil, err
+	}
+	return end, keep, r.checkEnd(end)
+}
+
+// checkEnd refuses a log that ends before what was once durable: its end was truncated, overwritten or deleted.
+func (r *replay) checkEnd(end pos) error {
+	if end >= r.anchor {
+		return nil
+	}
+	e := &CorruptionError{File: fileName(r.log.opt.Dir, r.anchor.seq()), Offset: headerSize,
+		Reason: fmt.Sprintf("the log was durable up to offset %d of this file, which is missing or no longer holds it; %s", r.anchor.off(), advice)}
+	if end.seq() == r.anchor.seq() {
+		e.Offset = end.off()
+	}
+	return e
 }
 
 // chain returns the files that are part of the log, in order: each says where the log ended before it, what lies between
@@ -61,6 +112,9 @@ func (r *replay) chain(all []*found) ([]*found, error) {
 		}
 	}
 	if tail < 0 {
+		if err := r.checkEnd(0); err != nil {
+			return nil, err
+		}
 		return nil, r.checkBlank(all)
 	}
 	var out []*found
@@ -77,7 +131,8 @@ func (r *replay) chain(all []*found) ([]*found, error) {
 			break
 		}
 		if all[i].blank {
-			return nil, &CorruptionError{File: all[i].name, Offset: headerSize, Reason: "no block of it is readable; " + advice}
+			r.lost = append(r.lost, f.prev.seq())
+			break
 		}
 	}
 	for i, j := 0, len(out)-1; i < j; i, j = i+1, j-1 {
@@ -108,11 +163,12 @@ func (r *replay) checkBlank(all []*found) error {
 	return nil
 }
 
-// file replays one file up to limit and returns where it ends.
+// file replays one file up to limit and returns where it ends: behind its last block, or where bytes are missing.
 func (r *replay) file(f *found, limit int64, tail bool) (int64, error) {
 	var maxX pos
 	var known bool
-	for off := int64(headerSize); off < limit; {
+	off := int64(headerSize)
+	for off < limit {
 		b, ok, err := f.blockAt(off, limit)
 		if err != nil {
 			return 0, err
@@ -126,12 +182,16 @@ func (r *replay) file(f *found, limit int64, tail bool) (int64, error) {
 			if maxX, err = f.maxDurable(off + blockAlign); err != nil {
 				return 0, err
 			}
-			known = true
+			maxX, known = max(maxX, r.anchor), true
+			if b, ok, err = f.blockAt(off, limit); err != nil { // again: the search used its memory
+				return 0, err
+			}
 		}
 		if tail && maxX <= mkPos(f.seq, off) {
 			r.log.opt.Logger.Info("the log ends", slog.String("file", f.name), slog.Int64("offset", off), slog.Bool("torn", ok))
 			return off, nil
 		}
+		r.flawed = true
 		if ok { // damage, but the directory tells to whom
 			r.apply(f, b)
 			off = b.end()
@@ -147,7 +207,7 @@ func (r *replay) file(f *found, limit int64, tail bool) (int64, error) {
 		r.holes = append(r.holes, hole{f, off, next, "a block is damaged that had been made durable"})
 		off = next
 	}
-	return min(limit, alignUp(limit)), nil
+	return off, nil
 }
 
 // verdict refuses what cannot be laid to known groups, and drops files that are not needed any more.
@@ -162,7 +222,7 @@ func (r *replay) verdict(keep *[]*found) error {
 	}
 	for _, seq := range r.lost {
 		if seq >= r.first {
-			return &CorruptionError{File: fileName(r.log.opt.Dir, seq), Reason: "the file is missing; " + advice}
+			return &CorruptionError{File: fileName(r.log.opt.Dir, seq), Reason: "the file is missing, or no block of it is readable; " + advice}
 		}
 	}
 	if r.first > 0 && len(*keep) > 0 && (*keep)[0].seq != r.first {
@@ -339,9 +399,7 @@ func (g *replayed) base(file string, at pos, rec *record, body []byte, bad bool)
 		g.full = &fullState{cp: cp, hs: hs, at: at, damage: damage, bad: wrong}
 		return
 	case KindCreate:
-		if g.removed != 0 {
-			g.removed, g.damage = 0, nil
-		}
+		g.removed, g.damage = 0, nil // only a group that is gone is made anew, so nothing before matters
 		g.hs, g.w.hsPos, g.exact = hs, at, true
 		g.reset(cp)
 	case KindInstall:
