@@ -3,16 +3,20 @@ package broker
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/partition"
+	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/transport"
 )
 
@@ -76,7 +80,7 @@ func TestProduceRefusals(t *testing.T) {
 			t.Errorf("%s: %+v, want %d and a message", name, p, c.code)
 		}
 	}
-	if n := f.creations; n != 0 {
+	if n := f.created(); n != 0 {
 		t.Errorf("Produce created %d topics", n)
 	}
 }
@@ -213,33 +217,198 @@ func TestProduceWithoutLeaderIsNotLeader(t *testing.T) {
 // Design rule 21: what follows a failed batch fails too, on the proxy's side ...
 func TestProxyFirstFailureFailsWhatFollows(t *testing.T) {
 	f := newFleet(t, 2)
-	topic := f.topic("t", 1, 2)
-	var fail func(error)
-	held := make(chan struct{})
-	n := 0
+	topic := f.topic("t", 2) // led by 1 and 2
+	local := f.part("t", 0)
+	local.hold = true
+	fail := make(chan func(error), 1)
+	var forwards atomic.Int64
 	f.edit(func() {
 		f.intercept = func(_ int32, _ func(), reject func(error)) bool {
-			n++
-			if n == 1 {
-				fail = reject
-				close(held)
+			if forwards.Add(1) == 1 {
+				fail <- reject
 				return true
 			}
-			return false // would be delivered
+			return false // delivered
 		}
 	})
 	c := f.nodes[1].dial(t)
-	one := produceReq(topic, 0, batch(t, "one", 1), -1)
-	a := c.send(11, one)
-	<-held
-	fail(transport.ErrUnknownOutcome)
-	// The failure is known here and not yet to the client; pipelined behind it comes the next. Whichever of the two states
-	// the reader meets, it must not let the second through before the first has been answered.
-	if p := firstProduced(recv[*kmsg.ProduceResponse](c, a, one)); p.ErrorCode != 7 {
-		t.Fatalf("first: %+v", p)
+	// An answer that is due first keeps the failure from the client.
+	first := produceReq(topic, 0, batch(t, "first", 1), -1)
+	a := c.send(11, first)
+	one, two, three := produceReq(topic, 1, batch(t, "one", 1), -1), produceReq(topic, 1, batch(t, "two", 1), -1), produceReq(topic, 1, batch(t, "three", 1), -1)
+	b := c.send(11, one)
+	(<-fail)(transport.ErrUnknownOutcome) // known here, and not to the client
+	e := c.send(11, two)
+	g := c.send(11, three)
+	d := f.part("t", 1)
+	until(t, "the leader's own batch is enqueued", func() bool { local.mu.Lock(); defer local.mu.Unlock(); return len(local.held) == 1 })
+	// The requests behind are read before the answer is allowed to leave.
+	last := kmsg.NewPtrApiVersionsRequest()
+	h := c.send(0, last)
+	until(t, "all are read", func() bool { return f.nodes[1].counter(t, "chronik_server_requests_total") == 5 })
+	local.release()
+	if p := firstProduced(recv[*kmsg.ProduceResponse](c, a, first)); p.ErrorCode != 0 {
+		t.Fatalf("the local one: %+v", p)
 	}
-	if p := firstProduced(ask[*kmsg.ProduceResponse](c, 11, produceReq(topic, 0, batch(t, "two", 1), -1))); p.ErrorCode != 0 {
+	if p := firstProduced(recv[*kmsg.ProduceResponse](c, b, one)); p.ErrorCode != 7 {
+		t.Fatalf("the failed one: %+v", p)
+	}
+	for _, r := range []struct {
+		corr int32
+		req  *kmsg.ProduceRequest
+	}{{e, two}, {g, three}} {
+		if p := firstProduced(recv[*kmsg.ProduceResponse](c, r.corr, r.req)); p.ErrorCode != 6 {
+			t.Fatalf("a batch behind the failed one: %+v", p)
+		}
+	}
+	recv[*kmsg.ApiVersionsResponse](c, h, last)
+	if n := forwards.Load(); n != 1 || d.produces != 0 {
+		t.Fatalf("%d batches forwarded, %d reached the partition", n, d.produces)
+	}
+	// Once the client knows, it may go on.
+	if p := firstProduced(ask[*kmsg.ProduceResponse](c, 11, produceReq(topic, 1, batch(t, "one", 1), -1))); p.ErrorCode != 0 || p.BaseOffset != 0 {
 		t.Fatalf("after the client knows: %+v", p)
+	}
+}
+
+// idempotent is a batch of one record with a producer's place.
+func idempotent(t testing.TB, id int64, epoch int16, seq int32) []byte {
+	t.Helper()
+	b := record.NewBuilder()
+	b.ProducerID, b.ProducerEpoch, b.BaseSequence = id, epoch, seq
+	b.Add(1000, []byte("k"), []byte(fmt.Sprint("seq ", seq)))
+	out, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// ... also when the failure has been answered already, and the next batch was in the socket then: the partition, to which the
+// producer is unknown, would take it for its first.
+func TestIdempotentBatchBehindAnAnsweredFailureDoesNotOvertake(t *testing.T) {
+	for name, fail := range map[string]error{
+		"fate unknown": transport.ErrUnknownOutcome, "not sent": transport.ErrNotSent, "no room": transport.ErrOverloaded,
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFleet(t, 2)
+			topic := f.topic("t", 1, 2)
+			var forwards atomic.Int64
+			f.edit(func() {
+				f.intercept = func(_ int32, _ func(), reject func(error)) bool {
+					if forwards.Add(1) == 1 {
+						go reject(fail)
+						return true
+					}
+					return false
+				}
+			})
+			c := f.nodes[1].dial(t)
+			produce := func(records []byte) int16 {
+				t.Helper()
+				return firstProduced(ask[*kmsg.ProduceResponse](c, 11, produceReq(topic, 0, records, -1))).ErrorCode
+			}
+			if code := produce(idempotent(t, 77, 0, 0)); code == 0 {
+				t.Fatal("the first did not fail")
+			}
+			for seq := int32(1); seq <= 4; seq++ {
+				if code := produce(idempotent(t, 77, 0, seq)); code != 6 {
+					t.Fatalf("sequence %d passed the failed one: %d", seq, code)
+				}
+			}
+			// Nobody else is held up.
+			if code := produce(idempotent(t, 78, 0, 9)); code != 0 {
+				t.Fatalf("another producer: %d", code)
+			}
+			if code := produce(batch(t, "plain", 1)); code != 0 {
+				t.Fatalf("not idempotent: %d", code)
+			}
+			for seq := int32(0); seq <= 4; seq++ {
+				if code := produce(idempotent(t, 77, 0, seq)); code != 0 {
+					t.Fatalf("sequence %d sent again: %d", seq, code)
+				}
+			}
+			if n := forwards.Load(); n != 1+2+5 {
+				t.Errorf("%d batches forwarded", n)
+			}
+		})
+	}
+}
+
+// A local partition that has no room for the first batch and has some for the second does not reorder them either.
+func TestIdempotentBatchBehindALocalRefusalDoesNotOvertake(t *testing.T) {
+	f := newFleet(t, 1)
+	topic := f.topic("t", 1)
+	d := f.part("t", 0)
+	d.fail = func(n int) error {
+		if n == 1 {
+			return multiraft.ErrOverloaded
+		}
+		return nil
+	}
+	c := f.nodes[1].dial(t)
+	for i, step := range []struct {
+		seq  int32
+		code int16
+	}{{0, 19}, {1, 6}, {2, 6}, {0, 0}, {1, 0}, {2, 0}} {
+		if p := firstProduced(ask[*kmsg.ProduceResponse](c, 11, produceReq(topic, 0, idempotent(t, 5, 1, step.seq), -1))); p.ErrorCode != step.code {
+			t.Fatalf("step %d, sequence %d: %+v, want %d", i, step.seq, p, step.code)
+		}
+	}
+}
+
+func TestGaps(t *testing.T) {
+	clk := clock.NewSim(time.Unix(1_700_000_000, 0))
+	fresh := func() *conn { return &conn{b: &Broker{cfg: Config{Clock: clk}}} }
+	seq := func(base int32) sequence { return sequence{1, 0, base} }
+	const top = math.MaxInt32
+
+	c := fresh()
+	c.tear(9, seq(3)) // the second is refused at once ...
+	c.tear(9, seq(2)) // ... and then the first fails
+	c.tear(9, seq(4))
+	for _, s := range []int32{3, 4, 5} {
+		if c.passes(9, seq(s)) == "" {
+			t.Errorf("sequence %d passes the gap at 2", s)
+		}
+	}
+	if c.passes(8, seq(3)) != "" || c.passes(9, sequence{2, 0, 3}) != "" || c.passes(9, sequence{id: -1}) != "" {
+		t.Error("the gap concerns others")
+	}
+	if c.passes(9, seq(2)) != "" || c.passes(9, seq(3)) != "" {
+		t.Error("once it came again the gap is closed")
+	}
+
+	c = fresh()
+	c.tear(9, seq(2))
+	if c.passes(9, sequence{1, 1, 0}) != "" || c.passes(9, seq(3)) != "" {
+		t.Error("another epoch ends the gap")
+	}
+
+	c = fresh() // sequences wrap at 2^31
+	c.tear(9, seq(top-1))
+	if c.passes(9, seq(1)) == "" || c.passes(9, seq(top)) == "" {
+		t.Error("sequences after the wrap pass the gap before it")
+	}
+
+	c = fresh()
+	c.tear(9, seq(2))
+	clk.Advance(gapAge)
+	if c.passes(9, seq(3)) != "" || len(c.gaps) != 0 {
+		t.Error("the gap does not end")
+	}
+
+	c = fresh() // bounded
+	for g := range uint64(maxGaps + 10) {
+		c.tear(g, seq(2))
+	}
+	if len(c.gaps) != maxGaps {
+		t.Errorf("%d gaps held", len(c.gaps))
+	}
+	clk.Advance(gapAge)
+	c.tear(1<<40, seq(2))
+	if len(c.gaps) != 1 {
+		t.Errorf("%d gaps held after they were over", len(c.gaps))
 	}
 }
 

@@ -62,6 +62,47 @@ func TestDeleteRecords(t *testing.T) {
 	})
 }
 
+// Any node takes it: what others lead goes to them, in one hop.
+func TestDeleteRecordsGoesToTheLeadersNode(t *testing.T) {
+	f := newFleet(t, 3)
+	topic := f.topic("t", 6) // led by 1, 2, 3, 1, 2, 3
+	for i := range 6 {
+		c := f.nodes[int32(i)%3+1].dial(t)
+		for range 5 {
+			if p := firstProduced(ask[*kmsg.ProduceResponse](c, 9, produceReq(topic, int32(i), batch(t, "a", 1), -1))); p.ErrorCode != 0 {
+				t.Fatalf("%+v", p)
+			}
+		}
+	}
+	for v := int16(0); v <= 2; v++ {
+		for id, n := range f.nodes {
+			req := kmsg.NewPtrDeleteRecordsRequest()
+			req.TimeoutMillis = 5000
+			req.Topics = append(req.Topics,
+				deleteRecords("t", [2]int64{5, 1}, [2]int64{0, 2}, [2]int64{4, -1}),
+				deleteRecords("nope", [2]int64{0, 1}),
+				deleteRecords("t", [2]int64{2, 3}, [2]int64{1, -2}))
+			resp := ask[*kmsg.DeleteRecordsResponse](n.dial(t), v, req)
+			want := [][][3]int64{{{5, 0, 1}, {0, 0, 2}, {4, 0, 5}}, {{0, 3, -1}}, {{2, 0, 3}, {1, 1, -1}}}
+			for i, topic := range resp.Topics {
+				for j, p := range topic.Partitions {
+					if w := want[i][j]; int64(p.Partition) != w[0] || int64(p.ErrorCode) != w[1] || p.LowWatermark != w[2] {
+						t.Errorf("v%d at node %d: topic %d: %+v, want %v", v, id, i, p, w)
+					}
+				}
+			}
+		}
+	}
+	// A dead leader is not asked; the client looks for the next one.
+	f.edit(func() { f.dead[3] = true })
+	req := kmsg.NewPtrDeleteRecordsRequest()
+	req.TimeoutMillis = 5000
+	req.Topics = append(req.Topics, deleteRecords("t", [2]int64{2, 3}))
+	if p := ask[*kmsg.DeleteRecordsResponse](f.nodes[1].dial(t), 2, req).Topics[0].Partitions[0]; p.ErrorCode != 6 || p.LowWatermark != -1 {
+		t.Errorf("%+v", p)
+	}
+}
+
 func TestDeleteRecordsWaitIsBounded(t *testing.T) {
 	c := newAdminCluster()
 	c.edit(func(img *metadata.Image) { c.addTopic(img, "a", 2, 1) })

@@ -69,6 +69,7 @@ type partData struct {
 	fail           func(n int) error // asked with the number of the produce
 	produces       int
 	polls          map[*fakePoll]int64
+	diverging      *EpochEnd // what Fetch says to who gives a last fetched epoch
 }
 
 func newFleet(t *testing.T, n int, edit ...func(id int32, c *Config)) *fleet {
@@ -114,6 +115,29 @@ func newFleet(t *testing.T, n int, edit ...func(id int32, c *Config)) *fleet {
 		})
 	}
 	return f
+}
+
+// created counts the decisions to create topics.
+func (f *fleet) created() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.creations
+}
+
+// counter reads a metric without labels.
+func (n *fleetNode) counter(t testing.TB, name string) float64 {
+	t.Helper()
+	all, err := n.reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		if m.GetName() == name {
+			return m.Metric[0].GetCounter().GetValue() + m.Metric[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
 }
 
 func (f *fleet) edit(fn func()) {
@@ -416,6 +440,10 @@ func (p *fakePart) Fetch(req FetchRequest) (FetchResult, error) {
 	case req.Offset < d.start || req.Offset > hw:
 		return res, &partition.OffsetOutOfRangeError{Offset: req.Offset, Start: d.start, End: hw}
 	}
+	if d.diverging != nil && req.LastFetchedEpoch >= 0 {
+		res.Diverging = d.diverging
+		return res, nil
+	}
 	out := req.Buf[:0]
 	for _, b := range d.batches {
 		h, _ := record.ParseHeader(b)
@@ -467,7 +495,16 @@ func (p *fakePart) EpochEnd(current, epoch int32) (int32, int64, error) {
 	}
 	return known, p.HighWatermark(), nil
 }
-func (p *fakePart) DeleteRecords(int64, func(int64, error)) { panic("not used here") }
+func (p *fakePart) DeleteRecords(offset int64, done func(int64, error)) {
+	p.d.mu.Lock()
+	if offset == -1 {
+		offset = p.d.hw
+	}
+	p.d.start = max(p.d.start, offset)
+	low := p.d.start
+	p.d.mu.Unlock()
+	go done(low, nil) // from anywhere
+}
 func (p *fakePart) Status() multiraft.Status {
 	node, epoch := p.n.Leader(p.d.group)
 	return multiraft.Status{Term: uint64(epoch), LeaderNode: node, IsLeader: node == p.n.id, Ready: node == p.n.id}
