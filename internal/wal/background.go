@@ -20,6 +20,7 @@ type background struct {
 	stopped bool
 	reads   []*prefetch
 	spaceEr error
+	stuck   bool // a freed file could not be recycled
 	retry   clock.Timer
 }
 
@@ -108,8 +109,8 @@ func (l *Log) prepare() (more bool, err error) {
 	if reused {
 		l.stats.recycled.Add(1)
 	}
-	if done || err != nil {
-		return true, err
+	if l.noteStuck(err); done {
+		return true, nil
 	}
 	active := s.active()
 	used := l.usedOf(active)
@@ -142,6 +143,10 @@ func (l *Log) prepare() (more bool, err error) {
 	}
 	if ready := next.ready.Load(); ready < s.max && ready < 2*used {
 		more, err := s.zeroAhead(next)
+		var se *syncError
+		if errors.As(err, &se) { // what is on the disk now is not known, and nothing is in it: try with another file
+			err = errors.Join(err, s.dropNext(next))
+		}
 		return more && err == nil, err
 	}
 	return false, nil
@@ -154,6 +159,30 @@ func (l *Log) usedOf(f *file) int64 {
 		return headerSize
 	}
 	return p.off()
+}
+
+// noteStuck tells of a file that is not needed and could not be reused or deleted; that is tried again in a while.
+func (l *Log) noteStuck(err error) {
+	b := &l.back
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err != nil && !b.stuck {
+		l.opt.Logger.Warn("cannot recycle a log file", slog.String("dir", l.opt.Dir), slog.Any("error", err))
+	}
+	if b.stuck = err != nil; b.stuck {
+		b.again(l)
+	}
+}
+
+// again makes the background look once more in a while; mu is held.
+func (b *background) again(l *Log) {
+	switch {
+	case b.stopped:
+	case b.retry == nil:
+		b.retry = l.opt.Clock.AfterFunc(retrySpace, l.wakeBackground)
+	default:
+		b.retry.Reset(retrySpace)
+	}
 }
 
 // noteSpace keeps the reserve's state: an error means that the next file cannot be made ready, and is tried again in a while.
@@ -172,13 +201,5 @@ func (l *Log) noteSpace(err error) {
 		l.opt.Logger.Error("cannot prepare the next log file; free space on the disk", slog.String("dir", l.opt.Dir), slog.Any("error", err))
 	}
 	b.spaceEr = fmt.Errorf("%w: %w", ErrNoReserve, err)
-	if b.stopped {
-		return
-	}
-	again := func() { l.wakeBackground() }
-	if b.retry == nil {
-		b.retry = l.opt.Clock.AfterFunc(retrySpace, again)
-	} else {
-		b.retry.Reset(retrySpace)
-	}
+	b.again(l)
 }

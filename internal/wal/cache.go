@@ -78,7 +78,9 @@ func (c *cache) pop() ticket {
 	t := c.queue[c.head]
 	c.queue[c.head] = ticket{}
 	if c.head++; c.head > 1024 && c.head > len(c.queue)/2 {
-		c.queue = append(c.queue[:0], c.queue[c.head:]...)
+		n := copy(c.queue, c.queue[c.head:])
+		clear(c.queue[n:]) // let go of groups that are gone
+		c.queue = c.queue[:n]
 		c.head = 0
 	}
 	return t

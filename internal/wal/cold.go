@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -109,7 +110,7 @@ func (p *prefetch) run(l *Log) {
 	w.entries = es
 	if len(g.cold) == coldWindows {
 		l.cache.bytes.Add(-g.cold[0].bytes)
-		g.cold = append(g.cold[:0], g.cold[1:]...)
+		g.cold = slices.Delete(g.cold, 0, 1)
 	}
 	g.cold = append(g.cold, w)
 	l.cache.bytes.Add(w.bytes)

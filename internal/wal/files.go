@@ -166,15 +166,23 @@ func (s *fileSet) makeFile() (*file, error) {
 	}
 	nf := &file{seq: seq, name: fileName(s.dir, seq), f: f}
 	if err := s.initFile(nf, spare); err != nil {
-		return nil, errors.Join(err, f.Close(), s.fs.Remove(spare))
+		return nil, errors.Join(err, f.Close(), s.discard(spare), s.discard(nf.name))
 	}
 	// The handle was opened under the spare's name; reopen so that errors name the file an operator finds.
 	g, err := s.fs.OpenReadWrite(nf.name)
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, errors.Join(err, f.Close(), s.discard(nf.name))
 	}
 	nf.f = g
 	return nf, f.Close()
+}
+
+// discard removes what is left of a file that could not be made, under whichever name.
+func (s *fileSet) discard(name string) error {
+	if err := s.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 func (s *fileSet) initFile(nf *file, spare string) error {
@@ -235,7 +243,7 @@ type syncError struct{ error }
 func (e *syncError) Unwrap() error { return e.error }
 
 // reclaimOne moves one freed file to the spares, or deletes it if there is no use for it. done is false if a reader still
-// has the file, or there is none. prep is held.
+// has the file, or there is none, or it can be neither renamed nor removed now: then it stays freed. prep is held.
 func (s *fileSet) reclaimOne(keep int) (done, reused bool, err error) {
 	s.mu.Lock()
 	if len(s.freed) == 0 || s.freed[0].refs.Load() > 0 {
@@ -243,24 +251,38 @@ func (s *fileSet) reclaimOne(keep int) (done, reused bool, err error) {
 		return false, false, nil
 	}
 	f := s.freed[0]
-	s.freed = s.freed[1:]
-	reuse := len(s.spares) < keep
+	reused = len(s.spares) < keep
 	s.mu.Unlock()
-	err = f.f.Close()
-	if reuse {
-		spare := filepath.Join(s.dir, fmt.Sprintf("%010d%s", f.seq, spareSuffix))
-		err = errors.Join(err, s.fs.Rename(f.name, spare), s.fs.SyncDir(s.dir))
-		if err == nil {
-			s.mu.Lock()
-			s.spares = append(s.spares, spare)
-			s.mu.Unlock()
+	spare := filepath.Join(s.dir, fmt.Sprintf("%010d%s", f.seq, spareSuffix))
+	if reused {
+		if err = s.fs.Rename(f.name, spare); err != nil {
+			reused = false
 		}
-		return true, true, err
 	}
-	if rerr := s.fs.Remove(f.name); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
-		err = errors.Join(err, rerr)
+	if !reused {
+		if rerr := s.fs.Remove(f.name); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			return false, false, errors.Join(err, rerr)
+		}
 	}
-	return true, false, errors.Join(err, s.fs.SyncDir(s.dir))
+	s.mu.Lock()
+	if s.freed = s.freed[1:]; reused {
+		s.spares = append(s.spares, spare)
+	}
+	s.mu.Unlock()
+	// A name that comes back after a power cut is that of a file which a durable block says is not needed.
+	return true, reused, errors.Join(err, f.f.Close(), s.fs.SyncDir(s.dir))
+}
+
+// dropNext gives up the file prepared to follow: nothing is in it.
+func (s *fileSet) dropNext(f *file) error {
+	s.mu.Lock()
+	if s.next != f {
+		s.mu.Unlock()
+		return nil
+	}
+	s.next = nil
+	s.mu.Unlock()
+	return errors.Join(f.f.Close(), s.fs.Remove(f.name))
 }
 
 func (s *fileSet) close() {

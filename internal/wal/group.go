@@ -2,6 +2,7 @@ package wal
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"sync"
 
@@ -347,10 +348,13 @@ func (g *Group) raiseFirst(index uint64) {
 	if tf := g.tailFirst(); tf < index {
 		g.dropTail(int(min(index-tf, uint64(len(g.tail)))))
 	}
-	for len(g.cold) > 0 && g.cold[0].entries[0].Index < index {
-		g.log.cache.bytes.Add(-g.cold[0].bytes)
-		g.cold = g.cold[1:]
-	}
+	g.cold = slices.DeleteFunc(g.cold, func(w window) bool {
+		if w.entries[0].Index >= index {
+			return false
+		}
+		g.log.cache.bytes.Add(-w.bytes)
+		return true
+	})
 	n := sort.Search(len(g.runs), func(i int) bool { return g.runs[i].from > index-1 })
 	if n > 1 {
 		g.runs = append(g.runs[:0], g.runs[n-1:]...)
@@ -374,7 +378,7 @@ func (g *Group) evictWindow(id uint64) {
 	for i, w := range g.cold {
 		if w.id == id {
 			g.log.cache.bytes.Add(-w.bytes)
-			g.cold = append(g.cold[:i], g.cold[i+1:]...)
+			g.cold = slices.Delete(g.cold, i, i+1) // clears the slot: an evicted window must not stay reachable
 			return
 		}
 	}
