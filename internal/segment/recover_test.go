@@ -121,11 +121,12 @@ func TestPowerCutKeepsWhatWasFlushed(t *testing.T) {
 				t.Fatalf("seed %d cut %d: what is left is no prefix", seed, cut)
 			}
 			all = got
+			recs := recordsOf(t, all)
 			for off := int64(0); off < l.EndOffset(); off += 5 {
 				if b, err := l.Read(off, l.EndOffset(), 1, nil); err != nil || len(b) == 0 {
 					t.Fatalf("seed %d cut %d: offset %d: %v", seed, cut, off, err)
 				}
-				want, _ := firstAt(all, t0+10*off)
+				want := firstAt(recs, t0+10*off)
 				if at, _, _, err := l.OffsetForTimestamp(t0+10*off, l.EndOffset()); err != nil || at != want {
 					t.Fatalf("seed %d cut %d: timestamp of %d: %d, want %d, %v", seed, cut, off, at, want, err)
 				}
@@ -135,20 +136,6 @@ func TestPowerCutKeepsWhatWasFlushed(t *testing.T) {
 			}
 		}
 	}
-}
-
-// firstAt finds the first record by reading everything.
-func firstAt(all []byte, ts int64) (off int64, err error) {
-	off = -1
-	err = record.Each(all, func(h record.Header, b []byte) error {
-		return record.Records(b, 1<<20, func(r record.Record) error {
-			if off < 0 && r.Timestamp >= ts {
-				off = h.BaseOffset + int64(r.OffsetDelta)
-			}
-			return nil
-		})
-	})
-	return off, err
 }
 
 func TestTornTailIsCutAtTheLastSoundBatch(t *testing.T) {
@@ -289,6 +276,7 @@ func TestIndexesAreBuiltAnewWhenMissingOrDamaged(t *testing.T) {
 	before := content(t, o.fs, o.dir, indexExt)
 	beforeTimes := content(t, o.fs, o.dir, timeExt)
 	sealed, active := l.segs[1], l.segs[len(l.segs)-1]
+	recs := recordsOf(t, all)
 	damage := map[string]func(name string){
 		"missing":   func(name string) { _ = o.fs.Remove(name) },
 		"truncated": func(name string) { truncate(t, o.fs, name, 7) },
@@ -308,7 +296,7 @@ func TestIndexesAreBuiltAnewWhenMissingOrDamaged(t *testing.T) {
 						}
 					}
 					for ts := t0; ts < t0+10*l.EndOffset(); ts += 170 {
-						want, _ := firstAt(all, ts)
+						want := firstAt(recs, ts)
 						if off, _, _, err := l.OffsetForTimestamp(ts, l.EndOffset()); err != nil || off != want {
 							t.Fatalf("timestamp %d: %d, want %d, %v", ts, off, want, err)
 						}
