@@ -42,6 +42,11 @@ func (p *Partition) open(cp wal.Checkpoint, known bool) error {
 	if err != nil {
 		return fmt.Errorf("opening %s: %w: %w", dir, ErrStorage, err)
 	}
+	if !fresh && st.replica != p.self {
+		// A snapshot installed just before the crash: its log start is that of the moment it was offered, and the leader may have
+		// moved its own, and deleted, before it had sent everything. What moved it is committed and comes with the log.
+		st.start = max(st.start, min(l.StartOffset(), st.end))
+	}
 	if err := checkOpened(l, &st, known, dir); err != nil {
 		return errJoin(err, l.Close())
 	}
@@ -57,12 +62,18 @@ func (p *Partition) open(cp wal.Checkpoint, known bool) error {
 		return errJoin(fmt.Errorf("%w: %w", ErrStorage, err), l.Close())
 	}
 	st.replica, st.generation = p.self, gen
-	p.log, p.generation, p.st = l, gen, st
 	l.SetStartOffset(st.start)
 	p.segments = l.Segments()
-	p.hw.Store(st.end)
-	p.logStart.Store(max(st.start, l.StartOffset()))
 	p.cover(st.start)
+	// The manager lists the partition already: maintenance may come by, and clients.
+	p.mu.Lock()
+	p.st = st
+	p.hw.Store(st.end)
+	p.mu.Unlock()
+	p.logStart.Store(max(st.start, l.StartOffset()))
+	p.genMu.Lock()
+	p.log, p.generation = l, gen
+	p.genMu.Unlock()
 	return nil
 }
 
@@ -210,6 +221,9 @@ func (p *Partition) Install(snap raftpb.Snapshot) error {
 		return err
 	}
 	l.SetStartOffset(st.start)
+	covered := st.start
+	// The leader's log may have begun later by the time it was sent: see open.
+	st.start = max(st.start, l.StartOffset())
 	st.replica, st.generation = p.self, gen
 	p.mu.Lock()
 	p.st = st
@@ -217,7 +231,7 @@ func (p *Partition) Install(snap raftpb.Snapshot) error {
 	p.rolled = nil
 	p.hw.Store(st.end)
 	p.mu.Unlock()
-	p.cover(st.start)
+	p.cover(covered)
 	p.logStart.Store(max(p.logStart.Load(), st.start, l.StartOffset()))
 	p.logger.Info("snapshot installed", "index", st.index, "end", st.end)
 	p.m.markDirty(p, 0)

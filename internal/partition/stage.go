@@ -283,10 +283,8 @@ func (p *Partition) openStaged(s *staging) error {
 	if late {
 		return errSuperseded
 	}
-	if l.EndOffset() != s.start {
-		return p.stageError("starting", l.Reset(s.start))
-	}
-	return nil
+	// Always, and durably: where nothing is left to fetch, the first file's name is all that tells a restart where the log starts.
+	return p.stageError("starting", l.Reset(s.start))
 }
 
 // stageError is a failure in a directory that nobody depends on yet: the attempt fails, the node goes on.
