@@ -243,6 +243,9 @@ func TestRefusedStarts(t *testing.T) {
 		if b, err := os.ReadFile(name); err != nil || string(b) != "x" {
 			t.Errorf("the stranger's file: %q, %v", b, err)
 		}
+		if names, err := os.ReadDir(n.cfg.DataDir); err != nil || len(names) != 1 {
+			t.Errorf("left in the stranger's directory: %v, %v", names, err)
+		}
 	})
 	t.Run("another node's directory", func(t *testing.T) {
 		n := onRealDisk(t)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -102,6 +103,9 @@ func Open(o Options) (*Node, error) {
 
 func (n *Node) openDir() (err error) {
 	dir := n.cfg.DataDir
+	if err := n.foreignDir(dir); err != nil {
+		return err
+	}
 	if err := vfs.MkdirAllSync(n.fs, dir); err != nil {
 		return fmt.Errorf("data directory %s: %w (name a writable directory with --data-dir)", dir, err)
 	}
@@ -111,7 +115,28 @@ func (n *Node) openDir() (err error) {
 		}
 		return fmt.Errorf("data directory %s: %w (name a writable directory with --data-dir)", dir, err)
 	}
-	n.id, err = bootstrap.Open(bootstrap.OpenOptions{FS: n.fs, Dir: dir, Node: n.cfg.ID(), Ignore: []string{lockName, walName}, Rand: rand.Reader})
+	n.id, err = bootstrap.Open(n.identityOptions())
+	return err
+}
+
+func (n *Node) identityOptions() bootstrap.OpenOptions {
+	return bootstrap.OpenOptions{FS: n.fs, Dir: n.cfg.DataDir, Node: n.cfg.ID(), Ignore: []string{lockName, walName}, Rand: rand.Reader}
+}
+
+// foreignDir refuses a directory that holds something and has never been locked by a node, without so much as leaving a lock
+// file there. Where it looks closer, bootstrap.Open finds an identity or strangers, and so writes nothing.
+func (n *Node) foreignDir(dir string) error {
+	names, err := n.fs.List(dir)
+	if err != nil || slices.Contains(names, lockName) {
+		return nil // not there yet, or not to be read: the steps that follow say it better
+	}
+	known := func(name string) bool {
+		return name == walName || name == "lost+found" || name == bootstrap.FileName+".tmp"
+	}
+	if !slices.ContainsFunc(names, func(name string) bool { return !known(name) }) {
+		return nil
+	}
+	_, err = bootstrap.Open(n.identityOptions())
 	return err
 }
 
