@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/transport"
 	"github.com/chronik-go/chronik/internal/vfs"
 	"github.com/chronik-go/chronik/internal/wal"
@@ -497,4 +498,35 @@ func TestStagingSlotsAreBoundedAndPassedOn(t *testing.T) {
 	if f.m.slots != 1 {
 		t.Fatalf("%d slots", f.m.slots)
 	}
+}
+
+// A follower whose log is not the beginning of the leader's (it can't be: it is damage that no sum shows) must not be patched
+// up: it is fetched whole, and its own bytes are given up.
+func TestFollowerWhoseLogDiffersIsFetchedWhole(t *testing.T) {
+	c := newCluster(t, 2, nil)
+	c.elect(0, false)
+	c.fill(5)
+	f := c.nodes[1]
+	f.apply()
+	odd := makeBatch(t, batchSpec{records: 1, value: "not the leader's"})
+	record.SetOffset(odd, 15, 2)
+	if err := f.p.log.Append(odd); err != nil { // ends inside a batch of the leader's
+		t.Fatal(err)
+	}
+	c.fill(40)
+	snap, r := c.stage(1, 0)
+	c.fetched(r)
+	if f.p.generation != 0 || f.p.HighWatermark() != 15 {
+		t.Fatal("visible before it is installed")
+	}
+	if err := f.install(snap); err != nil {
+		t.Fatal(err)
+	}
+	if f.p.generation != snap.Metadata.Index {
+		t.Fatalf("generation %d", f.p.generation)
+	}
+	c.agree()
+	f.crash(3, false)
+	f.apply()
+	c.agree()
 }
