@@ -112,8 +112,11 @@ func (sc *sessionCache) plan(req *kmsg.FetchRequest) (*plan, *kerr.Error) {
 	if s.byID != byID {
 		return nil, kerr.FetchSessionTopicIDError
 	}
-	p, kerror := s.update(req, byID, sc.maxPs)
+	p, kerror := s.update(req, byID, sc.roomFor(s))
 	if kerror != nil {
+		if kerror == kerr.FetchSessionIDNotFound {
+			sc.remove(s.id)
+		}
 		return nil, kerror
 	}
 	sc.recount(s, len(p.parts))
@@ -151,7 +154,8 @@ func keyOf(byID bool, name string, id [16]byte, index int32) partKey {
 	return partKey{topic: name, index: index}
 }
 
-// update applies an incremental request.
+// update applies an incremental request. A session that would grow beyond limit partitions ends instead (the client is told
+// that it is unknown, and makes a full request): a partition left out in silence would never be fetched.
 func (s *session) update(req *kmsg.FetchRequest, byID bool, limit int) (*plan, *kerr.Error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -159,6 +163,7 @@ func (s *session) update(req *kmsg.FetchRequest, byID bool, limit int) (*plan, *
 		return nil, kerr.InvalidFetchSessionEpoch
 	}
 	s.epoch = nextEpoch(s.epoch)
+	full := false
 	eachRequested(req, byID, func(k partKey, rp *kmsg.FetchRequestTopicPartition) {
 		fresh := newFetchPart(k, rp)
 		if have := s.parts[k]; have != nil {
@@ -167,12 +172,16 @@ func (s *session) update(req *kmsg.FetchRequest, byID bool, limit int) (*plan, *
 			return
 		}
 		if len(s.parts) >= limit {
+			full = true
 			return
 		}
 		p := &fresh
 		s.parts[k] = p
 		s.order = append(s.order, p)
 	})
+	if full {
+		return nil, kerr.FetchSessionIDNotFound
+	}
 	forgotten := false
 	for i := range req.ForgottenTopics {
 		f := &req.ForgottenTopics[i]
@@ -292,6 +301,13 @@ func (sc *sessionCache) touch(id int32) *session {
 		sc.lru.MoveToBack(s.lru)
 	}
 	return s
+}
+
+// roomFor is how many partitions s may have.
+func (sc *sessionCache) roomFor(s *session) int {
+	sc.mu.Lock()
+	defer sc.mu.Unlock()
+	return sc.maxPs - sc.parts + s.counted
 }
 
 func (sc *sessionCache) remove(id int32) {
