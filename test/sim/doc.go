@@ -1,0 +1,24 @@
+// Package sim runs a cluster of three nodes in one thread: the real write-ahead log, raft service, partitions and segments,
+// on a simulated disk, network and clock, in an order drawn from a seed. The same seed gives the same run, to the last message.
+//
+// A run has a phase of chaos, in which model clients produce, fetch and delete while power fails, processes are killed,
+// links break and disks stall; then everything is healed and the clients' record of what they were told is held against what
+// the replicas hold. The checks are those of docs: every acknowledged record is readable at its offset (L), one value per offset
+// on every replica and a high watermark that never goes back (O), no duplicates of an idempotent producer (X), progress after
+// healing (V), no replica fenced (R).
+//
+// What fails prints its seed. CHRONIK_SIM_SEED=n replays one run with its whole trace, CHRONIK_SIM_SEEDS=n runs the first n
+// seeds, or a-b those from a to b.
+//
+// # How it is put together
+//
+//	world    clock, chance, trace, and the loop that steps what is ready (world_test.go)
+//	node     a machine: its disk, and the process that runs on it or not (node_test.go)
+//	network  links between processes, with streams in order (net_test.go)
+//	clients  producers, consumers, deleters (client_test.go), over partition.Manager as the broker uses it
+//	nemesis  what goes wrong, and when (nemesis_test.go)
+//	model    what clients were told, and the checks (model_test.go, finish_test.go)
+//
+// Every actor (a shard, an applier, the log's writer, its background, the partitions' background) is one step function. A step
+// is atomic in simulated time, except for power: it can fail before any operation on the disk within a step.
+package sim
