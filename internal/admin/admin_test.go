@@ -10,7 +10,10 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestProbesAndMetrics(t *testing.T) {
 	reg := prometheus.NewRegistry()
@@ -29,9 +32,10 @@ func TestProbesAndMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 	get := func(path string) (int, string) {
 		t.Helper()
-		res, err := http.Get("http://" + s.Addr() + path)
+		res, err := client.Get("http://" + s.Addr() + path)
 		if err != nil {
 			t.Fatal(err)
 		}
