@@ -122,12 +122,8 @@ func (l *Log) recover(all []*found) error {
 	if err != nil {
 		return err
 	}
-	if len(keep) > 0 {
-		// What was read may still be in the page cache only (a killed process): before anyone relies on it, it is made durable.
-		t := keep[len(keep)-1]
-		if err := t.f.SyncData(); err != nil {
-			return fmt.Errorf("wal: fdatasync %s: %w", t.name, err)
-		}
+	if err := l.settle(keep, end); err != nil {
+		return err
 	}
 	var drop []*file
 	for _, fo := range all {
@@ -182,6 +178,7 @@ func (l *Log) begin(end pos, first uint32, counts []*counter) error {
 	w := &l.wr
 	w.prev, w.durable = end, end
 	w.first, w.saidFir, w.declare = first, first, 0
+	w.credit = l.opt.FileBytes // enough that restarts without a write get rid of the files they leave
 	w.end = mkPos(next.seq, headerSize)
 	if err := l.writeIndex(counts, flagAll); err != nil {
 		return fmt.Errorf("wal: %w", err)
