@@ -52,8 +52,7 @@ func (a *applier) do(t *applyTask) {
 			return
 		}
 		r.applied.Store(t.install.Metadata.Index)
-		r.log.SetApplied(t.install.Metadata.Index)
-		r.waiters.covered(t.install.Metadata.Index)
+		r.waiters.covered(t.install.Metadata.Index, t.install.Metadata.Term)
 		r.shard.post(event{r: r, kind: evInstalled, local: t.responses, index: t.install.Metadata.Index})
 	default:
 		a.apply(t)
@@ -79,8 +78,8 @@ func (a *applier) apply(t *applyTask) {
 		r.fence(fmt.Errorf("applying entries %d to %d: %w", t.entries[0].Index, last.Index, err))
 		return
 	}
-	r.applied.Store(t.entries[len(t.entries)-1].Index)
-	r.log.SetApplied(r.applied.Load())
+	last := t.entries[len(t.entries)-1].Index
+	r.applied.Store(last)
 	r.waiters.applied(t.entries)
-	r.shard.post(event{r: r, kind: evApplied, local: t.responses, index: noop})
+	r.shard.post(event{r: r, kind: evApplied, local: t.responses, applied: last, index: noop})
 }

@@ -1,7 +1,9 @@
 package multiraft
 
 import (
+	"bytes"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -18,15 +20,17 @@ func (r *Replica) handle(ev *event) {
 	switch ev.kind {
 	case evMessage:
 		r.receive(ev)
-	case evLocal, evApplied:
+	case evLocal:
 		r.stepAll(ev.local)
-		if ev.kind == evApplied {
-			r.appliedUpTo(ev.index)
-		}
+	case evApplied:
+		r.stepAll(ev.local)
+		r.told(ev.applied)
+		r.appliedUpTo(ev.index)
 	case evInstalled:
 		r.installing = false
 		r.confs.reset(ev.index, r.store.log.Checkpoint().ConfState)
 		r.stepAll(ev.local)
+		r.told(ev.index)
 		r.reads.applied(r.applied.Load())
 	case evConf:
 		r.applyConf(ev.entry)
@@ -83,7 +87,14 @@ func (r *Replica) stepAll(ms []raftpb.Message) {
 
 // applyConf hands raft a membership change. Its index enters the history whatever the change does, so that a checkpoint
 // finds the configuration of its own index.
+//
+// One at or below a snapshot that raft has taken is history: the snapshot's configuration is in force already, and carried out
+// on top of it an old change would make a voter of today the learner it once was. A slow applier comes to such entries.
 func (r *Replica) applyConf(e raftpb.Entry) {
+	if e.Index <= r.restored {
+		r.confApplied = e.Index
+		return
+	}
 	var cc raftpb.ConfChangeI
 	var err error
 	if e.Type == raftpb.EntryConfChange {
@@ -100,6 +111,18 @@ func (r *Replica) applyConf(e raftpb.Entry) {
 	}
 	r.confs.add(e.Index, *r.rn.ApplyConfChange(cc))
 	r.confApplied = e.Index
+}
+
+// told notes that raft knows entries up to index to be applied. Only now may they leave memory, and the log: an election looks
+// through what raft does not know to be applied for membership changes, and must find it (rule 10).
+func (r *Replica) told(index uint64) {
+	r.toldApplied = max(r.toldApplied, index)
+	r.log.SetApplied(r.toldApplied)
+	for len(r.checkpoints) > 0 && r.checkpoints[0].index <= r.toldApplied {
+		cp := r.checkpoints[0]
+		r.checkpoints = slices.Delete(r.checkpoints, 0, 1)
+		r.checkpoint(cp)
+	}
 }
 
 func (r *Replica) appliedUpTo(noopTerm uint64) {
@@ -132,7 +155,7 @@ func (r *Replica) process() (more bool) {
 		r.ready(r.rn.Ready())
 	}
 	r.releaseBacklog()
-	return !r.installing && r.rn.HasReady() || r.canPropose() || len(r.confQueue) > 0
+	return !r.installing && r.rn.HasReady() || r.canPropose() || len(r.confQueue) > 0 && r.view.Load().ready
 }
 
 // canPropose says whether a proposal would be taken now.
@@ -186,18 +209,29 @@ func (r *Replica) dequeue(taken int, keep []Proposal) {
 	r.queue = r.queue[:n]
 }
 
-// proposeConf proposes the next membership change; its Ready follows at once, like that of every proposal.
+// proposeConf proposes the next membership change; its Ready follows at once, like that of every proposal. It waits for the
+// term's no-op as all proposals do: until that is committed, an entry of an older leader may still win the index, and nobody
+// could say of its waiter that it is lost (waiterList.add).
 func (r *Replica) proposeConf() {
-	if len(r.confQueue) == 0 {
+	v := r.view.Load()
+	if len(r.confQueue) == 0 || v.isLeader && !v.ready {
 		return
 	}
 	p := r.confQueue[0]
-	r.confQueue = r.confQueue[1:]
-	if err := r.rn.ProposeConfChange(p.cc); err != nil {
+	r.confQueue = slices.Delete(r.confQueue, 0, 1)
+	if !v.isLeader {
 		p.done(r.notLeader())
 		return
 	}
-	r.confWaiters = append(r.confWaiters, p.done)
+	data, err := p.cc.Marshal()
+	if err == nil {
+		err = r.rn.ProposeConfChange(p.cc)
+	}
+	if err != nil {
+		p.done(r.notLeader())
+		return
+	}
+	r.confWaiters = append(r.confWaiters, confWaiter{data: data, done: p.done})
 }
 
 func (r *Replica) failQueue(err error) {
@@ -213,10 +247,16 @@ func (r *Replica) ready(rd raft.Ready) {
 	if rd.SoftState != nil || rd.HardState.Term != 0 {
 		r.leadership()
 	}
+	var late []raftpb.Message
 	for i := range rd.Messages {
 		m := &rd.Messages[i]
-		switch m.To {
-		case raft.LocalAppendThread, raft.LocalApplyThread:
+		switch {
+		case m.To == raft.LocalAppendThread || m.To == raft.LocalApplyThread:
+		case m.Type == raftpb.MsgVote:
+			// Nobody is asked for a vote in a term before that term is on disk here (Raft, figure 2). The library asks at once and
+			// holds back only the candidate's own vote. But two others' votes make a leader of three without that, and after a
+			// power cut it would win the same term again, with another log, beside acknowledgements of its first reign.
+			late = append(late, *m)
 		default:
 			r.send(*m) // before the local fsync: the leader's own vote for its entries waits for it, the followers' do not
 		}
@@ -225,10 +265,17 @@ func (r *Replica) ready(rd raft.Ready) {
 		m := &rd.Messages[i]
 		switch m.To {
 		case raft.LocalAppendThread:
+			if len(late) > 0 {
+				m.Responses = slices.Concat(late, m.Responses)
+				late = nil
+			}
 			r.appendLog(m)
 		case raft.LocalApplyThread:
 			r.applier.inbox.post(applyTask{r: r, entries: m.Entries, responses: m.Responses})
 		}
+	}
+	if len(late) > 0 {
+		panic("votes are asked for without a change of term") // which comes in the same Ready, as an append
 	}
 	for _, rs := range rd.ReadStates {
 		r.reads.resolve(rs.RequestCtx, rs.Index, r.applied.Load())
@@ -264,13 +311,13 @@ func (r *Replica) leadership() {
 }
 
 func (r *Replica) send(m raftpb.Message) {
+	if m.Type == raftpb.MsgSnap {
+		r.snapSends[m.To] = r.tickCount + snapshotPatience
+	}
 	node, ok := r.nodeOf(m.To)
 	if !ok {
 		r.unreachable(m.To, m.Type == raftpb.MsgSnap)
 		return
-	}
-	if m.Type == raftpb.MsgSnap {
-		r.snapSends[m.To] = r.tickCount + snapshotPatience
 	}
 	r.svc.cfg.Sender.Send(node, transport.Envelope{Kind: transport.KindRaft, Group: r.group, From: r.id, To: m.To, Raft: m})
 }
@@ -307,13 +354,15 @@ func (r *Replica) appendLog(m *raftpb.Message) {
 		md := m.Snapshot.Metadata
 		w.Install = &wal.Checkpoint{Index: md.Index, Term: md.Term, ConfState: md.ConfState, State: m.Snapshot.Data}
 		w.Sync = true
-		r.installing = true
+		r.installing, r.restored = true, md.Index
 		snap, responses := m.Snapshot, m.Responses
 		w.Done = func(err error) {
-			if err == nil {
-				// The mark is durable; now the state follows, in the applier's order, and only then raft hears of it.
-				r.applier.inbox.post(applyTask{r: r, install: snap, responses: responses})
+			if err != nil {
+				r.refused(err)
+				return
 			}
+			// The mark is durable; now the state follows, in the applier's order, and only then raft hears of it.
+			r.applier.inbox.post(applyTask{r: r, install: snap, responses: responses})
 		}
 		r.svc.cfg.Log.Append(w)
 		return
@@ -325,19 +374,27 @@ func (r *Replica) appendLog(m *raftpb.Message) {
 		backlog = 0
 	}
 	responses := m.Responses
-	if len(responses) == 0 && backlog == 0 {
-		if w.Sync {
-			r.svc.cfg.Log.Append(w)
-		}
+	if len(responses) == 0 && backlog == 0 && !w.Sync {
 		return
 	}
 	w.Done = func(err error) {
 		r.svc.backlog.Add(-backlog)
-		if err == nil {
-			r.deliver(responses)
+		if err != nil {
+			r.refused(err)
+			return
 		}
+		r.deliver(responses)
 	}
 	r.svc.cfg.Log.Append(w)
+}
+
+// refused handles a write that the log did not take. Where the log as a whole has stopped or is closed, the node ends and says
+// why. But a log that refuses this group alone (it found damage, or lost the group) leaves a replica that would go on leading
+// without ever applying anything: it must give way.
+func (r *Replica) refused(err error) {
+	if errors.Is(err, wal.ErrDamaged) || errors.Is(err, wal.ErrOutOfOrder) || errors.Is(err, wal.ErrUnknownGroup) {
+		r.fence(fmt.Errorf("the log refuses to go on: %w", err))
+	}
 }
 
 // deliver sends the responses of the log: this replica's own go straight back to its shard and can't be lost.
@@ -370,17 +427,18 @@ func (r *Replica) bind(entries []raftpb.Entry) {
 		case e.Type == raftpb.EntryNormal && len(e.Data) > 0 && len(r.prepared) > 0:
 			w.bound, w.size = r.prepared[0].bound, r.prepared[0].size
 			r.prepared = append(r.prepared[:0], r.prepared[1:]...)
-		case e.Type != raftpb.EntryNormal && len(r.confWaiters) > 0:
-			w.conf = r.confWaiters[0]
-			r.confWaiters = append(r.confWaiters[:0], r.confWaiters[1:]...)
+		case e.Type != raftpb.EntryNormal && len(r.confWaiters) > 0 && bytes.Equal(e.Data, r.confWaiters[0].data):
+			// Raft proposes changes of its own (it leaves a joint configuration by itself): those are not this one.
+			w.conf = r.confWaiters[0].done
+			r.confWaiters = slices.Delete(r.confWaiters, 0, 1)
 		default:
 			continue
 		}
 		r.waiters.add(w)
 	}
 	// raft replaces a change it can't take by an empty entry: then its waiter is left over.
-	for _, done := range r.confWaiters {
-		done(errConfDropped)
+	for _, w := range r.confWaiters {
+		w.done(errConfDropped)
 	}
 	r.confWaiters = nil
 }
@@ -396,9 +454,9 @@ func (r *Replica) releaseBacklog() {
 func (r *Replica) tick(stalled bool) {
 	r.tickCount++
 	r.rn.Tick()
-	if r.tickCount < r.campaignTil && r.tickCount%2 == 0 && r.view.Load().leader == 0 {
+	if r.tickCount < r.campaignTil && r.tickCount%2 == 0 && r.view.Load().leader == 0 && r.rn.BasicStatus().RaftState != raft.StateCandidate {
 		// The first try may have been early: the others make the group as they see the image, or have yet to notice that
-		// their leader is gone.
+		// their leader is gone. A candidate has their word already and waits for votes, which a new try would throw away.
 		r.hup()
 	}
 	if len(r.snapSends) > 0 {
@@ -472,13 +530,7 @@ func (r *Replica) peerDown(node int32) {
 	}
 }
 
-// shutdown ends a replica on its shard.
-func (r *Replica) shutdown() {
-	r.drain(r.refusal())
-	r.waiters.abandon()
-}
-
-// drain answers everybody who waits in front of raft. It may be called again.
+// drain answers everybody who waits, once the replica takes no part any more. It may be called again.
 func (r *Replica) drain(err error) {
 	if v := r.view.Load(); v.leader != 0 || v.isLeader {
 		r.publish(&view{term: v.term, leaderNode: -1})
@@ -491,9 +543,23 @@ func (r *Replica) drain(err error) {
 	for _, p := range r.confQueue {
 		p.done(err)
 	}
-	for _, done := range r.confWaiters {
-		done(ErrUnknownOutcome)
+	for _, w := range r.confWaiters {
+		w.done(ErrUnknownOutcome)
 	}
 	r.confQueue, r.confWaiters = nil, nil
+	for _, cp := range r.checkpoints {
+		if cp.done != nil {
+			cp.done(err)
+		}
+	}
+	r.checkpoints = nil
+	// A panic between Propose and Ready leaves proposals without an index. And the applier may have fenced the replica while
+	// this shard was adding waiters: it adds none from here on.
+	for _, p := range r.prepared {
+		w := waiter{bound: p.bound}
+		w.done(ErrUnknownOutcome)
+	}
+	r.prepared = nil
+	r.waiters.abandon()
 	r.releaseBacklog()
 }

@@ -35,9 +35,12 @@ type listSM struct {
 	failApply error
 	panicOn   string
 	holdStage bool
-	stageDone func(error)
-	received  []transport.Envelope
-	closed    bool
+	// replaceStage ends a staging under way when the next begins.
+	replaceStage bool
+	panicPrepare string
+	stageDone    func(error)
+	received     []transport.Envelope
+	closed       bool
 }
 
 func (s *listSM) Prepare(_ uint64, props []Proposal, maxBytes int) ([]byte, []Proposal, int) {
@@ -50,6 +53,9 @@ func (s *listSM) Prepare(_ uint64, props []Proposal, maxBytes int) ([]byte, []Pr
 		d := p.(*RawProposal).Data
 		if n > 0 && len(data)+1+len(d) > maxBytes {
 			break
+		}
+		if s.panicPrepare != "" && string(d) == s.panicPrepare {
+			panic("planted")
 		}
 		if n > 0 {
 			data = append(data, '|')
@@ -107,9 +113,13 @@ func (s *listSM) decode(b []byte) {
 
 func (s *listSM) Stage(_ raftpb.Snapshot, _ Peer, done func(error)) {
 	s.mu.Lock()
-	hold := s.holdStage
+	hold, old := s.holdStage, s.stageDone
 	s.stageDone = done
+	replace := s.replaceStage
 	s.mu.Unlock()
+	if replace && old != nil {
+		old(errPlanted)
+	}
 	if !hold {
 		done(nil)
 	}
@@ -148,6 +158,8 @@ type cluster struct {
 	conf  raftpb.ConfState
 	walOf func(*wal.Options)
 	tune  func(*Config)
+	// noLog and noApply hold a node's log writer or applier back.
+	noLog, noApply map[int32]bool
 }
 
 type inFlight struct {
@@ -176,7 +188,7 @@ const testGroup = 7
 func replicaOf(node int32) uint64 { return uint64(node) * 10 }
 
 func newCluster(t *testing.T, n int, opts ...func(*cluster)) *cluster {
-	c := &cluster{t: t, nodes: map[int32]*simNode{}}
+	c := &cluster{t: t, nodes: map[int32]*simNode{}, noLog: map[int32]bool{}, noApply: map[int32]bool{}}
 	for _, o := range opts {
 		o(c)
 	}
@@ -274,8 +286,16 @@ func (c *cluster) settle() {
 			for _, s := range n.svc.Shards() {
 				moved = s.Step() || moved
 			}
-			moved = n.log.Step() || moved
-			moved = n.log.StepBackground() || moved
+			if !c.noLog[id] {
+				moved = n.log.Step() || moved
+				moved = n.log.StepBackground() || moved
+			}
+			for _, s := range n.svc.Shards() {
+				moved = !s.(*shard).inbox.empty() || moved
+			}
+			if c.noApply[id] {
+				continue
+			}
 			for _, s := range n.svc.Appliers() {
 				moved = s.Step() || moved
 			}

@@ -54,8 +54,11 @@ type Replica struct {
 	queue       []Proposal // accepted from callers, not yet prepared
 	prepared    []prepared // proposed, index not yet known
 	confQueue   []confProposal
-	confWaiters []func(error) // proposed, index not yet known
-	installing  bool          // a snapshot is on its way into log and state: no Ready meanwhile
+	confWaiters []confWaiter // proposed, index not yet known
+	toldApplied uint64       // what raft knows to be applied; trails applied
+	restored    uint64       // index of the last snapshot that raft took: its configuration is in force
+	checkpoints []checkpoint // wait until raft knows of their index
+	installing  bool         // a snapshot is on its way into log and state: no Ready meanwhile
 	staging     *staging
 	snapSends   map[uint64]uint64 // replica -> tick at which the attempt is given up
 	reads       readQueue
@@ -75,6 +78,19 @@ type view struct {
 type confProposal struct {
 	cc   raftpb.ConfChangeV2
 	done func(error)
+}
+
+// confWaiter waits for a membership change that is data in the log.
+type confWaiter struct {
+	data []byte
+	done func(error)
+}
+
+// checkpoint is a state to be handed to the log.
+type checkpoint struct {
+	index, term uint64
+	state       []byte
+	done        func(error)
 }
 
 type prepared struct {
@@ -114,6 +130,7 @@ func newReplica(s *Service, sh *shard, a *applier, log *wal.Group, o RegisterOpt
 	cp := log.Checkpoint()
 	log.SetApplied(cp.Index)
 	r.applied.Store(cp.Index)
+	r.toldApplied = cp.Index
 	r.confs.reset(cp.Index, cp.ConfState)
 	return r
 }
@@ -296,22 +313,34 @@ func (r *Replica) ReadIndex(done func(error)) {
 
 // Checkpoint tells the log that the state at index is durable outside it, described by state. Older checkpoints than the last
 // are ignored. It costs no fsync: the checkpoint is durable when something later is.
-func (r *Replica) Checkpoint(index, term uint64, state []byte) { r.CheckpointSynced(index, term, state, nil) }
+func (r *Replica) Checkpoint(index, term uint64, state []byte) {
+	r.CheckpointSynced(index, term, state, nil)
+}
 
 // CheckpointSynced is Checkpoint with an fsync, if done is set. done is called once, from a step of the log or of the shard, and
 // must not block: nil says that a restart begins at this checkpoint or a later one, so that what only older ones need may go.
 func (r *Replica) CheckpointSynced(index, term uint64, state []byte, done func(error)) {
+	cp := checkpoint{index: index, term: term, state: state, done: done}
 	r.shard.post(event{r: r, kind: evFunc, refuse: done, fn: func() {
-		cs, ok := r.confs.at(index)
-		if !ok {
-			if done != nil {
-				done(fmt.Errorf("multiraft: group %d: a checkpoint at %d comes after a later one", r.group, index))
-			}
+		if index > r.toldApplied {
+			// Made in the middle of an Apply. The log must not forget what raft may still ask for; its word is on the way.
+			r.checkpoints = append(r.checkpoints, cp)
 			return
 		}
-		r.svc.cfg.Log.Checkpoint(r.group, wal.Checkpoint{Index: index, Term: term, ConfState: cs, State: state}, done)
-		r.confs.trim(index)
+		r.checkpoint(cp)
 	}})
+}
+
+func (r *Replica) checkpoint(cp checkpoint) {
+	cs, ok := r.confs.at(cp.index)
+	if !ok {
+		if cp.done != nil {
+			cp.done(fmt.Errorf("multiraft: group %d: a checkpoint at %d comes after a later one", r.group, cp.index))
+		}
+		return
+	}
+	r.svc.cfg.Log.Checkpoint(r.group, wal.Checkpoint{Index: cp.index, Term: cp.term, ConfState: cs, State: cp.state}, cp.done)
+	r.confs.trim(cp.index)
 }
 
 // TransferLeadership hands the leadership to the replica on a node, or to the most advanced live one for node -1. It does

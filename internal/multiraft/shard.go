@@ -24,7 +24,7 @@ type eventKind uint8
 const (
 	evMessage   eventKind = iota + 1 // env from node
 	evLocal                          // responses of the log: local
-	evApplied                        // responses of the applier: local; index is the term of a no-op among the entries, or 0
+	evApplied                        // responses of the applier: local, for entries up to applied; index is the term of a no-op among them, or 0
 	evInstalled                      // a snapshot at index has become the state: local
 	evConf                           // apply the configuration change in entry
 	evPropose                        // prop
@@ -39,6 +39,7 @@ type event struct {
 	r       *Replica
 	node    int32
 	index   uint64
+	applied uint64
 	backlog int64
 	env     transport.Envelope
 	local   []raftpb.Message
@@ -171,7 +172,7 @@ func (sh *shard) stop(r *Replica, done func()) {
 			break
 		}
 	}
-	r.shutdown()
+	r.drain(r.refusal())
 	r.applier.inbox.post(applyTask{r: r, close: func() {
 		if done != nil {
 			done()

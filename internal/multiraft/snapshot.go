@@ -61,15 +61,22 @@ func (r *Replica) offered(m raftpb.Message, node int32) {
 
 // staged ends an attempt on the follower.
 func (r *Replica) staged(s *staging, err error) {
-	if r.staging == s {
-		r.staging = nil
+	if r.staging != s {
+		// A newer offer took its place. The leader hears of that one: a word about this one would end it, and the leader would
+		// offer again, for as long as there is traffic.
+		return
 	}
+	r.staging = nil
 	if err != nil {
 		r.logger().Warn("catching up from the leader failed; it will offer again", "error", err)
 		r.tell(s.from, snapFailed)
 		return
 	}
 	r.step(s.msg)
+	if !r.installing && r.rn.HasReady() {
+		// At once: once raft has taken the snapshot, its configuration is in force, and nothing may come in between.
+		r.ready(r.rn.Ready())
+	}
 	r.tell(s.from, snapDone)
 }
 

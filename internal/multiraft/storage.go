@@ -29,11 +29,11 @@ func (s *storage) InitialState() (raftpb.HardState, raftpb.ConfState, error) {
 }
 
 func (s *storage) Entries(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {
-	first := s.log.FirstIndex()
-	if lo < first {
+	s.coldMiss = false
+	if lo < s.log.FirstIndex() {
 		return nil, raft.ErrCompacted
 	}
-	if lo <= s.r.applied.Load() && !s.log.Cached(lo) {
+	if lo <= s.r.toldApplied && !s.log.Cached(lo) {
 		s.prefetch(lo)
 		s.coldMiss = true
 		return nil, raft.ErrCompacted
@@ -41,7 +41,7 @@ func (s *storage) Entries(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {
 	ents, err := s.log.Entries(lo, hi, maxSize)
 	if err == nil && len(ents) > 0 {
 		// Read ahead, so that a follower far behind is not fed one prefetch for each heartbeat.
-		if next := ents[len(ents)-1].Index + 1; next <= s.r.applied.Load() && !s.log.Cached(next) {
+		if next := ents[len(ents)-1].Index + 1; next <= s.r.toldApplied && !s.log.Cached(next) {
 			s.prefetch(next)
 		}
 	}
@@ -56,7 +56,13 @@ func (s *storage) prefetch(lo uint64) {
 	s.log.Prefetch(lo, uint64(s.r.svc.cfg.PrefetchBytes), func() {
 		s.r.shard.post(event{r: s.r, kind: evFunc, fn: func() {
 			s.loading = false
-			s.r.nudge(lo)
+			switch d := s.log.Damage(); {
+			case d != nil:
+				s.r.fence(&DamagedError{Group: s.r.group, File: d.File, Offset: d.Offset, Reason: d.Reason})
+			case s.log.Cached(lo):
+				s.r.nudge(lo)
+			}
+			// Else the read failed, or others took its room at once: the followers' next heartbeat asks again.
 		}})
 	})
 }

@@ -30,7 +30,8 @@ func (w *waiter) done(err error) {
 	}
 }
 
-// add appends a waiter. Waiters at or above its index belong to entries that its own replaced: they are lost.
+// add appends a waiter. Waiters at or above its index belong to entries that its own replaced: they are lost, as the term's
+// no-op is committed by now, below this index, and with it no older entry here can ever be.
 func (l *waiterList) add(w waiter) {
 	l.mu.Lock()
 	cut := len(l.list)
@@ -53,12 +54,12 @@ func (l *waiterList) unapplied() int64 {
 	return l.bytes
 }
 
-// take removes the waiters up to index.
-func (l *waiterList) take(index uint64) []waiter {
+// take removes the waiters up to index, and those of terms before term. Terms rise along the list as along every log.
+func (l *waiterList) take(index, term uint64) []waiter {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	n := 0
-	for n < len(l.list) && l.list[n].index <= index {
+	for n < len(l.list) && (l.list[n].index <= index || l.list[n].term < term) {
 		l.bytes -= l.list[n].size
 		n++
 	}
@@ -72,13 +73,16 @@ func (l *waiterList) take(index uint64) []waiter {
 	return taken
 }
 
-// applied settles the waiters of applied entries.
+// applied settles the waiters of applied entries. A waiter above them whose term is older than theirs is lost as well: terms
+// never fall along a log, so no entry of its term can follow. In a group that has gone idle nothing else would tell it.
 func (l *waiterList) applied(entries []raftpb.Entry) {
-	first, last := entries[0].Index, entries[len(entries)-1].Index
-	for _, w := range l.take(last) {
+	first, last := entries[0].Index, entries[len(entries)-1]
+	for _, w := range l.take(last.Index, last.Term) {
 		switch {
 		case w.index < first:
 			w.done(ErrUnknownOutcome)
+		case w.index > last.Index:
+			w.done(&NotLeaderError{Term: last.Term, LeaderNode: -1})
 		case entries[w.index-first].Term == w.term:
 			w.done(nil)
 		default:
@@ -87,16 +91,21 @@ func (l *waiterList) applied(entries []raftpb.Entry) {
 	}
 }
 
-// covered settles the waiters whose index a snapshot jumped over: nobody can tell.
-func (l *waiterList) covered(index uint64) {
-	for _, w := range l.take(index) {
-		w.done(ErrUnknownOutcome)
+// covered settles the waiters whose index a snapshot jumped over, of which nobody can tell, and those above it that are of an
+// older term, which are lost.
+func (l *waiterList) covered(index, term uint64) {
+	for _, w := range l.take(index, term) {
+		if w.index > index {
+			w.done(&NotLeaderError{Term: term, LeaderNode: -1})
+		} else {
+			w.done(ErrUnknownOutcome)
+		}
 	}
 }
 
 // abandon settles everybody: the replica stops or is fenced.
 func (l *waiterList) abandon() {
-	for _, w := range l.take(^uint64(0)) {
+	for _, w := range l.take(^uint64(0), 0) {
 		w.done(ErrUnknownOutcome)
 	}
 }
