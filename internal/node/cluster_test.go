@@ -458,6 +458,23 @@ func TestCloseUnderLoadLosesNothing(t *testing.T) {
 	}
 }
 
+// Nodes that are stopped one right after the other hand over to those that are left, not to the one that has just gone.
+func TestStoppingOneAfterTheOtherIsQuick(t *testing.T) {
+	nodes := newTestCluster(t, 3)
+	startAll(nodes)
+	createTopics(t, client(t, nodes), 30, 3, "orders")
+	eventually(t, func() error { return allLed(nodes, "orders") })
+	for _, n := range nodes {
+		began := time.Now()
+		n.stop()
+		took := time.Since(began)
+		t.Logf("node %d stopped in %v", n.cfg.ID(), took)
+		if took > 3*time.Second { // a transfer to the node that has gone takes four
+			t.Errorf("stopping node %d took %v", n.cfg.ID(), took)
+		}
+	}
+}
+
 // Two thousand topics in one request: all there, and no goroutine for each.
 func TestManyTopicsInOneRequest(t *testing.T) {
 	n := newTestNode(t, 1)

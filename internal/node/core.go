@@ -421,11 +421,11 @@ func (c *core) handOver(ctx context.Context) (left int) {
 	for _, r := range c.groups.Replicas() {
 		if st := r.Status(); st.IsLeader && len(r.Members()) > 1 {
 			all = append(all, led{r, st.Term})
-			r.TransferLeadership(-1)
 		}
 	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
+	var asked time.Time
 	for {
 		all = slices.DeleteFunc(all, func(l led) bool {
 			st := l.replica.Status()
@@ -434,12 +434,39 @@ func (c *core) handOver(ctx context.Context) (left int) {
 		if len(all) == 0 || !slices.ContainsFunc(c.node.client.Peers(), c.node.client.Connected) {
 			return 0
 		}
+		// Raft gives up a transfer after an election timeout: then the next is asked.
+		if time.Since(asked) > c.node.cfg.Limits.ElectionTimeout {
+			asked = time.Now()
+			for i, l := range all {
+				l.replica.TransferLeadership(c.successor(l.replica, i))
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return len(all)
 		case <-tick.C:
 		}
 	}
+}
+
+// successor chooses who is to lead a group after this node: -1, raft's own choice of the most advanced, unless a member's node
+// can't be reached. Raft takes up to an election timeout to notice that, and would choose the dead one.
+func (c *core) successor(r *multiraft.Replica, turn int) int32 {
+	var up []int32
+	all := true
+	for _, m := range r.Members() {
+		switch {
+		case m.Node == c.node.cfg.ID():
+		case c.node.client.Connected(m.Node):
+			up = append(up, m.Node)
+		default:
+			all = false
+		}
+	}
+	if all || len(up) == 0 {
+		return -1
+	}
+	return up[turn%len(up)]
 }
 
 // brokerView is the cluster as the broker sees it.
