@@ -29,7 +29,7 @@ import (
 
 // fleet is a cluster of brokers on real sockets over shared fake partitions.
 type fleet struct {
-	t     *testing.T
+	t     testing.TB
 	nodes map[int32]*fleetNode
 
 	mu      sync.Mutex
@@ -69,10 +69,11 @@ type partData struct {
 	fail           func(n int) error // asked with the number of the produce
 	produces       int
 	polls          map[*fakePoll]int64
+	sink           bool      // acknowledge and keep nothing
 	diverging      *EpochEnd // what Fetch says to who gives a last fetched epoch
 }
 
-func newFleet(t *testing.T, n int, edit ...func(id int32, c *Config)) *fleet {
+func newFleet(t testing.TB, n int, edit ...func(id int32, c *Config)) *fleet {
 	t.Helper()
 	f := &fleet{
 		t: t, nodes: map[int32]*fleetNode{}, changed: make(chan struct{}), leaders: map[uint64]hint{}, dead: map[int32]bool{},
@@ -360,6 +361,11 @@ func (p *fakePart) Produce(b []byte, done func(ProduceResult)) {
 	res := ProduceResult{BaseOffset: -1, AppendTime: -1, LogStart: 0}
 	if !p.leads() {
 		res.Err = &multiraft.NotLeaderError{Group: d.group, LeaderNode: -1}
+		done(res)
+		return
+	}
+	if d.sink {
+		res.BaseOffset = 0
 		done(res)
 		return
 	}
