@@ -1,6 +1,7 @@
 package partition
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -51,6 +52,7 @@ type realNode struct {
 	c    *realCluster
 	id   int
 	fs   vfs.FS
+	dir  string // of the topics, "/topics" if empty
 	up   atomic.Bool
 	log  *wal.Log
 	svc  *multiraft.Service
@@ -139,7 +141,7 @@ func (n *realNode) start() {
 	n.svc, err = multiraft.NewService(multiraft.Config{NodeID: int32(n.id), Log: n.log, Sender: realWire{n.c, n.id}, Clock: clock.System{},
 		Logger: lg, TickInterval: 20 * time.Millisecond})
 	must(err)
-	m, err := NewManager(ManagerConfig{FS: n.fs, Dir: "/topics", Clock: clock.System{}, Logger: lg, Service: n.svc, Log: n.log,
+	m, err := NewManager(ManagerConfig{FS: n.fs, Dir: cmp.Or(n.dir, "/topics"), Clock: clock.System{}, Logger: lg, Service: n.svc, Log: n.log,
 		Files: segment.NewFiles(n.fs, 64), Configs: func(string) TopicConfig { return cfg }, OnFatal: fatal, Limits: limits})
 	must(err)
 	n.m.Store(m)
