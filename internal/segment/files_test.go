@@ -3,6 +3,7 @@ package segment
 import (
 	"bytes"
 	"errors"
+	"math/rand/v2"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -88,6 +89,9 @@ func TestOpeningAFileWaitsForNoSyncWhileTheFlusherKeepsUp(t *testing.T) {
 			t.Fatalf("%d syncs after %d files too many, %d open", n, i+1, files.Open())
 		}
 	}
+	if logs[0].segs[0].log.dirty.Load() {
+		t.Fatal("what was synced and closed counts as dirty: it would be synced again")
+	}
 	for _, l := range append(logs, more) {
 		closeLog(t, l)
 	}
@@ -156,4 +160,64 @@ func within[T any](t *testing.T, c <-chan T) (v T) {
 		t.Fatal("nothing came for ten seconds")
 	}
 	return v
+}
+
+// TestPowerCutWithFewOpenFiles: files are closed and opened again all the time, synced or not, and nothing flushed is lost.
+func TestPowerCutWithFewOpenFiles(t *testing.T) {
+	const n = 60
+	for seed := range uint64(8) {
+		mem := vfs.NewMem(seed)
+		if err := vfs.MkdirAllSync(mem, "/data"); err != nil {
+			t.Fatal(err)
+		}
+		disk := &faulty{FS: mem}
+		rng := rand.New(rand.NewPCG(seed, 5))
+		var logs [n]*Log
+		var all [n][]byte
+		var flushed [n]int64
+		open := func() {
+			files := NewFiles(disk, 16) // fewer than there are logs
+			for i := range logs {
+				l, err := Open(files, clock.System{}, filepath.Join("/data", itoa(int64(i))), small, 0, quiet)
+				if err != nil {
+					t.Fatal(err)
+				}
+				logs[i] = l
+			}
+		}
+		open()
+		for cut := range uint64(3) {
+			disk.opens.Store(0)
+			for range 400 {
+				i := rng.IntN(n)
+				all[i] = append(all[i], fill(t, logs[i], 1+rng.IntN(3), int32(cut))...)
+				if rng.IntN(5) == 0 {
+					flushed[i] = flush(t, logs[i])
+				}
+			}
+			if disk.opens.Load() < 300 {
+				t.Fatalf("only %d opens: nothing was evicted", disk.opens.Load())
+			}
+			mem.Crash(seed*10 + cut)
+			open()
+			for i, l := range logs {
+				if l.Damage() != nil || l.EndOffset() < flushed[i] {
+					t.Fatalf("seed %d cut %d log %d: ends at %d of %d flushed; %v", seed, cut, i, l.EndOffset(), flushed[i], l.Damage())
+				}
+				got := readAll(t, l, 0, l.EndOffset(), 1<<20)
+				if !bytes.HasPrefix(all[i], got) {
+					t.Fatalf("seed %d cut %d log %d: what is left is no prefix", seed, cut, i)
+				}
+				all[i] = got
+				for off := int64(0); off < l.EndOffset(); off += 7 {
+					if b, err := l.Read(off, l.EndOffset(), 1, nil); err != nil || len(b) == 0 {
+						t.Fatalf("seed %d cut %d log %d: offset %d: %v", seed, cut, i, off, err)
+					}
+				}
+			}
+		}
+		for _, l := range logs {
+			closeLog(t, l)
+		}
+	}
 }
