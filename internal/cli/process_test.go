@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -112,27 +113,21 @@ func (p *process) code() (int, string, string) {
 	return p.cmd.ProcessState.ExitCode(), string(rest), p.err.String()
 }
 
-// freePorts returns ports that lie one after the other, free a moment ago.
+// freePorts returns the first of n free ports in a row, below those that the kernel gives to outgoing connections: while a
+// server is down, a dial to it could otherwise take its port.
 func freePorts(t *testing.T, n int) int {
 	t.Helper()
-	for range 50 {
-		first, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		base := first.Addr().(*net.TCPAddr).Port
-		held := []net.Listener{first}
-		for i := 1; i < n; i++ {
+	for range 200 {
+		base, free := 12000+rand.IntN(20000-n), 0
+		for i := range n {
 			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", base+i))
 			if err != nil {
 				break
 			}
-			held = append(held, l)
-		}
-		for _, l := range held {
 			l.Close()
+			free++
 		}
-		if len(held) == n {
+		if free == n {
 			return base
 		}
 	}

@@ -24,8 +24,10 @@ import (
 
 // The nodes named in --peers form one cluster, whoever starts first and however late the last one comes.
 func TestBootstrapFormsOneCluster(t *testing.T) {
+	t.Parallel()
 	for seed := range uint64(3) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
 			rng := rand.New(rand.NewPCG(seed, 1))
 			nodes := newTestCluster(t, 3)
 			order := rng.Perm(3)
@@ -98,6 +100,7 @@ func oneCluster(t *testing.T, nodes []*testNode) {
 // However topics are made, every group has all its replicas and a leader. (The system this one continues initialised only the
 // first partition of a topic.)
 func TestMultiPartitionInit(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 3)
 	startAll(nodes)
 	c := client(t, nodes, kgo.AllowAutoTopicCreation())
@@ -227,6 +230,7 @@ func produceRequest(t *testing.T, topic string, partition, sequence int32, value
 // A node that does not lead answers a produce as the leader would, and keeps the order of a connection: an idempotent
 // producer's pipelined batches go through it without a gap.
 func TestFollowerProxiesProduce(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 3)
 	startAll(nodes)
 	createTopics(t, client(t, nodes), 1, 3, "orders")
@@ -264,6 +268,7 @@ func TestFollowerProxiesProduce(t *testing.T) {
 // A node with a new id joins a cluster that exists: it learns its metadata, gets partitions of new topics, and comes back after
 // a restart. Without its disk, its id is refused.
 func TestNewNodeJoins(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 3)
 	startAll(nodes)
 	c := client(t, nodes)
@@ -342,6 +347,7 @@ func TestNewNodeJoins(t *testing.T) {
 
 // The id of a founder whose disk was emptied is refused, with what to do; the machine then joins under a new id.
 func TestEmptiedDiskIsRefusedAndJoinsUnderANewID(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 3)
 	startAll(nodes)
 	c := client(t, nodes)
@@ -390,6 +396,7 @@ func TestEmptiedDiskIsRefusedAndJoinsUnderANewID(t *testing.T) {
 // Closing a node of a cluster under load takes no more than ten seconds, hands its leaderships over, and loses nothing that
 // was acknowledged.
 func TestCloseUnderLoadLosesNothing(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 3)
 	startAll(nodes)
 	c := client(t, nodes)
@@ -460,6 +467,7 @@ func TestCloseUnderLoadLosesNothing(t *testing.T) {
 
 // Nodes that are stopped one right after the other hand over to those that are left, not to the one that has just gone.
 func TestStoppingOneAfterTheOtherIsQuick(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 3)
 	startAll(nodes)
 	createTopics(t, client(t, nodes), 30, 3, "orders")

@@ -32,6 +32,7 @@ func (c *crampedFS) FreeSpace(string) (uint64, error) { return uint64(c.free.Loa
 // With the disk nearly full, produce is refused with KAFKA_STORAGE_ERROR, reads go on, and writes are taken again when there is
 // room. A restart on the full disk serves reads too.
 func TestDiskNearlyFullRefusesWritesAndRecovers(t *testing.T) {
+	t.Parallel()
 	n := newTestNode(t, 1)
 	disk := &crampedFS{FS: n.fs}
 	disk.free.Store(1 << 30)
@@ -114,6 +115,7 @@ func consumeAll(t *testing.T, n *testNode, topic string) []string {
 // A failed fsync of the log stops the node: it says so, acknowledges nothing more, and after a restart all that was
 // acknowledged is there.
 func TestFailedSyncOfTheLogStopsTheNode(t *testing.T) {
+	t.Parallel()
 	n := newTestNode(t, 1)
 	disk := vfs.NewMem(5)
 	n.fs = disk
@@ -288,6 +290,7 @@ func TestRefusedStarts(t *testing.T) {
 
 // Close ends a node at any stage of its start, again and again, within its bound and without leaving anything behind.
 func TestCloseWhileStarting(t *testing.T) {
+	t.Parallel()
 	for _, wait := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 100 * time.Millisecond} {
 		nodes := newTestCluster(t, 2)
 		for _, n := range nodes {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"path/filepath"
 	"runtime"
@@ -139,19 +140,30 @@ func newTestCluster(t *testing.T, n int, change ...func(*config.Node)) []*testNo
 	return nodes
 }
 
+// freePeers returns n nodes on free ports below those that the kernel gives to outgoing connections: while a node is down its
+// peers dial its port, and one of those dials could otherwise take it.
 func freePeers(t *testing.T, n int) config.Peers {
 	t.Helper()
 	var peers config.Peers
-	for i := range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
+	for tries := 0; len(peers) < n; tries++ {
+		if tries == 1000 {
+			t.Fatal("no free ports")
 		}
-		defer l.Close() // all at once, so that they differ
-		peers = append(peers, config.Peer{ID: int32(i + 1), Addr: l.Addr().String()})
+		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
+		if _, given := givenPorts.LoadOrStore(addr, true); given {
+			continue
+		}
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		l.Close()
+		peers = append(peers, config.Peer{ID: int32(len(peers) + 1), Addr: addr})
 	}
 	return peers
 }
+
+var givenPorts sync.Map // by tests that run side by side
 
 func startAll(nodes []*testNode) {
 	for _, n := range nodes {

@@ -40,6 +40,7 @@ func TestRestartWithThousandPartitions(t *testing.T) {
 
 // Three nodes on empty disks form their cluster and serve.
 func TestStartThreeEmptyNodes(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 3)
 	dir := t.TempDir()
 	for _, n := range nodes {
