@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"log/slog"
 	"slices"
 
 	"go.etcd.io/raft/v3"
@@ -167,7 +168,7 @@ func (g *Group) readFile(lo, hi, maxBytes uint64) ([]raftpb.Entry, error) {
 			from := int64(c.off) - s.off
 			data := buf[from : from+c.bytes() : from+c.bytes()]
 			if c.typ() == locBad || crc32.Checksum(data, castagnoli) != c.crc {
-				return nil, g.spoil(s.f.name, int64(c.off), fmt.Sprintf("entry %d does not have the checksum it was written with", lo+uint64(i)))
+				return nil, g.spoil(s.f.name, int64(c.off), lo+uint64(i))
 			}
 			if len(data) == 0 {
 				data = nil
@@ -202,9 +203,16 @@ func (l *Log) spans(locs []loc) []span {
 	return out
 }
 
-// spoil marks the group damaged.
-func (g *Group) spoil(file string, off int64, reason string) error {
+// spoil marks the group damaged, if it is a live entry that is bad. Below the checkpoint only the history ends there.
+func (g *Group) spoil(file string, off int64, index uint64) error {
+	reason := fmt.Sprintf("entry %d does not have the checksum it was written with", index)
+	g.log.opt.Logger.Error("a log file is damaged", slog.Uint64("group", g.id), slog.String("file", file), slog.Int64("offset", off), slog.String("reason", reason))
 	g.mu.Lock()
+	if index <= min(g.cp.Index, g.w.cpIndex) {
+		g.trimLocs(index + 1)
+		g.mu.Unlock()
+		return raft.ErrCompacted
+	}
 	if g.damage == nil {
 		g.damage = &Damage{File: file, Offset: off, Reason: reason}
 	}

@@ -32,8 +32,9 @@ type writer struct {
 	spare   []*item
 	arena   []loc
 	scanned pos // when pinned groups were last looked for
-	// credit is how many bytes may be written to carry groups forward: four for each byte of other writes. Without it a log
-	// whose live groups alone exceed the bound would carry them round for ever (and Close would not return).
+	// credit is how many bytes may be written to carry groups forward: four for each byte of other writes, and one file's
+	// worth at Open. Without it a log whose live groups alone exceed the bound would carry them round for ever (and Close
+	// would not return).
 	credit int64
 	vec    [][]byte
 	anchor anchor

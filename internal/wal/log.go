@@ -92,7 +92,7 @@ type item struct {
 }
 
 type counters struct {
-	commits, writes, syncs, bytes, switches, recycled, carried, coldReads, lastSync atomic.Uint64
+	commits, writes, syncs, bytes, switches, recycled, carried, carriedBytes, coldReads, lastSync atomic.Uint64
 }
 
 // Groups returns the ids of the live groups, ascending.
@@ -286,7 +286,7 @@ func (l *Log) Stats() Stats {
 	s := Stats{MaxBytes: l.opt.MaxBytes, CacheBytes: l.cache.bytes.Load(),
 		Commits: l.stats.commits.Load(), Writes: l.stats.writes.Load(), Syncs: l.stats.syncs.Load(),
 		BytesWritten: l.stats.bytes.Load(), Switches: l.stats.switches.Load(), Recycled: l.stats.recycled.Load(),
-		Carried: l.stats.carried.Load(), ColdReads: l.stats.coldReads.Load(), LastSync: time.Duration(l.stats.lastSync.Load())}
+		Carried: l.stats.carried.Load(), CarriedBytes: l.stats.carriedBytes.Load(), ColdReads: l.stats.coldReads.Load(), LastSync: time.Duration(l.stats.lastSync.Load())}
 	l.mu.Lock()
 	s.Groups, s.QueuedBytes, s.Err = len(l.groups), l.queued, l.err
 	l.mu.Unlock()

@@ -132,6 +132,7 @@ type Stats struct {
 	Switches     uint64 // times the log went on in a new file
 	Recycled     uint64 // files reused
 	Carried      uint64 // groups carried forward
+	CarriedBytes uint64 // the part of BytesWritten that this took
 	QueuedBytes  int64  // payload of writes not yet taken by the writer
 	CacheBytes   int64
 	ColdReads    uint64        // reads of entries from files

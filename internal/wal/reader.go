@@ -9,7 +9,11 @@ import (
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
-const readWindow = 1 << 20
+// A reader reads ahead by minWindow where it jumps, up to readWindow where it goes on.
+const (
+	minWindow  = 16 << 10
+	readWindow = 1 << 20
+)
 
 // reader reads one file's blocks, for recovery and for Scan. It holds one window of the file in memory, more only for a
 // directory or a body that is larger.
@@ -23,6 +27,7 @@ type reader struct {
 	start int64
 	n     int
 	dir   []byte
+	ahead int64 // how much the last read took
 }
 
 // block is what a page-aligned place in a file was found to hold. Its records are valid until the reader reads the next.
@@ -45,10 +50,15 @@ func (r *reader) at(off, n int64) ([]byte, error) {
 	}
 	n = min(n, r.size-off)
 	if off < r.start || off+n > r.start+int64(r.n) {
-		if int64(cap(r.buf)) < n {
-			r.buf = make([]byte, max(n, readWindow))
+		if end := r.start + int64(r.n); off >= r.start && off <= end && r.n > 0 {
+			r.ahead = min(2*r.ahead, readWindow)
+		} else {
+			r.ahead = minWindow
 		}
-		want := min(int64(cap(r.buf)), max(n, readWindow), r.size-off)
+		want := min(max(n, r.ahead), r.size-off)
+		if int64(cap(r.buf)) < want {
+			r.buf = make([]byte, want)
+		}
 		got, err := r.f.ReadAt(r.buf[:want], off)
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, fmt.Errorf("wal: read %s at %d: %w", r.name, off, err)
@@ -59,6 +69,9 @@ func (r *reader) at(off, n int64) ([]byte, error) {
 	from := off - r.start
 	return r.buf[from : from+n], nil
 }
+
+// drop gives the window's memory back.
+func (r *reader) drop() { r.buf, r.start, r.n, r.dir = nil, 0, 0, nil }
 
 // frameAt returns the frame at off, if a valid one is there, and leaves its directory in r.dir. A block may not reach
 // beyond limit.
@@ -84,8 +97,8 @@ func (r *reader) frameAt(off, limit int64) (frame, bool, error) {
 }
 
 // blockAt reads and judges the block at off. ok is false if its frame or directory is not valid; records whose bodies are
-// wrong are marked.
-func (r *reader) blockAt(off, limit int64) (b *block, ok bool, err error) {
+// wrong are marked. The bodies of entries are not looked at if lazy is set.
+func (r *reader) blockAt(off, limit int64, lazy bool) (b *block, ok bool, err error) {
 	f, ok, err := r.frameAt(off, limit)
 	if err != nil || !ok {
 		return nil, false, err
@@ -100,27 +113,44 @@ func (r *reader) blockAt(off, limit int64) (b *block, ok bool, err error) {
 	for i := range b.recs {
 		rec := &b.recs[i]
 		keep := rec.kind != KindEntry && rec.kind != KindFullEntry
-		crc := uint32(0)
-		for left := int64(rec.bodyLen); left > 0; {
-			p, err := r.at(at, min(left, readWindow))
-			if err != nil {
-				return nil, false, err
-			}
-			if len(p) == 0 {
-				break
-			}
-			crc = crc32.Update(crc, castagnoli, p)
-			if keep {
-				b.body[i] = append(b.body[i], p...)
-			}
-			at += int64(len(p))
-			left -= int64(len(p))
+		if lazy && !keep {
+			at += int64(rec.bodyLen)
+			continue
+		}
+		var into *[]byte
+		if keep {
+			into = &b.body[i]
+		}
+		crc, err := r.checksum(at, int64(rec.bodyLen), into)
+		if err != nil {
+			return nil, false, err
 		}
 		if crc != rec.bodyCRC {
 			b.bad[i], b.anBad = true, true
 		}
+		at += int64(rec.bodyLen)
 	}
 	return b, true, nil
+}
+
+// checksum returns that of n bytes at off, fewer where the file ends, and keeps them in into if that is set.
+func (r *reader) checksum(off, n int64, into *[]byte) (crc uint32, err error) {
+	for n > 0 {
+		p, err := r.at(off, min(n, readWindow))
+		if err != nil {
+			return 0, err
+		}
+		if len(p) == 0 {
+			break
+		}
+		crc = crc32.Update(crc, castagnoli, p)
+		if into != nil {
+			*into = append(*into, p...)
+		}
+		off += int64(len(p))
+		n -= int64(len(p))
+	}
+	return crc, nil
 }
 
 // nextFrame looks for a valid frame at a page in [off, limit).

@@ -209,5 +209,10 @@ func (c *carried) capture(l *Log) *item {
 	g.staged++
 	it.seq = g.staged
 	l.stats.carried.Add(1)
+	size := int64(len(cp.State)) + 3*recordSize
+	for i := range it.entries {
+		size += int64(len(it.entries[i].Data)) + recordSize
+	}
+	l.stats.carriedBytes.Add(uint64(size))
 	return it
 }

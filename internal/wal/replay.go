@@ -70,7 +70,7 @@ func (r *replay) run(all []*found) (end pos, keep []*found, err error) {
 			limit = all[i+1].prev.off()
 		}
 		stop, err := r.file(f, min(limit, f.size), tail)
-		if err != nil {
+		if f.drop(); err != nil {
 			return 0, nil, err
 		}
 		if !tail && stop < limit {
@@ -85,7 +85,10 @@ func (r *replay) run(all []*found) (end pos, keep []*found, err error) {
 	if err := r.verdict(&keep); err != nil {
 		return 0, nil, err
 	}
-	return end, keep, r.checkEnd(end)
+	if err := r.checkEnd(end); err != nil {
+		return 0, nil, err
+	}
+	return end, keep, r.checkLive(all)
 }
 
 // checkEnd refuses a log that ends before what was once durable: its end was truncated, overwritten or deleted.
@@ -163,13 +166,15 @@ func (r *replay) checkBlank(all []*found) error {
 	return nil
 }
 
-// file replays one file up to limit and returns where it ends: behind its last block, or where bytes are missing.
+// file replays one file up to limit and returns where it ends: behind its last block, or where bytes are missing. What is
+// known to have been durable is not searched for a tear: entries there are checked only if they are live (checkLive).
 func (r *replay) file(f *found, limit int64, tail bool) (int64, error) {
 	var maxX pos
 	var known bool
 	off := int64(headerSize)
 	for off < limit {
-		b, ok, err := f.blockAt(off, limit)
+		at := mkPos(f.seq, off)
+		b, ok, err := f.blockAt(off, limit, !tail || at < r.anchor)
 		if err != nil {
 			return 0, err
 		}
@@ -183,11 +188,11 @@ func (r *replay) file(f *found, limit int64, tail bool) (int64, error) {
 				return 0, err
 			}
 			maxX, known = max(maxX, r.anchor), true
-			if b, ok, err = f.blockAt(off, limit); err != nil { // again: the search used its memory
+			if b, ok, err = f.blockAt(off, limit, false); err != nil { // again: the search used its memory
 				return 0, err
 			}
 		}
-		if tail && maxX <= mkPos(f.seq, off) {
+		if tail && maxX <= at {
 			r.log.opt.Logger.Info("the log ends", slog.String("file", f.name), slog.Int64("offset", off), slog.Bool("torn", ok))
 			return off, nil
 		}
@@ -208,6 +213,37 @@ func (r *replay) file(f *found, limit int64, tail bool) (int64, error) {
 		off = next
 	}
 	return off, nil
+}
+
+// checkLive verifies the entries above their group's checkpoint that file skipped.
+func (r *replay) checkLive(files []*found) error {
+	if len(files) == 0 {
+		return nil
+	}
+	lazy := max(r.anchor, mkPos(files[len(files)-1].seq, 0))
+	var live []*loc
+	for _, g := range r.groups {
+		for i := g.firstLive(); i < len(g.locs); i++ {
+			if c := &g.locs[i]; c.typ() != locBad && c.place() < lazy {
+				live = append(live, c)
+			}
+		}
+	}
+	sort.Slice(live, func(i, j int) bool { return live[i].place() < live[j].place() })
+	for _, c := range live {
+		n := sort.Search(len(files), func(i int) bool { return files[i].seq >= c.seq })
+		if n == len(files) || files[n].seq != c.seq {
+			continue // in a file that is not there: told by other means
+		}
+		crc, err := files[n].checksum(int64(c.off), c.bytes(), nil)
+		if err != nil {
+			return err
+		}
+		if crc != c.crc {
+			c.size |= locBad << 30
+		}
+	}
+	return nil
 }
 
 // verdict refuses what cannot be laid to known groups, and drops files that are not needed any more.

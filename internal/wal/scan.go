@@ -57,7 +57,7 @@ func scanFile(fsys vfs.FS, name string, seq uint32, fn func(Record) error) (err 
 		return fmt.Errorf("wal: %w", err)
 	}
 	for off := int64(headerSize); off < r.size; {
-		b, ok, err := r.blockAt(off, r.size)
+		b, ok, err := r.blockAt(off, r.size, false)
 		if err != nil {
 			return err
 		}
