@@ -98,7 +98,7 @@ func (c *producer) act() {
 		// A server takes any sequence number from a producer it has never heard of: until the first is in, the next must wait.
 		window = 1
 	}
-	if w.healed || len(c.queue) >= window {
+	if w.ending || len(c.queue) >= window {
 		return
 	}
 	for n := 1 + w.rng.IntN(3); n > 0 && len(c.queue) < window && !c.resend; n-- {

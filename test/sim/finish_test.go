@@ -10,6 +10,8 @@ import (
 const (
 	// writableWithin is how soon after healing every partition must take a write.
 	writableWithin = 10 * time.Second
+	// calm is how long the producers go on after healing: the state that the chaos left must bear load.
+	calm = time.Second
 	// equalWithin is how soon after that all replicas must hold the same, catching up included.
 	equalWithin = 60 * time.Second
 )
@@ -35,6 +37,8 @@ func (w *world) heal() {
 // finish heals, lets the producers end, and checks everything that must hold in the end.
 func (w *world) finish() {
 	w.heal()
+	w.run(calm, nil)
+	w.ending = true
 	if w.failed != nil {
 		return
 	}

@@ -211,12 +211,8 @@ func (p *proc) settleFatal() {
 
 func (n *node) syncFired() bool { return n.syncFault != nil && n.syncFault.Fired() > 0 }
 
-// cacheMayLie lets a process that starts again after a failed sync read from the page cache what the disk does not hold and no
-// later sync will write. The log takes it for durable once it has synced the file (docs: not yet defended against); a power cut
-// after that loses it, which the log then reports as damage of that replica.
-const cacheMayLie = false
-
-// exit ends the process by its own will, and starts it again later. The kernel may have dropped the pages it could not write.
+// exit ends the process by its own will, and starts it again later. What a failed sync could not write, the
+// kernel shows to readers as if it had, until it drops the page.
 func (n *node) exit(restart time.Duration) {
 	n.drop()
 	n.fs.Kill()
@@ -227,7 +223,7 @@ func (n *node) exit(restart time.Duration) {
 	switch {
 	case n.w.chance(0.5):
 		n.powerCut() // the machine is restarted, too
-	case !cacheMayLie || n.w.chance(0.5):
+	case n.w.chance(0.5):
 		n.fs.DropCaches()
 	}
 	n.restartIn(restart)

@@ -22,9 +22,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	// defaultSeeds is how many seeds a plain go test runs.
-	defaultSeeds = 24
+	defaultSeeds = 20
 	// minAcked is what every run must have acknowledged to count.
-	minAcked = 30
+	minAcked = 50
 )
 
 func sprint(args ...any) string { return fmt.Sprint(args...) }

@@ -44,7 +44,8 @@ type world struct {
 	topic   *metadata.Topic
 	clients []*producer
 	readers []*consumer
-	healed  bool
+	healed  bool // no more faults
+	ending  bool // no more new batches
 	counts  counts
 	trace   trace
 	failed  *violation
