@@ -22,9 +22,9 @@ type Sender interface {
 
 // View is the node's picture of the cluster. It is safe for concurrent use.
 //
-// A leadership enters it from the local replica of the group, or from the leader's own gossip, which it sends only once its
-// term's no-op is applied. A later term replaces an earlier one, never the other way round, so the epochs told to clients
-// never fall (design rule 23).
+// A leadership enters it when a local replica has it and serves (its term's no-op applied), or by the gossip of the leader,
+// which is sent at that moment: whoever is sent to a leader finds it serving. A later term replaces an earlier one, never
+// the other way round, so the epochs told to clients never fall (design rule 23).
 type View struct {
 	self   int32
 	images metadata.Source
@@ -126,10 +126,8 @@ func (v *View) Observe(r *multiraft.Replica, st multiraft.Status) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	group := r.GroupID()
-	if st.LeaderNode >= 0 {
-		v.learn(group, st.Term, st.LeaderNode)
-	}
 	if st.Ready {
+		v.learn(group, st.Term, v.self)
 		v.own[group], v.news[group] = st.Term, st.Term
 		v.poke()
 	} else {

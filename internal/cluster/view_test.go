@@ -379,3 +379,21 @@ func FuzzDecodeGossip(f *testing.F) {
 		}
 	})
 }
+
+// Who is told of a leader finds it serving: a leader elected whose no-op is not applied yet refuses, and clients then pause.
+func TestLeaderIsKnownOnlyOnceItServes(t *testing.T) {
+	rs := replicas(t, 2)
+	v := NewView(1, newImages(1, 2), nobody{})
+	v.Observe(rs[2], status(5, 1, false))
+	if node, epoch := v.Leader(2); node != -1 || epoch != -1 {
+		t.Fatalf("elected: node %d epoch %d, want none", node, epoch)
+	}
+	v.Observe(rs[2], status(5, 1, true))
+	if node, epoch := v.Leader(2); node != 1 || epoch != 5 {
+		t.Fatalf("serving: node %d epoch %d", node, epoch)
+	}
+	v.Observe(rs[2], status(6, 2, false)) // node 2 won; it will say itself when it serves
+	if node, epoch := v.Leader(2); node != 1 || epoch != 5 {
+		t.Fatalf("after another's election: node %d epoch %d", node, epoch)
+	}
+}
