@@ -172,6 +172,8 @@ func TestValidateOneProblem(t *testing.T) {
 		"sound, IPv6":                        {[]string{"--kafka-addr=[::1]:9092"}, nil},
 		"one id lower":                       {with("--node-id=-1"), []string{"node-id", "raft-addr"}},
 		"id missing":                         {[]string{"--peers=1@h1:5001", "--raft-addr=h9:5001", "--advertised-kafka-addr=h9:9092"}, []string{"node-id"}},
+		"line copied from another node":      {with("--peers=1@h1:5001,2@h2:5001", "--raft-addr=h2:5001"), []string{"raft-addr"}},
+		"id missing, line copied":            {[]string{"--peers=1@h1:5001", "--raft-addr=h1:5001", "--advertised-kafka-addr=h1:9092"}, []string{"node-id"}},
 		"raft address missing":               {with("--raft-addr="), []string{"raft-addr"}},
 		"raft address missing, advertised":   {with("--raft-addr=", "--advertised-raft-addr=h1:5001"), []string{"advertised-raft-addr", "raft-addr"}},
 		"nobody knows where it is":           {with("--node-id=3"), []string{"raft-addr"}},

@@ -150,6 +150,8 @@ func (v *validator) raft() {
 		} else {
 			v.clashWithPeer("raft-addr", n.RaftAddr)
 		}
+	} else if !wildcard(host) {
+		v.clashWithPeer("raft-addr", n.RaftAddr) // a command line copied from another node
 	}
 }
 
@@ -158,6 +160,9 @@ func (v *validator) listsSelf() bool {
 }
 
 func (v *validator) clashWithPeer(flag, addr string) {
+	if v.n.ID() == 0 {
+		return // a missing node id is told already
+	}
 	for _, p := range v.n.Peers {
 		if p.ID != v.n.ID() && p.Addr == addr {
 			v.bad(flag, "%s is the address of node %d in --peers", addr, p.ID)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -80,6 +81,7 @@ type Formation struct {
 	views     map[int32]Info               // what each peer said last
 	gone      map[int32]map[uuid.UUID]bool // directories that a peer has been seen with before its last
 	complaint map[int32]string
+	trouble   map[int32]string // why a peer's last answer did not come
 }
 
 // New prepares a formation. It fails if the peers name a node twice.
@@ -93,7 +95,7 @@ func New(o Options) (*Formation, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	f := &Formation{o: o, id: *o.Identity, views: map[int32]Info{}, gone: map[int32]map[uuid.UUID]bool{}, complaint: map[int32]string{}}
+	f := &Formation{o: o, id: *o.Identity, views: map[int32]Info{}, gone: map[int32]map[uuid.UUID]bool{}, complaint: map[int32]string{}, trouble: map[int32]string{}}
 	seen := map[int32]bool{}
 	for _, p := range o.Peers {
 		if seen[p.Node] {
@@ -286,7 +288,7 @@ func (f *Formation) Run(ctx context.Context) (*Identity, error) {
 			continue
 		}
 		if waited%(10*time.Second) == 0 {
-			f.o.Logger.Info("waiting for peers to form the cluster: on a first start all of them must be there", "missing", f.missing())
+			f.o.Logger.Info("waiting for peers to form the cluster: on a first start all of them must be there", "missing", f.missing(), "because", f.troubles())
 		}
 		waited += f.o.Interval
 		if err := f.pause(ctx, f.o.Interval); err != nil {
@@ -308,6 +310,19 @@ func (f *Formation) missing() []int32 {
 	return out
 }
 
+// troubles says why the missing peers are missing, by node id.
+func (f *Formation) troubles() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, p := range f.peers {
+		if t := f.trouble[p.Node]; t != "" {
+			out = append(out, fmt.Sprintf("node %d at %s: %s", p.Node, p.Addr, t))
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
 // round asks every peer once, all at the same time, and takes the answers in, in order of node id.
 func (f *Formation) round(ctx context.Context) error {
 	answers := make(map[int32]Info, len(f.peers))
@@ -318,8 +333,13 @@ func (f *Formation) round(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(ctx, f.o.HelloTimeout)
 			defer cancel()
 			in, err := f.o.Hello(ctx, p.Addr)
+			f.mu.Lock()
+			delete(f.trouble, p.Node)
 			if err != nil {
-				f.o.Logger.Debug("peer not reached", "peer", p.Node, "addr", p.Addr, "error", err)
+				f.trouble[p.Node] = err.Error()
+			}
+			f.mu.Unlock()
+			if err != nil {
 				return
 			}
 			mu.Lock()
