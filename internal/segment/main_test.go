@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -47,8 +48,29 @@ func (o opener) open() *Log {
 	return l
 }
 
-// batchAt builds a batch of n records of about size bytes in all. Timestamps grow with the offset, but not steadily.
+// built holds the batches that batchAt made: tests with many seeds ask for the same ones, and compressors are slow to make.
+var built sync.Map // of batchKey to []byte
+
+type batchKey struct {
+	base    int64
+	epoch   int32
+	n, size int
+	codec   record.Codec
+}
+
+// batchAt builds a batch of n records of about size bytes in all. Timestamps grow with the offset, but not steadily. The
+// result is the caller's.
 func batchAt(t testing.TB, base int64, epoch int32, n, size int, codec record.Codec) []byte {
+	t.Helper()
+	key := batchKey{base, epoch, n, size, codec}
+	b, ok := built.Load(key)
+	if !ok {
+		b, _ = built.LoadOrStore(key, buildAt(t, base, epoch, n, size, codec))
+	}
+	return bytes.Clone(b.([]byte))
+}
+
+func buildAt(t testing.TB, base int64, epoch int32, n, size int, codec record.Codec) []byte {
 	t.Helper()
 	rng := rand.New(rand.NewPCG(uint64(base), 7))
 	b := record.NewBuilder()
