@@ -38,9 +38,12 @@ type listSM struct {
 	// replaceStage ends a staging under way when the next begins.
 	replaceStage bool
 	panicPrepare string
-	stageDone    func(error)
-	received     []transport.Envelope
-	closed       bool
+	// onApply and onInstall look on; with onApply set, values are remembered up to their colon.
+	onApply   func(index uint64, values []string)
+	onInstall func(index uint64, values []string)
+	stageDone func(error)
+	received  []transport.Envelope
+	closed    bool
 }
 
 func (s *listSM) Prepare(_ uint64, props []Proposal, maxBytes int) ([]byte, []Proposal, int) {
@@ -76,6 +79,18 @@ func (s *listSM) Apply(entries []raftpb.Entry) error {
 			return fmt.Errorf("entry %d follows %d", e.Index, s.index)
 		}
 		s.index, s.term = e.Index, e.Term
+		if s.onApply != nil {
+			var values []string
+			if e.Type == raftpb.EntryNormal && len(e.Data) > 0 {
+				for _, v := range strings.Split(string(e.Data), "|") {
+					v, _, _ = strings.Cut(v, ":")
+					values = append(values, v)
+				}
+			}
+			s.applied = append(s.applied, values...)
+			s.onApply(e.Index, values)
+			continue
+		}
 		if e.Type == raftpb.EntryNormal && len(e.Data) > 0 {
 			if s.failApply != nil {
 				return s.failApply
@@ -129,6 +144,9 @@ func (s *listSM) Install(snap raftpb.Snapshot) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.decode(snap.Data)
+	if s.onInstall != nil {
+		s.onInstall(s.index, s.applied)
+	}
 	return nil
 }
 

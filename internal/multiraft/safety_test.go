@@ -464,3 +464,34 @@ func TestRefusedChangeIsNotTakenForRaftsOwn(t *testing.T) {
 		t.Fatalf("settled %v, error %v", settled, refused)
 	}
 }
+
+// Entries above what is applied never leave memory. Where they alone fill the cache, a cold entry read back has no room in it;
+// but it may be the very one that a follower needs for them to be committed.
+func TestColdEntriesReachAFollowerWhileTheCacheIsFull(t *testing.T) {
+	c := newCluster(t, 3, func(c *cluster) {
+		c.walOf = func(o *wal.Options) { o.CacheBytes = 32 << 10 }
+		c.tune = func(cfg *Config) { cfg.MaxEntryBytes, cfg.PrefetchBytes = 4<<10, 16<<10 }
+	})
+	l := c.leader()
+	c.mustPropose(l, "first")
+	c.tick(3)
+	far, near := c.others(l)[0], c.others(l)[1]
+	c.kill(far)
+	for i := range 100 {
+		c.mustPropose(l, fmt.Sprintf("%d-%01000d", i, 0))
+	}
+	c.kill(near)
+	var outs []*outcome
+	for i := range 60 {
+		outs = append(outs, c.propose(l, fmt.Sprintf("more %d-%01000d", i, 0)))
+		c.settle()
+	}
+	c.restart(far)
+	c.tick(10)
+	for i, o := range outs {
+		if !o.done || o.err != nil {
+			t.Fatalf("proposal %d with a majority up: %+v; the follower is at %d, the leader's log ends at %d", i, o,
+				c.replica(far).AppliedIndex(), c.nodes[l].log.Group(testGroup).LastIndex())
+		}
+	}
+}

@@ -18,8 +18,9 @@ import (
 type storage struct {
 	r        *Replica
 	log      *wal.Group
-	coldMiss bool // the last Entries call was answered ErrCompacted for a prefetch
-	loading  bool // a prefetch is under way
+	coldMiss bool           // the last Entries call was answered ErrCompacted for a prefetch
+	loading  bool           // a prefetch is under way
+	held     []raftpb.Entry // what a prefetch brought while the cache had no room, for the moment of the nudge
 }
 
 func (s *storage) InitialState() (raftpb.HardState, raftpb.ConfState, error) {
@@ -32,6 +33,9 @@ func (s *storage) Entries(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {
 	s.coldMiss = false
 	if lo < s.log.FirstIndex() {
 		return nil, raft.ErrCompacted
+	}
+	if ents := s.fromHeld(lo, hi, maxSize); ents != nil {
+		return ents, nil
 	}
 	if lo <= s.r.toldApplied && !s.log.Cached(lo) {
 		s.prefetch(lo)
@@ -48,23 +52,52 @@ func (s *storage) Entries(lo, hi, maxSize uint64) ([]raftpb.Entry, error) {
 	return ents, err
 }
 
+// fromHeld returns entries of [lo, hi), at most maxSize bytes but at least one, nil if lo is not held.
+func (s *storage) fromHeld(lo, hi, maxSize uint64) []raftpb.Entry {
+	if len(s.held) == 0 || lo < s.held[0].Index || lo > s.held[len(s.held)-1].Index {
+		return nil
+	}
+	ents := s.held[lo-s.held[0].Index:]
+	n, size := 0, uint64(0)
+	for n < len(ents) && ents[n].Index < hi {
+		if size += uint64(ents[n].Size()); size > maxSize && n > 0 {
+			break
+		}
+		n++
+	}
+	return slices.Clone(ents[:n])
+}
+
 func (s *storage) prefetch(lo uint64) {
 	if s.loading {
 		return
 	}
 	s.loading = true
-	s.log.Prefetch(lo, uint64(s.r.svc.cfg.PrefetchBytes), func() {
-		s.r.shard.post(event{r: s.r, kind: evFunc, fn: func() {
-			s.loading = false
-			switch d := s.log.Damage(); {
-			case d != nil:
-				s.r.fence(&DamagedError{Group: s.r.group, File: d.File, Offset: d.Offset, Reason: d.Reason})
-			case s.log.Cached(lo):
-				s.r.nudge(lo)
-			}
-			// Else the read failed, or others took its room at once: the followers' next heartbeat asks again.
-		}})
+	bytes, to := uint64(s.r.svc.cfg.PrefetchBytes), s.r.toldApplied // up to there nothing is ever cut off
+	s.log.Prefetch(lo, bytes, func() {
+		var held []raftpb.Entry
+		if !s.log.Cached(lo) {
+			// Entries not applied yet fill the cache, and those never leave it. A follower may need just these for them to be
+			// committed, so they are read once more, still off the shard, and kept for it.
+			held, _ = s.log.Entries(lo, to+1, bytes)
+		}
+		s.r.shard.post(event{r: s.r, kind: evFunc, fn: func() { s.fetched(lo, held) }})
 	})
+}
+
+// fetched goes on after a prefetch.
+func (s *storage) fetched(lo uint64, held []raftpb.Entry) {
+	s.loading = false
+	if d := s.log.Damage(); d != nil {
+		s.r.fence(&DamagedError{Group: s.r.group, File: d.File, Offset: d.Offset, Reason: d.Reason})
+		return
+	}
+	if len(held) == 0 && !s.log.Cached(lo) {
+		return // the read failed; the followers' next heartbeat asks again
+	}
+	s.held = held
+	s.r.nudge(lo)
+	s.held = nil
 }
 
 // nudge makes raft try again to send to the followers that wait for entries just read into memory. The library has no call
