@@ -262,6 +262,7 @@ func (c *core) openBroker() (err error) {
 		Clock: clock.System{}, Logger: c.log, Registerer: c.node.reg,
 		Listeners:        map[string]broker.ListenerConfig{kafkaListener: listener},
 		AutoCreateTopics: cfg.AutoCreateTopics,
+		FetchHeldBytes:   int(cfg.Limits.RequestMemory),
 	})
 	if err != nil {
 		return err

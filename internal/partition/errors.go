@@ -5,13 +5,14 @@ import (
 	"fmt"
 
 	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/record"
 )
 
 // What Produce, Fetch and the offset lookups answer, beside multiraft's errors. Match with errors.Is; only the broker knows
 // the wire codes named here.
 var (
 	// ErrCorrupt: the batch's CRC or framing is wrong (CORRUPT_MESSAGE).
-	ErrCorrupt = errors.New("corrupt record batch")
+	ErrCorrupt = record.ErrCorrupt
 	// ErrInvalidRecord: not exactly one batch of version 2, or a batch a client may not send (INVALID_RECORD).
 	ErrInvalidRecord = errors.New("invalid record batch")
 	// ErrRecordTooLarge: the batch exceeds max.message.bytes (MESSAGE_TOO_LARGE; makes Java split it).

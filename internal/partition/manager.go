@@ -74,7 +74,9 @@ type Manager struct {
 	cfg      ManagerConfig
 	inflight atomic.Int64 // bytes between Produce and done, all partitions
 	session  atomic.Uint64
-	rate     rate
+	// inflating holds one token for each batch being recompressed.
+	inflating chan struct{}
+	rate      rate
 
 	byNameMu sync.RWMutex
 	byName   map[topicPartition]*Partition
@@ -117,10 +119,11 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 		return nil, fmt.Errorf("making %s: %w: %w", cfg.Dir, ErrStorage, err)
 	}
 	m := &Manager{
-		cfg:     cfg,
-		byName:  make(map[topicPartition]*Partition),
-		byGroup: make(map[uint64]*Partition),
-		slots:   cfg.Limits.Staging,
+		cfg:       cfg,
+		inflating: make(chan struct{}, maxInflating),
+		byName:    make(map[topicPartition]*Partition),
+		byGroup:   make(map[uint64]*Partition),
+		slots:     cfg.Limits.Staging,
 	}
 	m.cond.L = &m.mu
 	m.rate.init(cfg.Limits.DeltaBytesPerSecond, cfg.Clock.Now())

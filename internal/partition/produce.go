@@ -148,7 +148,7 @@ func (p *Partition) admit(b []byte, cfg *TopicConfig) ([]byte, record.Header, er
 		return nil, h, tooLarge(len(b), cfg)
 	}
 	if cfg.Recompress && h.Codec() != cfg.Compression {
-		out, err := record.Recompress(b, cfg.Compression, inflatedLimit(cfg))
+		out, err := p.m.recompress(b, cfg)
 		if err != nil {
 			return nil, h, batchError(err)
 		}
@@ -170,13 +170,30 @@ func tooLarge(n int, cfg *TopicConfig) error {
 // inflatedLimit caps what a batch may decompress to: a bomb is refused, and honest data, which compresses a hundredfold at
 // worst, is not.
 func inflatedLimit(cfg *TopicConfig) int {
-	const most = 256 << 20
+	const most = 64 << 20
 	return min(max(cfg.MaxMessageBytes, 1<<20)*100, most)
+}
+
+// maxInflating is how many batches a node recompresses at a time.
+const maxInflating = 2
+
+// recompress stores a batch as the topic wants it. It opens few batches at a time, so that what they inflate to is bounded
+// for the node and not just for each: the others wait, in the order of their connections.
+func (m *Manager) recompress(b []byte, cfg *TopicConfig) ([]byte, error) {
+	m.inflating <- struct{}{}
+	defer func() { <-m.inflating }()
+	limit := inflatedLimit(cfg)
+	if cfg.Compression == record.None {
+		limit = min(limit, cfg.MaxMessageBytes) // what is larger could not be stored
+	}
+	return record.Recompress(b, cfg.Compression, limit)
 }
 
 // batchError turns record's errors into this package's.
 func batchError(err error) error {
 	switch {
+	case errors.Is(err, ErrCorrupt):
+		return err
 	case errors.Is(err, record.ErrTooLarge):
 		return fmt.Errorf("%w: %w", ErrRecordTooLarge, err)
 	case errors.Is(err, record.ErrMagic), errors.Is(err, record.ErrEmpty), errors.Is(err, record.ErrInvalid):

@@ -56,6 +56,8 @@ func Validate(b []byte) (Header, error) {
 		return Header{}, fmt.Errorf("%w: %d records, but a last offset delta of %d", ErrInvalid, h.Count, h.LastOffsetDelta)
 	case !h.Codec().Valid():
 		return Header{}, fmt.Errorf("%w: unknown compression codec %d", ErrInvalid, h.Codec())
+	case h.Codec() == None && !countMatches(b[BatchOverhead:], h.Count):
+		return Header{}, fmt.Errorf("%w: the header says %d records, the body does not hold as many", ErrInvalid, h.Count)
 	case h.ProducerID >= 0 && (h.BaseSequence < 0 || h.ProducerEpoch < 0) && !h.IsControl():
 		return Header{}, fmt.Errorf("%w: producer %d with epoch %d, sequence %d", ErrInvalid, h.ProducerID, h.ProducerEpoch, h.BaseSequence)
 	case h.ProducerID < 0 && h.IsTransactional():
@@ -149,4 +151,17 @@ func SetAppendTime(b []byte, ts int64) {
 
 func setCRC(b []byte) {
 	binary.BigEndian.PutUint32(b[posCRC:], crc32.Checksum(b[posAttributes:], castagnoli))
+}
+
+// countMatches walks the lengths of uncompressed records: there must be count of them, and nothing after. A header that
+// claims more than there is would take offsets that no record has, and stop consumers there.
+func countMatches(body []byte, count int32) bool {
+	for range count {
+		n, w := binary.Varint(body)
+		if w <= 0 || n <= 0 || n > int64(len(body)-w) {
+			return false
+		}
+		body = body[w+int(n):]
+	}
+	return len(body) == 0
 }
