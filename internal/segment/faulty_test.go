@@ -178,3 +178,44 @@ func TestFlushIsWholeAfterAFullDisk(t *testing.T) {
 		closeLog(t, l)
 	}
 }
+
+// TestRestartAfterAFailedSyncDoesNotTrustThePageCache: the process stops because a sync failed; the next one finds in the page
+// cache what the disk does not hold. What it then says is flushed must survive a power cut.
+func TestRestartAfterAFailedSyncDoesNotTrustThePageCache(t *testing.T) {
+	for seed := range uint64(40) {
+		mem := vfs.NewMem(seed)
+		if err := vfs.MkdirAllSync(mem, "/data"); err != nil {
+			t.Fatal(err)
+		}
+		o := opener{t: t, fs: mem, dir: "/data/t-0", cfg: small, start: -1}
+		l := o.open()
+		all := fill(t, l, int(seed%7)*20, 1)
+		if seed%7 > 0 {
+			flush(t, l)
+		}
+		all = append(all, fill(t, l, 5+int(seed)*3, 2)...)
+		end := l.EndOffset()
+		fault := mem.Inject(vfs.Fault{Ops: vfs.OpSync, Match: "*" + logExt, Count: -1})
+		if _, err := l.Flush(); !errors.Is(err, syscall.EIO) {
+			t.Fatal(err)
+		}
+		fault.Remove()
+		mem.Kill()
+
+		l = o.open()
+		if l.Damage() != nil || l.EndOffset() != end {
+			t.Fatalf("seed %d: ends at %d of %d, %v", seed, l.EndOffset(), end, l.Damage())
+		}
+		all = append(all, fill(t, l, 1, 2)...)
+		end = flush(t, l)
+		mem.Crash(seed)
+		l = o.open()
+		if l.Damage() != nil || l.EndOffset() != end {
+			t.Fatalf("seed %d: after a power cut it ends at %d of %d, %v", seed, l.EndOffset(), end, l.Damage())
+		}
+		if got := readAll(t, l, 0, end, 1<<20); !bytes.Equal(got, all) {
+			t.Fatalf("seed %d: other bytes", seed)
+		}
+		closeLog(t, l)
+	}
+}

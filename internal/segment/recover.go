@@ -371,10 +371,23 @@ func (r *recovery) check(s *segment, pos, size, next int64) (bad, err error) {
 			}
 			break
 		}
+		if err := r.settle(s, have[:used], pos); err != nil {
+			return nil, err
+		}
 		pos += int64(used)
 	}
 	s.size, s.end = pos, max(next, s.base)
 	return bad, nil
+}
+
+// settle writes what was read over itself, for the next Flush to make durable. To sync it is not enough: where the process before
+// this one stopped because a sync had failed, the kernel keeps the pages it could not write and calls them clean, so that a
+// later sync succeeds without writing anything ("Can applications recover from fsync failures?", USENIX ATC 2020).
+func (r *recovery) settle(s *segment, b []byte, pos int64) error {
+	if len(b) == 0 {
+		return nil
+	}
+	return writeSlot(&s.log, false, b, pos)
 }
 
 // checkEpoch: leader epochs never go back. They lie before what the CRC covers, so that this is all that can be said of one.
