@@ -403,7 +403,8 @@ func TestCloseUnderLoadLosesNothing(t *testing.T) {
 	createTopics(t, c, 3, 3, "orders")
 	eventually(t, func() error { return allLed(nodes, "orders") })
 
-	ctx, cancel := context.WithCancel(testContext(t))
+	ctx, cancel := context.WithCancel(t.Context()) // every record has its own bound, every wait for progress another
+	defer cancel()
 	var mu sync.Mutex
 	acked := map[int32][]string{}
 	var wg sync.WaitGroup
