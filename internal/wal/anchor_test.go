@@ -156,3 +156,41 @@ func TestDamageBesideARemovalIsForgottenWithIt(t *testing.T) {
 		t.Fatalf("%+v", g)
 	}
 }
+
+// TestAGroupLostWithAClosedFilesEndIsNamed: the file ends neatly behind a block, and the group was only in the next.
+func TestAGroupLostWithAClosedFilesEndIsNamed(t *testing.T) {
+	disk := vfs.NewMem(1)
+	o, _ := memOptions(disk)
+	l := mustOpen(t, o)
+	for id := uint64(1); id <= 2; id++ { // each in a block of its own
+		if _, err := l.Create(id, firstState(), nil); err != nil {
+			t.Fatal(err)
+		}
+		l.Step()
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = mustOpen(t, o) // closes the first file
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	img, cut := takeImage(t, disk, o.Dir), false
+	if err := Scan(disk, o.Dir, func(r Record) error {
+		if n := filepath.Base(r.File); r.Kind == KindCreate && r.Group == 2 {
+			img[n], cut = img[n][:r.Block], true
+		}
+		return nil
+	}); err != nil || !cut {
+		t.Fatal(cut, err)
+	}
+	o.FS = img.disk(t, o.Dir)
+	l = mustOpen(t, o)
+	defer l.Close()
+	if g := l.Group(1); g == nil || g.Damage() != nil {
+		t.Errorf("group 1: %+v", g)
+	}
+	if g := l.Group(2); g == nil || g.Damage() == nil {
+		t.Errorf("group 2 was lost silently: %+v", g)
+	}
+}
