@@ -473,12 +473,15 @@ func (r *Replica) tick(stalled bool) {
 		r.transferAt = r.tickCount
 		r.transfer(-1)
 	}
+	if r.handover.til > 0 && (r.tickCount > r.handover.til || r.transfer(r.handover.node)) {
+		r.handover = handover{}
+	}
 }
 
-// transfer picks the follower on a node, or the most advanced one heard of lately, and tells raft.
-func (r *Replica) transfer(node int32) {
+// transfer picks the follower on a node, or the most advanced one heard of lately, and tells raft. False: there is none now.
+func (r *Replica) transfer(node int32) (found bool) {
 	if r.rn == nil || !r.view.Load().isLeader {
-		return
+		return true
 	}
 	var best, match uint64
 	r.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr raftProgress) {
@@ -496,6 +499,7 @@ func (r *Replica) transfer(node int32) {
 	if best != 0 {
 		r.rn.TransferLeader(best)
 	}
+	return best != 0
 }
 
 // peerDown forgets a leader whose node is gone; the first of the remaining replicas campaigns at once.

@@ -237,13 +237,7 @@ func (m *mayhem) act() {
 	case p < 935:
 		clear(m.links)
 	case p < 937:
-		m.kill(id)
-		m.tally.cuts++
-		for v, at := range m.open {
-			if at == id {
-				delete(m.open, v) // nobody is left to be told
-			}
-		}
+		m.cutPower(id)
 	case p < 951:
 		if down := m.pick(m.order); m.nodes[down].down {
 			m.boot(down)
@@ -256,8 +250,10 @@ func (m *mayhem) act() {
 		m.checkpointOne(id)
 	case p < 986:
 		m.slow[id] = m.rnd.IntN(9)
-	case p < 992:
+	case p < 989:
 		m.stage(id)
+	case p < 992:
+		m.upheaval(ids)
 	case p < 995:
 		m.change(ids)
 	default:
@@ -391,6 +387,47 @@ func (m *mayhem) stage(id int32) {
 			done(errPlanted)
 		} else {
 			done(nil)
+		}
+	}
+}
+
+// upheaval has several nodes stand for election at once, and cuts the power of one in the middle of it.
+func (m *mayhem) upheaval(ids []int32) {
+	for range 2 + m.rnd.IntN(4) {
+		for _, id := range ids {
+			if v := m.replica(id).view.Load(); v.leader != 0 && !v.isLeader {
+				m.nodes[id].svc.HandlePeerDown(v.leaderNode)
+			}
+		}
+		for _, id := range ids {
+			switch m.rnd.IntN(3) {
+			case 0:
+				m.campaign(id)
+			case 1: // as late words of a transfer do: without a pre-vote
+				r := m.replica(id)
+				r.shard.post(event{r: r, kind: evFunc, fn: func() {
+					r.step(raftpb.Message{Type: raftpb.MsgTimeoutNow, From: replicaOf(m.pick(m.order)), To: r.id, Term: r.hard.Term})
+				}})
+			}
+		}
+		for range 20 + m.rnd.IntN(150) {
+			m.step(m.pick(ids))
+			m.deliver()
+		}
+		if id := m.pick(ids); m.rnd.IntN(2) == 0 {
+			m.cutPower(id)
+			m.boot(id)
+		}
+		m.check()
+	}
+}
+
+func (m *mayhem) cutPower(id int32) {
+	m.kill(id)
+	m.tally.cuts++
+	for v, at := range m.open {
+		if at == id {
+			delete(m.open, v) // nobody is left to be told
 		}
 	}
 }

@@ -64,6 +64,7 @@ type Replica struct {
 	reads       readQueue
 	tickCount   uint64
 	transferAt  uint64 // tick of the last transfer started for a stalled disk
+	handover    handover
 }
 
 // view is what a replica knows of its group's leadership.
@@ -73,6 +74,12 @@ type view struct {
 	leaderNode int32
 	isLeader   bool
 	ready      bool
+}
+
+// handover is a transfer of leadership that nobody could be found for, to be tried again until a tick.
+type handover struct {
+	node int32
+	til  uint64
 }
 
 type confProposal struct {
@@ -346,7 +353,13 @@ func (r *Replica) checkpoint(cp checkpoint) {
 // TransferLeadership hands the leadership to the replica on a node, or to the most advanced live one for node -1. It does
 // nothing on a follower. Raft gives up a transfer that takes longer than an election timeout.
 func (r *Replica) TransferLeadership(node int32) {
-	r.shard.post(event{r: r, kind: evFunc, fn: func() { r.transfer(node) }})
+	r.shard.post(event{r: r, kind: evFunc, fn: func() {
+		if r.transfer(node) {
+			return
+		}
+		// Just after raft has counted who is there, nobody is for a moment; nor is a node that just came up.
+		r.handover = handover{node: node, til: r.tickCount + uint64(r.svc.cfg.ElectionTicks)}
+	}})
 }
 
 // ProposeConfChange puts a membership change into the log; done is called once it is applied here. One change at a time is

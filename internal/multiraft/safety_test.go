@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/chronik-go/chronik/internal/transport"
@@ -493,5 +494,45 @@ func TestColdEntriesReachAFollowerWhileTheCacheIsFull(t *testing.T) {
 			t.Fatalf("proposal %d with a majority up: %+v; the follower is at %d, the leader's log ends at %d", i, o,
 				c.replica(far).AppliedIndex(), c.nodes[l].log.Group(testGroup).LastIndex())
 		}
+	}
+}
+
+// Just after raft has counted who is there it takes nobody for alive; a transfer asked for in that moment is made up for.
+func TestTransferAskedForRightAfterCheckQuorumIsMade(t *testing.T) {
+	c := newCluster(t, 3)
+	l := c.leader()
+	c.tick(3)
+	to := c.others(l)[1]
+	r := c.replica(l)
+	r.guard(func() {
+		if err := r.rn.Step(raftpb.Message{Type: raftpb.MsgCheckQuorum, From: raft.LocalAppendThread}); err != nil {
+			t.Error(err)
+		}
+	})
+	r.TransferLeadership(to)
+	c.settle()
+	if got := c.leader(); got != l {
+		t.Fatalf("node %d leads already: the moment was missed", got)
+	}
+	c.tick(4)
+	if got := c.leader(); got != to {
+		t.Fatalf("node %d leads, want %d", got, to)
+	}
+}
+
+func TestUnregisterOfAClosingServiceIsRefused(t *testing.T) {
+	c := newCluster(t, 1)
+	c.leader()
+	svc := c.nodes[1].svc
+	if err := svc.Close(); err != nil {
+		t.Fatal(err)
+	}
+	called := false
+	if err := svc.Unregister("t", testGroup, func() { called = true }); !errors.Is(err, ErrStopped) || called {
+		t.Fatalf("error %v, done called %v before the state machine is closed", err, called)
+	}
+	c.settle()
+	if !c.sm(1).closed {
+		t.Fatal("not closed")
 	}
 }

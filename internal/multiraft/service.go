@@ -150,18 +150,21 @@ func (s *Service) Register(o RegisterOptions) (*Replica, error) {
 }
 
 // Unregister stops the replica of a topic partition. Proposals under way end with ErrUnknownOutcome, queued ones with
-// ErrStopped. done, if set, is called once the state machine has been closed; from then on nothing refers to it.
+// ErrStopped. done, if set, is called once the state machine has been closed; from then on nothing refers to it. A service that
+// is closing stops all of them anyway: then the error is ErrStopped, and done is not called.
 func (s *Service) Unregister(topic string, partition int32, done func()) error {
 	key := topicPartition{topic, partition}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	r := s.byName[key]
-	if r == nil {
-		s.mu.Unlock()
+	switch {
+	case r == nil:
 		return fmt.Errorf("multiraft: no replica of %s-%d here", topic, partition)
+	case s.closed:
+		return ErrStopped // its shard may have ended: nobody would close the state machine before done
 	}
 	delete(s.byName, key)
 	delete(s.byGroup, r.group)
-	s.mu.Unlock()
 	r.shard.post(event{r: r, kind: evStop, fn: done})
 	return nil
 }

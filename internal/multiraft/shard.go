@@ -173,11 +173,14 @@ func (sh *shard) stop(r *Replica, done func()) {
 		}
 	}
 	r.drain(r.refusal())
-	r.applier.inbox.post(applyTask{r: r, close: func() {
+	t := applyTask{r: r, close: func() {
 		if done != nil {
 			done()
 		}
-	}})
+	}}
+	if !r.applier.inbox.post(t) {
+		r.applier.do(&t) // a service that is stepped by its caller has closed all its inboxes at once
+	}
 }
 
 func (sh *shard) tickAll() {
