@@ -321,6 +321,8 @@ func TestNewNodeJoins(t *testing.T) {
 	}
 
 	n.stop()
+	// It remembers its place: a restart does not depend on the nodes of --peers being where they were.
+	n.cfg.Peers = config.Peers{{ID: 1, Addr: freePeers(t, 1)[0].Addr}}
 	n.start()
 	eventually(t, joined)
 	eventually(t, func() error { return allLed(all, "before", "after") })
@@ -331,6 +333,7 @@ func TestNewNodeJoins(t *testing.T) {
 	}
 
 	n.stop()
+	n.cfg.Peers = slices.Clone(nodes[0].cfg.Peers)
 	n.fs = vfs.NewMem(99) // the disk is lost
 	if err := n.open(); err != nil {
 		t.Fatal(err)

@@ -133,6 +133,9 @@ func (c *core) metadataState() (membership, wal.Checkpoint, error) {
 		}
 		return m, group.Checkpoint(), nil
 	}
+	if m, ok := c.remembered(group); ok {
+		return m, group.Checkpoint(), nil
+	}
 	r, err := c.join()
 	if err != nil {
 		return membership{}, wal.Checkpoint{}, err
@@ -150,6 +153,29 @@ func (c *core) metadataState() (membership, wal.Checkpoint, error) {
 		return membership{}, wal.Checkpoint{}, damagedMetadata(d)
 	}
 	return m, group.Checkpoint(), nil
+}
+
+// remembered finds in the metadata that this node has itself what it was given when it joined: a node that is restarted
+// does not depend on the nodes of --peers being there.
+func (c *core) remembered(group *wal.Group) (membership, bool) {
+	if group == nil || group.Damage() != nil {
+		return membership{}, false
+	}
+	img, err := controller.DecodeImage(group.Checkpoint().State)
+	if err != nil {
+		return membership{}, false // nothing yet, or for NewStateMachine to refuse
+	}
+	self := img.Nodes[c.node.cfg.ID()]
+	if self == nil || self.Dir != c.node.id.Dir || self.MetadataReplica == 0 {
+		return membership{}, false
+	}
+	m := membership{replica: self.MetadataReplica}
+	for _, n := range nodesOf(img) {
+		if n.MetadataReplica != 0 {
+			m.members = append(m.members, multiraft.Member{Replica: n.MetadataReplica, Node: n.ID})
+		}
+	}
+	return m, true
 }
 
 func damagedMetadata(d *wal.Damage) error {
@@ -240,7 +266,7 @@ func (c *core) openPartitions() (err error) {
 	c.manager, err = partition.NewManager(partition.ManagerConfig{
 		FS: n.fs, Dir: filepath.Join(n.cfg.DataDir, topicsName), Clock: clock.System{}, Logger: n.log,
 		Host:  partition.NewHost(c.groups, n.wal),
-		Files: segment.NewFiles(n.fs, n.cfg.Limits.MaxOpenFiles), Configs: c.configs.topic, Writable: c.space.writable,
+		Files: segment.NewFiles(n.fs, n.cfg.Limits.MaxOpenFiles), Configs: c.configs.topic, Writable: c.space.writable, FreeReserve: c.space.reserve.release,
 		OnFatal: func(err error) { n.fail(fmt.Errorf("a disk failed: %w", err)) },
 	})
 	if err != nil {
@@ -406,6 +432,7 @@ func (c *core) close(ctx context.Context) error {
 	done()
 	c.cancel()
 	c.wg.Wait()
+	c.machine.CheckpointNow()
 	errs = append(errs, c.controller.Close(), c.manager.Close(), c.groups.Close())
 	return errors.Join(errs...)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -310,5 +311,32 @@ func TestCloseWhileStarting(t *testing.T) {
 		}
 		startAll(nodes)
 		stopAll(nodes)
+	}
+}
+
+// The reserve is room for what is committed already when somebody else fills the disk: taken, given back once, taken again.
+func TestReserveIsTakenAndGivenBack(t *testing.T) {
+	disk := vfs.NewMem(1)
+	if err := disk.MkdirAll("/d"); err != nil {
+		t.Fatal(err)
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	b := newBallast(disk, "/d", quiet)
+	if b.release() {
+		t.Fatal("gave back what it never had")
+	}
+	b.take(t.Context(), reserveBytes)
+	if disk.Used() != 0 {
+		t.Fatal("took room on a disk that has none to spare")
+	}
+	b.take(t.Context(), 1<<40)
+	if used := disk.Used(); used < ballastBytes {
+		t.Fatalf("holds %d bytes", used)
+	}
+	if b = newBallast(disk, "/d", quiet); !b.release() {
+		t.Fatal("a restarted node does not know of its reserve")
+	}
+	if b.release() || disk.Used() >= ballastBytes {
+		t.Fatalf("after giving back: %d bytes used", disk.Used())
 	}
 }

@@ -20,6 +20,8 @@ type space struct {
 	wal *wal.Log
 	log *slog.Logger
 	err atomic.Pointer[error]
+	// reserve is given back when the disk is full all the same.
+	reserve *ballast
 }
 
 // reserveBytes is kept free: the uncommitted tail of many groups, their segments, and two files of the log.
@@ -29,7 +31,7 @@ const reserveBytes = 256 << 20
 const spaceInterval = time.Second
 
 func newSpace(fs vfs.FS, dir string, log *wal.Log, logger *slog.Logger) *space {
-	s := &space{fs: fs, dir: dir, wal: log, log: logger}
+	s := &space{fs: fs, dir: dir, wal: log, log: logger, reserve: newBallast(fs, dir, logger)}
 	s.look()
 	return s
 }
@@ -48,14 +50,15 @@ func (s *space) watch(ctx context.Context) {
 	for {
 		select {
 		case <-t.C:
-			s.look()
+			s.reserve.take(ctx, s.look())
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (s *space) look() {
+// look judges the room on the disk, and returns it (0 if unknown).
+func (s *space) look() (free uint64) {
 	free, err := s.fs.FreeSpace(s.dir)
 	var now error
 	switch {
@@ -80,4 +83,5 @@ func (s *space) look() {
 	} else {
 		s.err.Store(&now)
 	}
+	return free
 }

@@ -1,0 +1,95 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/vfs"
+)
+
+// ballast is a file that only takes up room. Where the disk runs full between two looks of space, because somebody else
+// fills it, committed entries still have to be written out: then the ballast is given back, once, and writes are refused
+// until there is room for it again (design rule 11: never a skipped apply).
+type ballast struct {
+	fs   vfs.FS
+	name string
+	log  *slog.Logger
+
+	mu   sync.Mutex
+	held bool
+}
+
+const (
+	ballastName  = "reserve"
+	ballastBytes = 64 << 20
+	ballastChunk = 1 << 20
+)
+
+func newBallast(fsys vfs.FS, dir string, log *slog.Logger) *ballast {
+	b := &ballast{fs: fsys, name: filepath.Join(dir, ballastName), log: log}
+	if info, err := fsys.Stat(b.name); err == nil && info.Size >= ballastBytes {
+		b.held = true
+	}
+	return b
+}
+
+// release gives the room back and says whether there was any.
+func (b *ballast) release() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.held {
+		return false
+	}
+	b.held = false
+	if err := b.fs.Remove(b.name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		b.log.Error("the disk's reserve can't be given back", "file", b.name, "error", err)
+		return false
+	}
+	b.log.Error("the disk is full: its reserve was given back to what is committed already")
+	return true
+}
+
+// take fills the file, at a pace that writes don't notice, unless it is there. free is the room on the disk.
+func (b *ballast) take(ctx context.Context, free uint64) {
+	b.mu.Lock()
+	held := b.held
+	b.mu.Unlock()
+	if held || free < reserveBytes+2*ballastBytes {
+		return
+	}
+	if err := b.fill(ctx); err != nil {
+		b.log.Warn("no reserve is kept on the disk", "file", b.name, "error", errors.Join(err, b.fs.Remove(b.name)))
+		return
+	}
+	b.mu.Lock()
+	b.held = ctx.Err() == nil
+	b.mu.Unlock()
+}
+
+func (b *ballast) fill(ctx context.Context) (err error) {
+	f, err := b.fs.Create(b.name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	zeros := make([]byte, ballastChunk)
+	for off := int64(0); off < ballastBytes; off += ballastChunk {
+		if _, err := f.WriteAt(zeros, off); err != nil {
+			return err
+		}
+		if err := f.StartWriteback(off, ballastChunk); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil // half a file is filled again at the next start
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return f.Sync() // blocks are there once it returns, whatever the file system delays
+}
