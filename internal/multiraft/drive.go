@@ -256,7 +256,7 @@ func (r *Replica) ready(rd raft.Ready) {
 			// Nobody is asked for a vote in a term before that term is on disk here (Raft, figure 2). The library asks at once and
 			// holds back only the candidate's own vote. But two others' votes make a leader of three without that, and after a
 			// power cut it would win the same term again, with another log, beside acknowledgements of its first reign.
-			late = append(late, *m)
+			late = append(late, *m) // the new term comes in the same Ready, as an append
 		default:
 			r.send(*m) // before the local fsync: the leader's own vote for its entries waits for it, the followers' do not
 		}
@@ -267,15 +267,11 @@ func (r *Replica) ready(rd raft.Ready) {
 		case raft.LocalAppendThread:
 			if len(late) > 0 {
 				m.Responses = slices.Concat(late, m.Responses)
-				late = nil
 			}
 			r.appendLog(m)
 		case raft.LocalApplyThread:
 			r.applier.inbox.post(applyTask{r: r, entries: m.Entries, responses: m.Responses})
 		}
-	}
-	if len(late) > 0 {
-		panic("votes are asked for without a change of term") // which comes in the same Ready, as an append
 	}
 	for _, rs := range rd.ReadStates {
 		r.reads.resolve(rs.RequestCtx, rs.Index, r.applied.Load())

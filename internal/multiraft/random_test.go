@@ -5,6 +5,8 @@ import (
 	crand "crypto/rand"
 	"errors"
 	"fmt"
+	"hash"
+	"hash/fnv"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -37,18 +39,7 @@ func TestRandomFaults(t *testing.T) {
 	}
 	var total tally
 	for seed := first; seed < first+count; seed++ {
-		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) {
-			old := crand.Reader
-			crand.Reader = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(seed >> 24)}) // raft's election jitter
-			defer func() { crand.Reader = old }()
-			m := newMayhem(t, seed)
-			for range 5000 {
-				m.act()
-				m.check()
-			}
-			m.heal()
-			total.add(m.tally)
-		})
+		t.Run(fmt.Sprint("seed=", seed), func(t *testing.T) { total.add(runMayhem(t, seed).tally) })
 	}
 	if t.Failed() {
 		return
@@ -57,6 +48,30 @@ func TestRandomFaults(t *testing.T) {
 	if count >= 12 && (total.acked == 0 || total.lost == 0 || total.cuts == 0 || total.snapshots == 0 || total.confs == 0 || total.reads == 0 || total.terms == 0) {
 		t.Fatalf("the faults did not happen: %+v", total)
 	}
+}
+
+// The simulator's promise: a seed is a run.
+func TestRandomFaultsRepeat(t *testing.T) {
+	a, b := runMayhem(t, 5), runMayhem(t, 5)
+	if a.tally != b.tally || a.trace.Sum64() != b.trace.Sum64() || !slices.Equal(a.hist, b.hist) {
+		t.Fatalf("one seed, two runs: %+v and %+v", a.tally, b.tally)
+	}
+}
+
+func runMayhem(t *testing.T, seed uint64) *mayhem {
+	old := crand.Reader
+	crand.Reader = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(seed >> 24)}) // raft's election jitter
+	defer func() { crand.Reader = old }()
+	m := newMayhem(t, seed)
+	m.seen = func(from, to int32, env *transport.Envelope) {
+		fmt.Fprint(m.trace, from, to, env.Kind, env.Raft.Type, env.Raft.Term, env.Raft.Index, env.Raft.Commit, len(env.Raft.Entries), ";")
+	}
+	for range 5000 {
+		m.act()
+		m.check()
+	}
+	m.heal()
+	return m
 }
 
 // tally counts what happened, so that a run without faults is not taken for a good one.
@@ -83,6 +98,7 @@ type mayhem struct {
 	rnd   *rand.Rand
 	clock *clock.Sim
 	tally tally
+	trace hash.Hash64 // of every message taken from the network
 
 	boots map[int32]int
 	links map[[2]int32]bool // cut
@@ -102,7 +118,7 @@ type mayhem struct {
 const mayhemNodes = 4 // three voters, and one that membership changes bring in
 
 func newMayhem(t *testing.T, seed uint64) *mayhem {
-	m := &mayhem{t: t, rnd: rand.New(rand.NewPCG(seed, 77)), boots: map[int32]int{}, links: map[[2]int32]bool{}, slow: map[int32]int{},
+	m := &mayhem{t: t, trace: fnv.New64a(), rnd: rand.New(rand.NewPCG(seed, 77)), boots: map[int32]int{}, links: map[[2]int32]bool{}, slow: map[int32]int{},
 		open: map[string]int32{}, upTo: map[uint64]int{}, last: 1, at: map[string]uint64{}, gone: map[string]bool{}, led: map[uint64]string{}}
 	m.clock = clock.NewSim(time.Unix(1_700_000_000, 0))
 	c := &cluster{t: t, nodes: map[int32]*simNode{}, noLog: map[int32]bool{}, noApply: map[int32]bool{}}
@@ -300,6 +316,7 @@ func (m *mayhem) deliver() {
 	if !again {
 		m.queue = slices.Delete(m.queue, i, i+1)
 	}
+	m.seen(f.from, f.to, &f.env)
 	snap := f.env.Kind == transport.KindRaft && f.env.Raft.Type == raftpb.MsgSnap
 	if m.rnd.IntN(40) == 0 || m.links[[2]int32{f.from, f.to}] || m.nodes[f.to].down || len(m.queue) > 3000 {
 		if !again && m.rnd.IntN(2) == 0 && !m.nodes[f.from].down {
