@@ -17,21 +17,6 @@ func smallLog(c *cluster) {
 	c.walOf = func(o *wal.Options) { o.FileBytes, o.MaxBytes, o.CacheBytes = 64<<10, 256<<10, 32<<10 }
 }
 
-// checkpoint hands every live replica's state to its log.
-func (c *cluster) checkpoint() {
-	for _, id := range c.order {
-		if c.nodes[id].down {
-			continue
-		}
-		sm := c.sm(id)
-		sm.mu.Lock()
-		index, term, state := sm.index, sm.term, sm.encode()
-		sm.mu.Unlock()
-		c.replica(id).Checkpoint(index, term, state)
-	}
-	c.settle()
-}
-
 // outgrow writes until the leader's log no longer reaches back to what a stopped follower has. The state machine here keeps
 // everything, so values are long and few.
 func (c *cluster) outgrow(l int32, want []string) []string {

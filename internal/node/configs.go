@@ -87,9 +87,9 @@ func (c *configs) build(set map[string]string, img *metadata.Image) partition.To
 	// An error says that a value of another version did not count; the view is whole all the same.
 	t, _ := config.NewTopic(set, layers(c.cfg, c.static, img))
 	tc := partition.DefaultTopicConfig(segment.Config{
-		SegmentBytes: int64(t.SegmentBytes), SegmentMs: segmentAge(t.SegmentMs),
+		SegmentBytes: int64(t.SegmentBytes), SegmentAge: segmentAge(t.SegmentMs),
 		IndexIntervalBytes: t.IndexIntervalBytes, IndexBytes: int(t.SegmentIndexBytes),
-		RetentionBytes: t.RetentionBytes, RetentionMs: millis(t.RetentionMs),
+		RetentionBytes: t.RetentionBytes, RetentionAge: millis(t.RetentionMs),
 	})
 	tc.MaxMessageBytes = int(t.MaxMessageBytes)
 	tc.TimestampAfterMaxMs, tc.TimestampBeforeMaxMs = t.TimestampAfterMaxMs, t.TimestampBeforeMaxMs

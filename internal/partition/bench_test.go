@@ -27,7 +27,7 @@ func benchProduce(b *testing.B, disk string) {
 	c := &realCluster{t: b, parts: parts, firstG: 10, tune: func(o *wal.Options, l *Limits, cfg *TopicConfig) {
 		o.Dir, o.FileBytes = dir+"/wal", 64<<20
 		*l = Limits{}
-		cfg.Segment = segment.Config{SegmentBytes: 256 << 20, RetentionBytes: -1, RetentionMs: -1}
+		cfg.Segment = segment.Config{SegmentBytes: 256 << 20, RetentionBytes: -1, RetentionAge: -1}
 	}}
 	n := &realNode{c: c, fs: vfs.OS{}, dir: dir + "/topics"}
 	if disk == "mem" {

@@ -83,7 +83,7 @@ type checkpointWrite struct {
 func newCluster(t *testing.T, n int, change func(c *cluster)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, clk: clock.NewSim(time.UnixMilli(1_700_000_000_000)), term: 1}
-	c.cfg = DefaultTopicConfig(segment.Config{SegmentBytes: 4 << 10, RetentionBytes: -1, RetentionMs: -1})
+	c.cfg = DefaultTopicConfig(segment.Config{SegmentBytes: 4 << 10, RetentionBytes: -1, RetentionAge: -1})
 	c.limits = Limits{DeltaChunkBytes: 1 << 10, MaintenanceInterval: time.Minute}
 	if change != nil {
 		change(c)

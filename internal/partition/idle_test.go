@@ -34,7 +34,7 @@ func (idleReplica) CheckpointSynced(uint64, uint64, []byte, func(error)) {}
 // idleManager has n partitions that hold a few records each, lead, and do nothing.
 func idleManager(t testing.TB, n int) (*Manager, *clock.Sim, *vfs.Mem) {
 	fs, clk := vfs.NewMem(1), clock.NewSim(time.UnixMilli(1_700_000_000_000))
-	cfg := DefaultTopicConfig(segment.Config{RetentionBytes: 1 << 30, RetentionMs: 24 * time.Hour})
+	cfg := DefaultTopicConfig(segment.Config{RetentionBytes: 1 << 30, RetentionAge: 24 * time.Hour})
 	m, err := NewManager(ManagerConfig{FS: fs, Dir: "/d", Clock: clk, Host: idleHost{}, Files: segment.NewFiles(fs, 64),
 		Configs: func(string) TopicConfig { return cfg }})
 	if err != nil {

@@ -131,7 +131,7 @@ func (n *realNode) start() {
 		}
 	}}
 	limits := Limits{FlushInterval: 50 * time.Millisecond, MaintenanceInterval: 50 * time.Millisecond}
-	cfg := DefaultTopicConfig(segment.Config{SegmentBytes: 64 << 10, RetentionBytes: -1, RetentionMs: -1})
+	cfg := DefaultTopicConfig(segment.Config{SegmentBytes: 64 << 10, RetentionBytes: -1, RetentionAge: -1})
 	if n.c.tune != nil {
 		n.c.tune(&o, &limits, &cfg)
 	}

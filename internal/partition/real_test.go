@@ -293,7 +293,7 @@ func TestDeleteOfAnOpenPartitionUnderLoad(t *testing.T) {
 func smallFiles(o *wal.Options, l *Limits, cfg *TopicConfig) {
 	o.FileBytes, o.MaxBytes, o.CacheBytes = 64<<10, 256<<10, 32<<10
 	l.FlushInterval, l.DeltaChunkBytes = 20*time.Millisecond, 8<<10
-	cfg.Segment = segment.Config{SegmentBytes: 32 << 10, RetentionBytes: -1, RetentionMs: -1}
+	cfg.Segment = segment.Config{SegmentBytes: 32 << 10, RetentionBytes: -1, RetentionAge: -1}
 }
 
 // left is a cluster whose node 2 is down and so far behind that no log reaches back to it.

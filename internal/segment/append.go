@@ -94,9 +94,9 @@ func (l *Log) fits(s *segment, batches []byte, cfg Config) (int, error) {
 // since the segment was created here. That is local to a replica, and may be: where segments end is nobody else's matter.
 func (l *Log) old(s *segment, h record.Header, first int64, cfg Config) bool {
 	if first >= 0 && h.MaxTimestamp >= 0 {
-		return h.MaxTimestamp-first > cfg.SegmentMs.Milliseconds()
+		return h.MaxTimestamp-first > cfg.SegmentAge.Milliseconds()
 	}
-	return l.clk.Now().Sub(s.created) > cfg.SegmentMs
+	return l.clk.Now().Sub(s.created) > cfg.SegmentAge
 }
 
 // ensureFirst reads the first batch's timestamp if a restart forgot it. The caller holds appendMu.

@@ -9,11 +9,11 @@ import (
 // change needs no restart: see Log.SetConfig and Log.RetentionStart.
 type Config struct {
 	SegmentBytes       int64         // segment.bytes; 0 is 1 GiB; at most 2³¹-1, as positions in an index are 32 bits
-	SegmentMs          time.Duration // segment.ms; 0 is seven days
+	SegmentAge         time.Duration // segment.ms; 0 is seven days
 	IndexIntervalBytes int32         // index.interval.bytes; 0 is 4096
 	IndexBytes         int           // segment.index.bytes; 0 is 10 MiB. A segment ends when an index is full
 	RetentionBytes     int64         // retention.bytes; 0 or less keeps everything (Kafka's 0 is 1 here: nothing is deleted by omission)
-	RetentionMs        time.Duration // retention.ms; 0 or less keeps everything
+	RetentionAge       time.Duration // retention.ms; 0 or less keeps everything
 	// Compacted allows batches to be missing between others: without it, a gap in the offsets is damage.
 	Compacted bool
 }
@@ -23,8 +23,8 @@ func (c Config) withDefaults() Config {
 		c.SegmentBytes = 1 << 30
 	}
 	c.SegmentBytes = min(c.SegmentBytes, math.MaxInt32)
-	if c.SegmentMs <= 0 {
-		c.SegmentMs = 7 * 24 * time.Hour
+	if c.SegmentAge <= 0 {
+		c.SegmentAge = 7 * 24 * time.Hour
 	}
 	if c.IndexIntervalBytes <= 0 {
 		c.IndexIntervalBytes = 4096

@@ -99,7 +99,7 @@ func TestRollByTimeAndByFullIndex(t *testing.T) {
 		}
 		return out
 	}
-	l := onDisk(t, Config{SegmentMs: time.Minute}).open()
+	l := onDisk(t, Config{SegmentAge: time.Minute}).open()
 	defer closeLog(t, l)
 	for i, c := range []struct{ ts, segments int64 }{{t0, 1}, {t0 + 60_000, 1}, {t0 + 60_001, 2}, {t0 + 60_002, 2}, {t0 + 130_000, 3}} {
 		if err := l.Append(at(int64(i), c.ts)); err != nil {
@@ -140,7 +140,7 @@ func TestRetentionDecidesAndSetStartApplies(t *testing.T) {
 		t.Fatalf("no retention: %d", got)
 	}
 	byBytes := l.RetentionStart(now, Config{RetentionBytes: size / 2})
-	byTime := l.RetentionStart(now, Config{RetentionMs: time.Duration(5*end) * time.Millisecond})
+	byTime := l.RetentionStart(now, Config{RetentionAge: time.Duration(5*end) * time.Millisecond})
 	if byBytes <= 0 || byTime <= 0 || byBytes >= end || byTime >= end || l.StartOffset() != 0 || l.Segments() != segments {
 		t.Fatalf("by bytes %d, by time %d of %d", byBytes, byTime, end)
 	}
@@ -158,7 +158,7 @@ func TestRetentionDecidesAndSetStartApplies(t *testing.T) {
 		t.Fatalf("%d files, %d segments", n, l.Segments())
 	}
 	readAll(t, l, byBytes, end, 1000)
-	if got := l.RetentionStart(now.Add(time.Hour), Config{RetentionMs: time.Minute}); got != end {
+	if got := l.RetentionStart(now.Add(time.Hour), Config{RetentionAge: time.Minute}); got != end {
 		t.Fatalf("all expired: %d", got)
 	}
 	l.SetStartOffset(end)

@@ -422,7 +422,7 @@ func FuzzRecover(f *testing.F) {
 		}
 		_, _, _, _ = l.OffsetForTimestamp(t0+100, end)
 		_, _, _ = l.MaxTimestamp(end)
-		_ = l.RetentionStart(time.Now(), Config{RetentionMs: 1, RetentionBytes: 1})
+		_ = l.RetentionStart(time.Now(), Config{RetentionAge: 1, RetentionBytes: 1})
 		if err := l.Append(batchAt(t, end, 3, 1, 10, record.None)); err != nil && !errors.As(err, new(*DamageError)) {
 			t.Fatal(err)
 		}

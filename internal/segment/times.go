@@ -247,7 +247,7 @@ func (l *Log) RetentionStart(now time.Time, cfg Config) int64 {
 			continue
 		}
 		tooBig := cfg.RetentionBytes > 0 && total-sizes[i] >= cfg.RetentionBytes
-		if !tooBig && !(cfg.RetentionMs > 0 && l.expired(s, now, cfg.RetentionMs)) {
+		if !tooBig && !(cfg.RetentionAge > 0 && l.expired(s, now, cfg.RetentionAge)) {
 			break
 		}
 		total -= sizes[i]

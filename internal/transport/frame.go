@@ -65,8 +65,6 @@ func (w *frameWriter) data(b []byte) {
 	}
 }
 
-func (w *frameWriter) len() int { return len(w.head) + w.size }
-
 // finish returns the frame. Its buffers refer to the payload slices; gRPC frees them once written. The frameWriter is free
 // for the next frame.
 func (w *frameWriter) finish() mem.BufferSlice {

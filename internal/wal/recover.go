@@ -146,9 +146,7 @@ func (l *Log) recover(all []*found) error {
 	if err := l.begin(end, first, counts); err != nil {
 		return err
 	}
-	for _, f := range drop { // only now: a new file says, durably, that they are void
-		l.files.freed = append(l.files.freed, f)
-	}
+	l.files.freed = append(l.files.freed, drop...) // only now: a new file says, durably, that they are void
 	l.dropSpares()
 	return nil
 }

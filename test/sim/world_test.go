@@ -130,7 +130,7 @@ func drawSettings(r *rand.Rand) settings {
 		backlog:      pick[int64](r, 16<<10, 1<<20),
 		segment: segment.Config{
 			SegmentBytes: pick[int64](r, 8<<10, 32<<10, 64<<10), IndexIntervalBytes: 512,
-			SegmentMs: pick(r, 500*time.Millisecond, time.Hour), RetentionBytes: -1, RetentionMs: -1,
+			SegmentAge: pick(r, 500*time.Millisecond, time.Hour), RetentionBytes: -1, RetentionAge: -1,
 		},
 		limits: partition.Limits{
 			FlushInterval: pick(r, 100*time.Millisecond, 400*time.Millisecond, 2*time.Second),
