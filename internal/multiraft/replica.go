@@ -172,12 +172,10 @@ func (r *Replica) open() {
 	}
 	r.rn = rn
 	cs := r.confs.last()
-	fresh := hs.Term <= 1 && r.log.LastIndex() <= 1
-	if len(cs.Voters) == 1 && cs.Voters[0] == r.id || r.campaignTil > 0 && fresh {
-		// Alone, or the first in line of a group that has never had a leader: nobody to wait for.
+	if len(cs.Voters) == 1 && cs.Voters[0] == r.id || r.campaignTil > 0 {
+		// Alone, or the first in line: of a new group, or after all of them have been restarted. Where a leader lives, the
+		// others hear it and refuse the pre-vote.
 		r.hup()
-	} else {
-		r.campaignTil = 0
 	}
 }
 

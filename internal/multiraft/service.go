@@ -2,7 +2,6 @@ package multiraft
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -112,8 +111,8 @@ type RegisterOptions struct {
 	// Members are the group's replicas, this one included, as the metadata image has them. Messages from others are dropped.
 	Members []Member
 	SM      StateMachine
-	// Campaign makes the replica stand for election at once if the group has never had a leader: the preferred leader of a
-	// new group does, so that nobody waits for a timeout.
+	// Campaign makes the replica stand for election at once: the group's preferred leader does, so that nobody waits for a
+	// timeout when the group is new or all of it was restarted. Where a leader lives, the pre-vote fails.
 	Campaign bool
 }
 
@@ -244,32 +243,6 @@ func (s *Service) HandleDropped(_ int32, group, to uint64, snapshot bool) {
 func (s *Service) HandlePeerDown(node int32) {
 	for _, sh := range s.shards {
 		sh.post(event{kind: evPeerDown, node: node})
-	}
-}
-
-// TransferAll hands every leadership of this node to another replica and waits until none is left or ctx ends. Groups without
-// another live replica keep theirs.
-func (s *Service) TransferAll(ctx context.Context) error {
-	for _, r := range s.Replicas() {
-		r.TransferLeadership(-1)
-	}
-	tick := time.NewTicker(s.cfg.TickInterval / 4)
-	defer tick.Stop()
-	for {
-		left := 0
-		for _, r := range s.Replicas() {
-			if r.Status().IsLeader && len(r.Members()) > 1 {
-				left++
-			}
-		}
-		if left == 0 {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%d leaderships not handed over: %w", left, ctx.Err())
-		case <-tick.C:
-		}
 	}
 }
 

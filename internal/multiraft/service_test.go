@@ -619,3 +619,45 @@ func TestAddLearnerCatchesUp(t *testing.T) {
 	c.mustPropose(l, "c")
 	c.expect("a", "b", "c")
 }
+
+// After a restart of them all the preferred replica stands at once: nobody waits for an election timeout.
+func TestPreferredReplicaStandsAtOnceAfterARestart(t *testing.T) {
+	c := newCluster(t, 3)
+	c.mustPropose(c.leader(), "a")
+	c.expect("a")
+	for _, id := range c.order {
+		c.kill(id)
+	}
+	for _, id := range c.order {
+		c.start(id)
+		c.register(id, testGroup, id == 2)
+	}
+	c.tick(3)
+	if st := c.replica(2).Status(); !st.Ready {
+		t.Fatalf("after three ticks: %+v", st)
+	}
+	c.expect("a")
+}
+
+// A preferred replica that comes back does not disturb a leader that lives.
+func TestPreferredReplicaDoesNotDeposeALivingLeader(t *testing.T) {
+	c := newCluster(t, 3)
+	l := c.leader()
+	c.mustPropose(l, "a")
+	c.tick(3)
+	term := c.replica(l).Term()
+	f := c.order[0]
+	if f == l {
+		f = c.order[1]
+	}
+	c.kill(f)
+	c.tick(5)
+	c.start(f)
+	c.register(f, testGroup, true)
+	c.tick(40)
+	if st := c.replica(l).Status(); !st.IsLeader || st.Term != term {
+		t.Fatalf("term %d became %+v", term, st)
+	}
+	c.mustPropose(l, "b")
+	c.expect("a", "b")
+}
