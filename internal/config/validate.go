@@ -150,7 +150,7 @@ func (v *validator) raft() {
 		} else {
 			v.clashWithPeer("raft-addr", n.RaftAddr)
 		}
-	} else if !wildcard(host) {
+	} else if !wildcard(host) && n.PeerAddr() != n.RaftAddr {
 		v.clashWithPeer("raft-addr", n.RaftAddr) // a command line copied from another node
 	}
 }

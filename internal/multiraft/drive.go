@@ -290,8 +290,8 @@ func (r *Replica) leadership() {
 	if *v == *old {
 		return
 	}
-	if v.leader != 0 {
-		r.campaignTil = 0
+	if v.leader != 0 || r.yieldTerm != 0 && v.term > r.yieldTerm {
+		r.campaignFrom, r.campaignTil, r.yieldTerm = 0, 0, 0
 	}
 	r.publish(v)
 	if old.isLeader && !(v.isLeader && v.term == old.term) {
@@ -450,7 +450,7 @@ func (r *Replica) releaseBacklog() {
 func (r *Replica) tick(stalled bool) {
 	r.tickCount++
 	r.rn.Tick()
-	if r.tickCount < r.campaignTil && r.tickCount%2 == 0 && r.view.Load().leader == 0 && r.rn.BasicStatus().RaftState != raft.StateCandidate {
+	if r.tickCount >= r.campaignFrom && r.tickCount < r.campaignTil && (r.tickCount-r.campaignFrom)%2 == 0 && r.view.Load().leader == 0 && r.rn.BasicStatus().RaftState != raft.StateCandidate {
 		// The first try may have been early: the others make the group as they see the image, or have yet to notice that
 		// their leader is gone. A candidate has their word already and waits for votes, which a new try would throw away.
 		r.hup()
@@ -498,7 +498,12 @@ func (r *Replica) transfer(node int32) (found bool) {
 	return best != 0
 }
 
-// peerDown forgets a leader whose node is gone; the first of the remaining replicas campaigns at once.
+// successionTicks lie between the first in line and the second: time enough for the first to be elected.
+const successionTicks = 3
+
+// peerDown forgets a leader whose node is gone. The remaining replicas stand for election in a line: the first at once, the
+// others a little later each, should those before them not (one that has just come back does not know of the leader at all).
+
 func (r *Replica) peerDown(node int32) {
 	if r.rn == nil {
 		return
@@ -516,17 +521,24 @@ func (r *Replica) peerDown(node int32) {
 	if err := r.rn.ForgetLeader(); err != nil {
 		return
 	}
-	successor := uint64(0)
+	voter, before := false, uint64(0)
 	for _, id := range r.confs.last().Voters {
-		if n, ok := r.nodeOf(id); ok && n != node && (successor == 0 || id < successor) {
-			successor = id
+		voter = voter || id == r.id
+		if n, ok := r.nodeOf(id); ok && n != node && id < r.id {
+			before++
 		}
 	}
 	r.shard.activate(r)
-	if successor == r.id {
-		// The other followers must have noticed as well before they will give a pre-vote: a few tries, then timeouts.
-		r.campaignTil = r.tickCount + uint64(r.svc.cfg.ElectionTicks)
+	if !voter {
+		return
+	}
+	// The other followers must have noticed as well before they will give a pre-vote: a few tries, then timeouts.
+	r.campaignFrom = r.tickCount + successionTicks*before
+	r.campaignTil = r.campaignFrom + uint64(r.svc.cfg.ElectionTicks)
+	if before == 0 {
 		r.hup()
+	} else {
+		r.yieldTerm = v.term
 	}
 }
 

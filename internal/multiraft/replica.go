@@ -42,12 +42,15 @@ type Replica struct {
 	members []Member // replaced whole
 
 	// The shard's own.
-	rn          *raft.RawNode
-	store       storage
-	active      bool
-	stopped     bool
-	campaignTil uint64 // tick until which to stand for election again while there is no leader
-	backlog     int64  // received entry bytes not yet given to the log
+	rn      *raft.RawNode
+	store   storage
+	active  bool
+	stopped bool
+	// campaignFrom and campaignTil are the ticks between which to stand for election again while there is no leader.
+	campaignFrom, campaignTil uint64
+	// yieldTerm, if not 0, is the term above which somebody before us in the line stands already.
+	yieldTerm   uint64
+	backlog     int64 // received entry bytes not yet given to the log
 	hard        raftpb.HardState
 	confs       confHistory
 	confApplied uint64

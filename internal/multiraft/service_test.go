@@ -661,3 +661,33 @@ func TestPreferredReplicaDoesNotDeposeALivingLeader(t *testing.T) {
 	c.mustPropose(l, "b")
 	c.expect("a", "b")
 }
+
+// The first in line after a dead leader may not know that there was one: it has just come back. Then the second stands, and
+// nobody sits out an election timeout.
+func TestSecondInLineStandsWhenTheFirstDoesNot(t *testing.T) {
+	c := newCluster(t, 3)
+	c.mustPropose(c.leader(), "a")
+	c.replica(c.leader()).TransferLeadership(3)
+	c.settle()
+	if l := c.leader(); l != 3 {
+		t.Fatalf("node %d leads, want 3", l)
+	}
+	c.tick(3)
+	c.kill(1)
+	c.cut = func(_, to int32, _ *transport.Envelope) bool { return to == 1 }
+	c.restart(1)
+	c.settle()
+	c.kill(3)
+	c.cut = nil
+	for _, id := range []int32{1, 2} {
+		c.nodes[id].svc.HandlePeerDown(3)
+	}
+	c.settle()
+	if c.replica(1).Status().LeaderNode != -1 {
+		t.Fatal("node 1 knows of the leader: the test shows nothing")
+	}
+	c.tick(successionTicks + 5)
+	if st := c.replica(2).Status(); !st.Ready {
+		t.Fatalf("node 2 after %d ticks: %+v", successionTicks+5, st)
+	}
+}

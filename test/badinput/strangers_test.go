@@ -87,5 +87,5 @@ func TestTwoNodesOfOneIDDoNotFormACluster(t *testing.T) {
 func TestAddressOfAnotherNodeIsRefused(t *testing.T) {
 	p := ports(t, 2)
 	refuses(t, alone(t, filepath.Join(t.TempDir(), "data"), "--node-id", "1", "--raft-addr", p[1],
-		"--peers", fmt.Sprintf("1@%s,2@%s", p[0], p[1])), p[1], "node 1", "node 2", "--peers")
+		"--peers", fmt.Sprintf("1@%s,2@%s", p[0], p[1])), p[1], "node 2", "--peers")
 }

@@ -225,7 +225,7 @@ func startProducer(t *testing.T, c *harness.Cluster, topic string) *producer {
 		p.wg.Go(func() {
 			for seq := 0; ctx.Err() == nil; seq++ {
 				r := &kgo.Record{Topic: topic, Partition: part, Value: value(part, seq)}
-				cl.Produce(ctx, r, func(_ *kgo.Record, err error) { p.ended(part, seq, err) })
+				cl.Produce(context.Background(), r, func(_ *kgo.Record, err error) { p.ended(part, seq, err) })
 				time.Sleep(200 * time.Microsecond) // the rate of the load
 			}
 		})
@@ -360,12 +360,19 @@ func endOffsets(t *testing.T, c *harness.Cluster, topic string) map[int32]int64 
 	adm := admin(t, c)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	listed, err := adm.ListEndOffsets(ctx, topic)
-	if err == nil {
-		err = listed.Error()
-	}
-	if err != nil {
-		t.Fatal(err)
+	var listed kadm.ListedOffsets
+	for {
+		var err error
+		if listed, err = adm.ListEndOffsets(ctx, topic); err == nil {
+			err = listed.Error()
+		}
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond) // an election may be under way: between two tries
 	}
 	out := map[int32]int64{}
 	listed.Each(func(o kadm.ListedOffset) { out[o.Partition] = o.Offset })
