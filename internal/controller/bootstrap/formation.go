@@ -64,7 +64,7 @@ type Options struct {
 	Hello  func(ctx context.Context, addr string) (Info, error)
 	Clock  clock.Clock
 	Logger *slog.Logger
-	// Interval between rounds of asking. Default 100 ms.
+	// Interval between the first rounds of asking; it grows to ten times that while peers are missing. Default 20 ms.
 	Interval time.Duration
 	// HelloTimeout bounds one question. Default 2 s.
 	HelloTimeout time.Duration
@@ -87,7 +87,7 @@ type Formation struct {
 // New prepares a formation. It fails if the peers name a node twice.
 func New(o Options) (*Formation, error) {
 	if o.Interval <= 0 {
-		o.Interval = 100 * time.Millisecond
+		o.Interval = 20 * time.Millisecond
 	}
 	if o.HelloTimeout <= 0 {
 		o.HelloTimeout = 2 * time.Second
@@ -271,7 +271,8 @@ func (f *Formation) decision() []Founder {
 // Run asks the peers until the node is a member, ctx ends, or a person must act. It logs every 10 seconds whom it waits
 // for. All it starts has ended when it returns.
 func (f *Formation) Run(ctx context.Context) (*Identity, error) {
-	var waited time.Duration
+	var waited, told time.Duration
+	interval := f.o.Interval
 	for {
 		member, err := f.Decide()
 		if err != nil {
@@ -287,11 +288,14 @@ func (f *Formation) Run(ctx context.Context) (*Identity, error) {
 		if member, err = f.Decide(); err != nil || member {
 			continue
 		}
-		if waited%(10*time.Second) == 0 {
+		if waited == 0 || waited-told >= 10*time.Second {
+			told = waited
 			f.o.Logger.Info("waiting for peers to form the cluster: on a first start all of them must be there", "missing", f.missing(), "because", f.troubles())
 		}
-		waited += f.o.Interval
-		if err := f.pause(ctx, f.o.Interval); err != nil {
+		waited += interval
+		err = f.pause(ctx, interval)
+		interval = min(interval*5/4, 10*f.o.Interval)
+		if err != nil {
 			return nil, fmt.Errorf("forming the cluster, still missing %v: %w", f.missing(), err)
 		}
 	}
