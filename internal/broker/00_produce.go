@@ -108,7 +108,7 @@ func (c *produceCall) enqueue(i int, rt *kmsg.ProduceRequestTopic, rp *kmsg.Prod
 	incarnation, ok := c.rc.conn.enter(p.Group, node, epoch)
 	s := &c.slots[i]
 	s.group, s.incarnation, s.sequence = p.Group, incarnation, sequenceOf(records)
-	torn := c.rc.conn.passes(p.Group, s.sequence)
+	torn := c.rc.conn.passes(p.Group, s.sequence, func(q sequence) bool { return c.b.written(t.Name, p.Index, q) })
 	switch {
 	case torn != "":
 		c.complete(i, c.notLeader(p, torn))

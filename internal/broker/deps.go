@@ -45,6 +45,8 @@ type Partition interface {
 	LeaderEpoch() int32
 	HighWatermark() int64
 	LogStart() int64
+	// LastSequence is the last sequence applied of an idempotent producer, and its epoch; false if there is none.
+	LastSequence(producer int64) (epoch int16, sequence int32, ok bool)
 }
 
 // Cluster is what this node knows of the cluster.

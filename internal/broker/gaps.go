@@ -14,8 +14,9 @@ import (
 // and the first, sent again, would come after it. So a connection remembers where an idempotent producer's batches tore,
 // and lets none of them pass but the one that tore, until it comes again, or the producer's epoch changes.
 //
-// The client may send it again on another connection, to another node. What is left here would then stand in the way should
-// this node lead next, so it is forgotten after gapAge: by then what was in the socket has been read.
+// The client may send it again on another connection, to another node. What is left here must not stand in the way should
+// this node lead next: the gap is closed once the partition has the batch that tore, and forgotten after gapAge in any case
+// (by then what was in the socket has been read).
 
 // gapAge is far above the time that bytes spend in a socket, and below what clients allow for a delivery.
 const gapAge = 5 * time.Second
@@ -74,8 +75,9 @@ func (c *conn) tear(group uint64, s sequence) {
 	c.gaps[k] = gap{s, now}
 }
 
-// passes says why a batch must not pass: one before it failed and has not come again. Empty: it may.
-func (c *conn) passes(group uint64, s sequence) (reason string) {
+// passes says why a batch must not pass: one before it failed and has not come again. Empty: it may. written says whether the
+// partition has a batch, as far as is known here.
+func (c *conn) passes(group uint64, s sequence, written func(sequence) bool) (reason string) {
 	if s.id < 0 {
 		return ""
 	}
@@ -89,7 +91,7 @@ func (c *conn) passes(group uint64, s sequence) (reason string) {
 	if !ok {
 		return ""
 	}
-	if s.epoch != g.epoch || !g.before(s) || g.over(c.b.cfg.Clock.Now()) {
+	if s.epoch != g.epoch || !g.before(s) || g.over(c.b.cfg.Clock.Now()) || written(g.sequence) {
 		delete(c.gaps, k)
 		return ""
 	}
@@ -106,4 +108,14 @@ func (c *conn) sweepLocked(now time.Time) bool {
 		}
 	}
 	return len(c.gaps) < maxGaps
+}
+
+// written says whether this node's replica of a partition has applied the batch with that sequence, or one after it.
+func (b *Broker) written(topic string, index int32, s sequence) bool {
+	p, ok := b.cfg.Partitions.Lookup(topic, index)
+	if !ok {
+		return false
+	}
+	epoch, last, ok := p.LastSequence(s.id)
+	return ok && epoch == s.epoch && !(sequence{base: last}).before(s)
 }

@@ -527,6 +527,9 @@ func (p *fakePart) LogStart() int64 {
 	return p.d.start
 }
 
+// LastSequence: the model takes every sequence as it comes and remembers none.
+func (p *fakePart) LastSequence(int64) (int16, int32, bool) { return 0, 0, false }
+
 // batch builds a record batch of n records whose values begin with tag.
 func batch(t testing.TB, tag string, n int) []byte {
 	t.Helper()

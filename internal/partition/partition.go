@@ -133,6 +133,18 @@ func (p *Partition) HighWatermark() int64 { return p.hw.Load() }
 // LogStart returns the offset of the first record that may be read.
 func (p *Partition) LogStart() int64 { return p.logStart.Load() }
 
+// LastSequence returns the last sequence applied of an idempotent producer and the epoch it had; false if the partition does
+// not know the producer.
+func (p *Partition) LastSequence(producer int64) (epoch int16, sequence int32, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	q := p.st.producers.get(producer)
+	if q == nil || q.n == 0 {
+		return 0, 0, false
+	}
+	return q.epoch, q.batches[q.n-1].last, true
+}
+
 // EndOffset returns the offset the next record would get on a leader, else the high watermark.
 func (p *Partition) EndOffset() int64 {
 	p.mu.Lock()
