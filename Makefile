@@ -2,11 +2,11 @@
 GO ?= go
 STATICCHECK_VERSION = v0.8.2
 PROTOC_GEN_GO_VERSION = v1.36.12
-PROTOC_GEN_GO_GRPC_VERSION = v1.6.0
 CYCLES ?= 10
+SEEDS ?= 200
 FUZZTIME ?= 5s
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz cluster proto dump-segments bench bench-kafka clients
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim cluster proto dump-segments clients bench
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -29,18 +29,20 @@ fmt-check: ## fails if gofmt would change a file
 	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 
 race: ## the race detector on the packages with goroutines
-	$(GO) test -race ./internal/...
+	$(GO) test -race -timeout 15m ./internal/... .
 
 fuzz: ## every fuzz target for FUZZTIME
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) sh test/fuzz.sh
+
+sim: ## three nodes in one thread, SEEDS of them (a number or a range such as 100-400)
+	CHRONIK_SIM_SEEDS=$(SEEDS) $(GO) test ./test/sim -run TestSimulation -count=1 -timeout 120m
 
 cluster: ## real processes, leaders killed -9 CYCLES times under load
 	CHRONIK_CLUSTER_CYCLES=$(CYCLES) $(GO) test ./test/cluster -count=1 -v -timeout 60m
 
 proto: ## regenerate protobuf code (needs protoc)
 	$(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
-	$(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@$(PROTOC_GEN_GO_GRPC_VERSION)
-	$(GO) generate ./internal/transport/... ./internal/controller/...
+	PATH="$$($(GO) env GOPATH)/bin:$$PATH" $(GO) generate ./internal/transport/... ./internal/controller/...
 
 dump-segments: ## Kafka's own DumpLogSegments reads our segments (needs Java and Maven)
 	bash test/dumplogsegments/run.sh
