@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -199,14 +198,13 @@ func refuses(t *testing.T, args []string, words ...string) {
 // ports returns free addresses on loopback, taken all at once so that they differ.
 func ports(t *testing.T, n int) []string {
 	t.Helper()
+	free, err := harness.FreePorts(n)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var out []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		out = append(out, l.Addr().String())
+	for _, p := range free {
+		out = append(out, fmt.Sprintf("127.0.0.1:%d", p))
 	}
 	return out
 }

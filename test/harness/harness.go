@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -50,7 +51,7 @@ type Node struct {
 
 // New lays out n nodes below dir, on free ports, without starting them. flags go to every server.
 func New(bin, dir string, n int, flags ...string) (*Cluster, error) {
-	ports, err := freePorts(3 * n)
+	ports, err := FreePorts(3 * n)
 	if err != nil {
 		return nil, err
 	}
@@ -75,16 +76,22 @@ func New(bin, dir string, n int, flags ...string) (*Cluster, error) {
 
 func addr(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 
-// freePorts asks the kernel for ports that nobody listens on, all at once so that they differ.
-func freePorts(n int) ([]int, error) {
+// FreePorts finds n ports that nobody listens on, below those that the kernel gives to outgoing connections: while a server is
+// down its peers and clients dial its port, and one of those dials could otherwise take it. All are held until all are found,
+// so that they differ.
+func FreePorts(n int) ([]int, error) {
 	var ports []int
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(ports) < n; tries++ {
+		if tries > 1000 {
+			return nil, errors.New("no free ports between 12000 and 32000")
+		}
+		port := 12000 + rand.IntN(20000)
+		l, err := net.Listen("tcp", addr(port))
 		if err != nil {
-			return nil, err
+			continue
 		}
 		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
+		ports = append(ports, port)
 	}
 	return ports, nil
 }
