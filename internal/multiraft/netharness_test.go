@@ -23,6 +23,7 @@ type netCluster struct {
 	t     *testing.T
 	nodes map[int32]*netNode
 	conf  raftpb.ConfState
+	stall time.Duration // Config.StallLimit
 }
 
 type netNode struct {
@@ -124,8 +125,8 @@ func (c *netCluster) start(id int32) {
 	tc.OnInbound = n.client.Wake
 	n.server, err = transport.NewServer(tc, n)
 	must(err)
-	svc, err := NewService(Config{NodeID: id, Log: n.log, Sender: n, Clock: clock.System{}, Logger: quiet, TickInterval: 20 * time.Millisecond,
-		StallLimit: 200 * time.Millisecond})
+	svc, err := NewService(Config{NodeID: id, Log: n.log, Sender: n, Clock: clock.System{}, Logger: quiet, TickInterval: 40 * time.Millisecond,
+		StallLimit: c.stall})
 	must(err)
 	var members []Member
 	for other := range c.nodes {
@@ -185,8 +186,22 @@ func (c *netCluster) propose(id int32, data string) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
 	defer cancel()
-	if err := c.nodes[id].replica().Propose(ctx, []byte(data)); err != nil {
-		c.t.Fatalf("proposing: %v", err)
+	// On a busy machine the leadership may move meanwhile: then the proposal is certainly not in the log.
+	for {
+		err := c.nodes[id].replica().Propose(ctx, []byte(data))
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, ErrNotLeader) || ctx.Err() != nil {
+			c.t.Errorf("proposing: %v", err)
+			return
+		}
+		for other, n := range c.nodes {
+			if n.up && !n.cutOff.Load() && n.replica().Status().Ready {
+				id = other
+			}
+		}
+		time.Sleep(5 * time.Millisecond) // between two tries
 	}
 }
 

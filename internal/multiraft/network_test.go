@@ -111,6 +111,7 @@ func TestNetworkPartitionMinorityNeverAcks(t *testing.T) {
 func TestStalledDiskHandsLeadershipOver(t *testing.T) {
 	disks := map[int32]*vfs.Mem{}
 	c := startNet(t, 3, func(c *netCluster) {
+		c.stall = 300 * time.Millisecond
 		for id, n := range c.nodes {
 			disks[id] = vfs.NewMem(uint64(id))
 			n.fs, n.dir = disks[id], "/log"
