@@ -15,6 +15,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/chronik-go/chronik/test/harness"
@@ -71,7 +72,7 @@ func main() {
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	if err := b.main(ctx, *brokers, *pids, *dir, *nodes, strings.Fields(*serverFlags)); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
