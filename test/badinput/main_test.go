@@ -27,17 +27,7 @@ import (
 var serverBinary string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "chronik-badinput-test")
-	if err == nil {
-		serverBinary, err = harness.Build(context.Background(), dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
+	os.Exit(harness.RunTests(m, func(bin string) { serverBinary = bin }))
 }
 
 // server is a server process with flags of the test's own making.

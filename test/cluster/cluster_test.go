@@ -26,17 +26,7 @@ import (
 var serverBinary string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "chronik-cluster-test")
-	if err == nil {
-		serverBinary, err = harness.Build(context.Background(), dir)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
+	os.Exit(harness.RunTests(m, func(bin string) { serverBinary = bin }))
 }
 
 // cycles is how often a leader dies: CHRONIK_CLUSTER_CYCLES, or a few.

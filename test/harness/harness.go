@@ -29,6 +29,23 @@ func Build(ctx context.Context, dir string) (string, error) {
 	return bin, nil
 }
 
+// RunTests builds the server, hands its path to use, runs a package's tests (a *testing.M) and returns their exit code.
+func RunTests(m interface{ Run() int }, use func(bin string)) int {
+	dir, err := os.MkdirTemp("", "chronik-test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	bin, err := Build(context.Background(), dir)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	use(bin)
+	return m.Run()
+}
+
 // Cluster is a set of server processes on loopback.
 type Cluster struct {
 	Nodes []*Node
