@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -92,26 +90,6 @@ func New(bin, dir string, n int, flags ...string) (*Cluster, error) {
 }
 
 func addr(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
-
-// FreePorts finds n ports that nobody listens on, below those that the kernel gives to outgoing connections: while a server is
-// down its peers and clients dial its port, and one of those dials could otherwise take it. All are held until all are found,
-// so that they differ.
-func FreePorts(n int) ([]int, error) {
-	var ports []int
-	for tries := 0; len(ports) < n; tries++ {
-		if tries > 1000 {
-			return nil, errors.New("no free ports between 12000 and 32000")
-		}
-		port := 12000 + rand.IntN(20000)
-		l, err := net.Listen("tcp", addr(port))
-		if err != nil {
-			continue
-		}
-		defer l.Close()
-		ports = append(ports, port)
-	}
-	return ports, nil
-}
 
 // Start starts every node and waits until all are ready.
 func (c *Cluster) Start(ctx context.Context) error {
