@@ -49,8 +49,9 @@ var layers = rules{
 		"node": {"admin"},
 		"cli":  {"node"},
 	},
-	embed: []string{"node", "config"},
-	free:  []string{"cmd", "test", "bench"},
+	embed:    []string{"node", "config"},
+	testOnly: []string{"freeport"},
+	free:     []string{"cmd", "test", "bench"},
 }
 
 const listThem = "list it in layers, internal/layers_test.go, at its level in the architecture"

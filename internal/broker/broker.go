@@ -34,6 +34,10 @@ type Config struct {
 	Logger     *slog.Logger
 	// Registerer takes the metrics; nil: none are registered.
 	Registerer prometheus.Registerer
+	// DataDir is what DescribeLogDirs tells of; nil: its answer is an error.
+	DataDir DataDir
+	// Quorum returns the local replica of the metadata group, nil while there is none.
+	Quorum func() Quorum
 	// Listeners by the name that the server gives Connect; a name that is missing is an ordinary listener.
 	Listeners map[string]ListenerConfig
 

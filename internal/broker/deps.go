@@ -5,6 +5,7 @@ import (
 
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/partition"
 )
 
 // Partitions finds the partitions that have a replica on this node.
@@ -47,6 +48,25 @@ type Partition interface {
 	LogStart() int64
 	// LastSequence is the last sequence applied of an idempotent producer, and its epoch; false if there is none.
 	LastSequence(producer int64) (epoch int16, sequence int32, ok bool)
+	// Producers lists the idempotent producers known, by ascending id.
+	Producers() []partition.ProducerState
+	// Size is the bytes of record batches on disk.
+	Size() int64
+}
+
+// DataDir is the directory that holds this node's partitions.
+type DataDir interface {
+	// Path is absolute.
+	Path() string
+	// Space returns the bytes of its volume, and those of them that are free.
+	Space() (total, free uint64, err error)
+}
+
+// Quorum is the metadata group as its local replica knows it: *multiraft.Replica.
+type Quorum interface {
+	Status() multiraft.Status
+	// Progress tells how far every replica has come; on the leader only. done is called once and must not block.
+	Progress(done func(term uint64, all []multiraft.Progress, err error))
 }
 
 // Cluster is what this node knows of the cluster.

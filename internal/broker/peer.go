@@ -38,7 +38,8 @@ func (b *Broker) HandleCall(ctx context.Context, from int32, method uint16, body
 	key, version := int16(binary.BigEndian.Uint16(body)), int16(binary.BigEndian.Uint16(body[2:]))
 	a := lookupAPI(key, version)
 	switch key {
-	case int16(kmsg.Fetch), int16(kmsg.ListOffsets), int16(kmsg.OffsetForLeaderEpoch), int16(kmsg.DeleteRecords):
+	case int16(kmsg.Fetch), int16(kmsg.ListOffsets), int16(kmsg.OffsetForLeaderEpoch), int16(kmsg.DeleteRecords),
+		int16(kmsg.DescribeQuorum), int16(kmsg.DescribeProducers):
 	default:
 		a = nil
 	}

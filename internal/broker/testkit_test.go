@@ -530,6 +530,19 @@ func (p *fakePart) LogStart() int64 {
 // LastSequence: the model takes every sequence as it comes and remembers none.
 func (p *fakePart) LastSequence(int64) (int16, int32, bool) { return 0, 0, false }
 
+// Producers: none are remembered.
+func (p *fakePart) Producers() []partition.ProducerState { return nil }
+
+// Size counts the batches' bytes.
+func (p *fakePart) Size() (n int64) {
+	p.d.mu.Lock()
+	defer p.d.mu.Unlock()
+	for _, b := range p.d.batches {
+		n += int64(len(b))
+	}
+	return n
+}
+
 // batch builds a record batch of n records whose values begin with tag.
 func batch(t testing.TB, tag string, n int) []byte {
 	t.Helper()

@@ -46,9 +46,13 @@ func init() {
 		{key: 23, min: 2, advertised: 2, max: 4, handle: handleOffsetForLeaderEpoch},
 		{key: 32, min: 1, advertised: 1, max: 4, handle: handleDescribeConfigs},
 		{key: 33, min: 0, advertised: 0, max: 2, handle: handleAlterConfigs},
+		{key: 35, min: 1, advertised: 1, max: 5, handle: handleDescribeLogDirs},
 		{key: 37, min: 0, advertised: 0, max: 3, handle: handleCreatePartitions},
 		{key: 44, min: 0, advertised: 0, max: 1, handle: handleIncrementalAlterConfigs},
+		{key: 55, min: 0, advertised: 0, max: 2, handle: handleDescribeQuorum},
 		{key: 60, min: 0, advertised: 0, max: 2, handle: handleDescribeCluster},
+		{key: 61, min: 0, advertised: 0, max: 0, handle: handleDescribeProducers},
+		{key: 74, min: 0, advertised: 0, max: 1, handle: handleListConfigResources},
 		{key: 75, min: 0, advertised: 0, max: 0, handle: handleDescribeTopicPartitions},
 	}
 	indexAPIs()

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -22,6 +21,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/chronik-go/chronik/internal/freeport"
 )
 
 var bins struct{ server, chronik string }
@@ -113,26 +114,14 @@ func (p *process) code() (int, string, string) {
 	return p.cmd.ProcessState.ExitCode(), string(rest), p.err.String()
 }
 
-// freePorts returns the first of n free ports in a row, below those that the kernel gives to outgoing connections: while a
-// server is down, a dial to it could otherwise take its port.
+// freePorts returns the first of n free ports in a row.
 func freePorts(t *testing.T, n int) int {
 	t.Helper()
-	for range 200 {
-		base, free := 12000+rand.IntN(20000-n), 0
-		for i := range n {
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", base+i))
-			if err != nil {
-				break
-			}
-			l.Close()
-			free++
-		}
-		if free == n {
-			return base
-		}
+	ports, err := freeport.Run(n)
+	if err != nil {
+		t.Fatal(err)
 	}
-	t.Fatal("no run of free ports")
-	return 0
+	return ports[0]
 }
 
 func eventually(t *testing.T, cond func() error) {

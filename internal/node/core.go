@@ -22,6 +22,7 @@ import (
 	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/segment"
 	"github.com/chronik-go/chronik/internal/server"
+	"github.com/chronik-go/chronik/internal/vfs"
 	"github.com/chronik-go/chronik/internal/wal"
 )
 
@@ -289,6 +290,8 @@ func (c *core) openBroker() (err error) {
 		Listeners:        map[string]broker.ListenerConfig{kafkaListener: listener},
 		AutoCreateTopics: cfg.AutoCreateTopics,
 		FetchHeldBytes:   int(cfg.Limits.RequestMemory),
+		DataDir:          dataDir{c.node.fs, cfg.DataDir},
+		Quorum:           c.quorum,
 	})
 	if err != nil {
 		return err
@@ -495,6 +498,37 @@ func (c *core) successor(r *multiraft.Replica, turn int) int32 {
 		return -1
 	}
 	return up[turn%len(up)]
+}
+
+// quorum is the local replica of the metadata group.
+func (c *core) quorum() broker.Quorum {
+	if r, ok := c.groups.Group(metadata.MetadataGroup); ok {
+		return r
+	}
+	return nil
+}
+
+// dataDir is the data directory as the broker tells of it.
+type dataDir struct {
+	fs  vfs.FS
+	dir string
+}
+
+// Path implements broker.DataDir.
+func (d dataDir) Path() string {
+	if abs, err := filepath.Abs(d.dir); err == nil {
+		return abs
+	}
+	return d.dir
+}
+
+// Space implements broker.DataDir.
+func (d dataDir) Space() (total, free uint64, err error) {
+	if total, err = d.fs.TotalSpace(d.dir); err != nil {
+		return 0, 0, err
+	}
+	free, err = d.fs.FreeSpace(d.dir)
+	return total, free, err
 }
 
 // brokerView is the cluster as the broker sees it.

@@ -5,8 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -20,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/chronik-go/chronik/internal/config"
+	"github.com/chronik-go/chronik/internal/freeport"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
@@ -138,30 +137,19 @@ func newTestCluster(t *testing.T, n int, change ...func(*config.Node)) []*testNo
 	return nodes
 }
 
-// freePeers returns n nodes on free ports below those that the kernel gives to outgoing connections: while a node is down its
-// peers dial its port, and one of those dials could otherwise take it.
+// freePeers returns n nodes on free ports.
 func freePeers(t *testing.T, n int) config.Peers {
 	t.Helper()
+	ports, err := freeport.Ports(n)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var peers config.Peers
-	for tries := 0; len(peers) < n; tries++ {
-		if tries == 1000 {
-			t.Fatal("no free ports")
-		}
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.IntN(20000))
-		if _, given := givenPorts.LoadOrStore(addr, true); given {
-			continue
-		}
-		l, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		l.Close()
-		peers = append(peers, config.Peer{ID: int32(len(peers) + 1), Addr: addr})
+	for i, port := range ports {
+		peers = append(peers, config.Peer{ID: int32(i + 1), Addr: fmt.Sprintf("127.0.0.1:%d", port)})
 	}
 	return peers
 }
-
-var givenPorts sync.Map // by tests that run side by side
 
 func startAll(nodes []*testNode) {
 	for _, n := range nodes {

@@ -1,9 +1,11 @@
 package partition
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -143,6 +145,29 @@ func (p *Partition) LastSequence(producer int64) (epoch int16, sequence int32, o
 		return 0, 0, false
 	}
 	return q.epoch, q.batches[q.n-1].last, true
+}
+
+// ProducerState is what a partition knows of an idempotent producer.
+type ProducerState struct {
+	ID           int64
+	Epoch        int16
+	LastSequence int32 // of the last batch applied; -1 if none
+}
+
+// Producers lists the idempotent producers known, by ascending id.
+func (p *Partition) Producers() []ProducerState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := make([]ProducerState, 0, p.st.producers.len())
+	for n := p.st.producers.root.next; n != &p.st.producers.root; n = n.next {
+		s := ProducerState{ID: n.id, Epoch: n.epoch, LastSequence: -1}
+		if n.n > 0 {
+			s.LastSequence = n.batches[n.n-1].last
+		}
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b ProducerState) int { return cmp.Compare(a.ID, b.ID) })
+	return all
 }
 
 // EndOffset returns the offset the next record would get on a leader, else the high watermark.

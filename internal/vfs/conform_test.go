@@ -230,6 +230,13 @@ func TestFileSystemsConform(t *testing.T) {
 				if n, err := c.fsys.FreeSpace(c.root); err != nil || n == 0 {
 					t.Errorf("FreeSpace = %d, %v", n, err)
 				}
+				free, _ := c.fsys.FreeSpace(c.root)
+				if total, err := c.fsys.TotalSpace(c.root); err != nil || total < free {
+					t.Errorf("TotalSpace = %d, %v with %d free", total, err, free)
+				}
+				if _, err := c.fsys.TotalSpace(filepath.Join(c.root, "none")); !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("TotalSpace of a missing directory: %v", err)
+				}
 				if _, err := c.fsys.FreeSpace(filepath.Join(c.root, "none")); !errors.Is(err, fs.ErrNotExist) {
 					t.Errorf("FreeSpace of a missing directory: %v", err)
 				}

@@ -328,18 +328,29 @@ func (m *Mem) Stat(name string) (FileInfo, error) {
 
 // FreeSpace implements FS.
 func (m *Mem) FreeSpace(dir string) (uint64, error) {
-	err := m.enter(OpStat, dir)
+	_, free, err := m.space(dir)
+	return free, err
+}
+
+// TotalSpace implements FS.
+func (m *Mem) TotalSpace(dir string) (uint64, error) {
+	total, _, err := m.space(dir)
+	return total, err
+}
+
+func (m *Mem) space(dir string) (total, free uint64, err error) {
+	err = m.enter(OpStat, dir)
 	defer m.mu.Unlock()
 	if err == nil {
 		_, err = m.find(dir)
 	}
 	if err != nil {
-		return 0, pathErr("statfs", dir, err)
+		return 0, 0, pathErr("statfs", dir, err)
 	}
 	if m.capacity == 0 {
-		return unlimited, nil
+		return unlimited, unlimited, nil
 	}
-	return uint64(max(m.capacity-m.used*pageSize, 0)), nil
+	return uint64(m.capacity), uint64(max(m.capacity-m.used*pageSize, 0)), nil
 }
 
 // Lock implements FS. Crash and Kill release it.

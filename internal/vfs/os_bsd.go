@@ -21,6 +21,15 @@ func (OS) FreeSpace(dir string) (uint64, error) {
 	return uint64(max(st.Bavail, 0)) * uint64(st.Bsize), nil
 }
 
+// TotalSpace implements FS.
+func (OS) TotalSpace(dir string) (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+	}
+	return st.Blocks * uint64(st.Bsize), nil
+}
+
 // WriteVecAt implements File, one buffer at a time.
 func (f *osFile) WriteVecAt(bufs [][]byte, off int64) (int, error) {
 	if off < 0 {

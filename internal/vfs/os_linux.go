@@ -16,17 +16,26 @@ func flock(f *os.File) error { return unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.
 
 // FreeSpace implements FS: what an unprivileged process may still use.
 func (OS) FreeSpace(dir string) (uint64, error) {
-	var st unix.Statfs_t
+	st, err := statfs(dir)
+	return st.Bavail * uint64(st.Bsize), err
+}
+
+// TotalSpace implements FS.
+func (OS) TotalSpace(dir string) (uint64, error) {
+	st, err := statfs(dir)
+	return st.Blocks * uint64(st.Bsize), err
+}
+
+func statfs(dir string) (st unix.Statfs_t, err error) {
 	for {
 		err := unix.Statfs(dir, &st)
 		if err == nil {
-			break
+			return st, nil
 		}
 		if !errors.Is(err, unix.EINTR) {
-			return 0, &fs.PathError{Op: "statfs", Path: dir, Err: err}
+			return unix.Statfs_t{}, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 		}
 	}
-	return st.Bavail * uint64(st.Bsize), nil
 }
 
 // WriteVecAt implements File with pwritev, again for what a short write left.

@@ -49,6 +49,8 @@ type FS interface {
 	Lock(name string) (io.Closer, error)
 	// FreeSpace returns the bytes available to this process on the device of dir.
 	FreeSpace(dir string) (uint64, error)
+	// TotalSpace returns the size in bytes of the device of dir.
+	TotalSpace(dir string) (uint64, error)
 }
 
 // File is an open file. ReadAt and WriteAt are safe for concurrent use; the others belong to the file's owner.

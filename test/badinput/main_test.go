@@ -21,6 +21,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/chronik-go/chronik/internal/freeport"
 	"github.com/chronik-go/chronik/test/harness"
 )
 
@@ -188,7 +189,7 @@ func refuses(t *testing.T, args []string, words ...string) {
 // ports returns free addresses on loopback, taken all at once so that they differ.
 func ports(t *testing.T, n int) []string {
 	t.Helper()
-	free, err := harness.FreePorts(n)
+	free, err := freeport.Ports(n)
 	if err != nil {
 		t.Fatal(err)
 	}

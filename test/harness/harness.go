@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/chronik-go/chronik/internal/freeport"
 )
 
 // Build compiles chronik-server into dir and returns its path. A test that builds what it runs can't pass against a stale
@@ -66,7 +68,7 @@ type Node struct {
 
 // New lays out n nodes below dir, on free ports, without starting them. flags go to every server.
 func New(bin, dir string, n int, flags ...string) (*Cluster, error) {
-	ports, err := FreePorts(3 * n)
+	ports, err := freeport.Ports(3 * n)
 	if err != nil {
 		return nil, err
 	}

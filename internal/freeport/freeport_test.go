@@ -1,4 +1,4 @@
-package harness
+package freeport
 
 import "testing"
 
@@ -7,7 +7,7 @@ import "testing"
 func TestPortsAreGivenOnce(t *testing.T) {
 	seen := map[int]bool{}
 	for range 8 {
-		ports, err := FreePorts(100)
+		ports, err := Ports(100)
 		if err != nil {
 			t.Fatal(err)
 		}

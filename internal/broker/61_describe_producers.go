@@ -1,0 +1,73 @@
+package broker
+
+import (
+	"context"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/metadata"
+)
+
+// DescribeProducers (key 61), 0. KIP-664.
+//
+// A partition's leader answers; in one-address mode this node asks it. There are no transactions, so none is open, and the time of
+// a producer's last batch is not kept: -1, "not known".
+
+func handleDescribeProducers(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
+	req := r.(*kmsg.DescribeProducersRequest)
+	resp := req.ResponseKind().(*kmsg.DescribeProducersResponse)
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.RequestTimeout)
+	defer cancel()
+	img := b.cfg.Cluster.Image()
+	resp.Topics = make([]kmsg.DescribeProducersResponseTopic, len(req.Topics))
+	var work []func()
+	for i := range req.Topics {
+		rt, ot := &req.Topics[i], &resp.Topics[i]
+		ot.Topic = rt.Topic
+		ot.Partitions = make([]kmsg.DescribeProducersResponseTopicPartition, len(rt.Partitions))
+		for j, index := range rt.Partitions {
+			out := &ot.Partitions[j]
+			work = append(work, func() {
+				b.describeProducers(ctx, rc, img, rt.Topic, index, out)
+			})
+		}
+	}
+	inParallel(work, lookups)
+	return resp, nil
+}
+
+func (b *Broker) describeProducers(ctx context.Context, rc *RequestContext, img *metadata.Image, topic string, index int32, out *kmsg.DescribeProducersResponseTopicPartition) {
+	out.Partition = index
+	local, leader, kerror := b.leaderOf(rc, img, topic, index)
+	switch {
+	case kerror != nil:
+		out.ErrorCode, out.ErrorMessage = b.refusal(rc, kerror)
+	case local == nil:
+		b.describeProducersAt(ctx, rc, leader, topic, out)
+	case !local.Status().Ready:
+		out.ErrorCode, out.ErrorMessage = b.refusal(rc, kerr.NotLeaderForPartition)
+	default:
+		for _, p := range local.Producers() {
+			a := kmsg.NewDescribeProducersResponseTopicPartitionActiveProducer()
+			a.ProducerID, a.ProducerEpoch, a.LastSequence, a.CoordinatorEpoch = p.ID, int32(p.Epoch), p.LastSequence, -1
+			out.ActiveProducers = append(out.ActiveProducers, a)
+		}
+	}
+}
+
+// describeProducersAt asks the leader's node.
+func (b *Broker) describeProducersAt(ctx context.Context, rc *RequestContext, node int32, topic string, out *kmsg.DescribeProducersResponseTopicPartition) {
+	req := kmsg.NewPtrDescribeProducersRequest()
+	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: topic, Partitions: []int32{out.Partition}}}
+	answer, err := b.askPeer(ctx, node, req)
+	if err != nil {
+		out.ErrorCode, out.ErrorMessage = b.refusal(rc, coded(kerr.NotLeaderForPartition, err.Error()))
+		return
+	}
+	if got := answer.(*kmsg.DescribeProducersResponse); len(got.Topics) == 1 && len(got.Topics[0].Partitions) == 1 {
+		*out = got.Topics[0].Partitions[0]
+		return
+	}
+	out.ErrorCode, out.ErrorMessage = b.refusal(rc, kerr.UnknownServerError)
+}

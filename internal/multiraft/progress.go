@@ -1,0 +1,46 @@
+package multiraft
+
+import (
+	"cmp"
+	"slices"
+
+	"go.etcd.io/raft/v3"
+)
+
+// Progress is how far a replica of a group has come, as the group's leader sees it.
+type Progress struct {
+	Member
+	// Match is the last index known to be on the replica's disk.
+	Match   uint64
+	Learner bool
+	// Active says that the leader has heard from the replica within the last election timeout.
+	Active bool
+}
+
+// Progress asks for the progress of all replicas, this one included, by ascending replica id, together with the term they
+// belong to. On a replica that does not lead the error matches ErrNotLeader. done is called once, from a step of the shard or
+// from the caller, and must not block.
+func (r *Replica) Progress(done func(term uint64, all []Progress, err error)) {
+	refuse := func(err error) { done(0, nil, err) }
+	if !r.IsLeader() {
+		refuse(r.notLeader())
+		return
+	}
+	r.shard.post(event{r: r, kind: evFunc, refuse: refuse, fn: func() {
+		v := r.view.Load()
+		if !v.isLeader {
+			refuse(r.notLeader())
+			return
+		}
+		var all []Progress
+		r.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr raftProgress) {
+			p := Progress{Member: Member{Replica: id, Node: -1}, Match: pr.Match, Learner: typ == raft.ProgressTypeLearner, Active: pr.RecentActive || id == r.id}
+			if node, ok := r.nodeOf(id); ok {
+				p.Node = node
+			}
+			all = append(all, p)
+		})
+		slices.SortFunc(all, func(a, b Progress) int { return cmp.Compare(a.Replica, b.Replica) })
+		done(v.term, all, nil)
+	}})
+}
