@@ -86,20 +86,23 @@ func TestDescriptionsOfARunningCluster(t *testing.T) {
 	t.Run("producers", func(t *testing.T) {
 		var topics kadm.TopicsSet
 		topics.Add("described", 0, 1)
-		all, err := adm.DescribeProducers(ctx, topics)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, p := range all["described"].Partitions {
-			if p.Err != nil || len(p.ActiveProducers) != 1 {
-				t.Errorf("partition %d: %+v", p.Partition, p)
+		eventually(t, func() error {
+			all, err := adm.DescribeProducers(ctx, topics)
+			if err != nil {
+				return err // a node that has yet to hear of the leader
 			}
-			for _, a := range p.ActiveProducers {
-				if a.LastSequence != 0 || a.ProducerEpoch != 0 || a.CurrentTxnStartOffset != -1 {
-					t.Errorf("%+v", a)
+			for _, p := range all["described"].Partitions {
+				if p.Err != nil || len(p.ActiveProducers) != 1 {
+					return fmt.Errorf("partition %d: %+v", p.Partition, p)
+				}
+				for _, a := range p.ActiveProducers {
+					if a.LastSequence != 0 || a.ProducerEpoch != 0 || a.CurrentTxnStartOffset != -1 {
+						return fmt.Errorf("%+v", a)
+					}
 				}
 			}
-		}
+			return nil
+		})
 	})
 
 	t.Run("resources that have configs", func(t *testing.T) {
