@@ -3,10 +3,12 @@ GO ?= go
 STATICCHECK_VERSION = v0.8.2
 PROTOC_GEN_GO_VERSION = v1.36.12
 CYCLES ?= 10
+FROM ?= 1
 SEEDS ?= 200
+MINUTES ?= 30
 FUZZTIME ?= 5s
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz sim cluster proto dump-segments clients bench
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster proto dump-segments clients bench
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -34,8 +36,11 @@ race: ## the race detector on the packages with goroutines
 fuzz: ## every fuzz target for FUZZTIME
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) sh test/fuzz.sh
 
-sim: ## three nodes in one thread, SEEDS of them (a number or a range such as 100-400)
-	CHRONIK_SIM_SEEDS=$(SEEDS) $(GO) test ./test/sim -run TestSimulation -count=1 -timeout 120m
+sim: ## clusters in one thread, SEEDS of them from FROM on
+	$(GO) run ./cmd/chronik sim --from $(FROM) --seeds $(SEEDS)
+
+soak: ## the same for MINUTES, each time from other seeds
+	$(GO) run ./cmd/chronik sim --from $$(date +%s)000 --seeds 1000000000 --minutes $(MINUTES)
 
 cluster: ## real processes, leaders killed -9 CYCLES times under load
 	CHRONIK_CLUSTER_CYCLES=$(CYCLES) $(GO) test ./test/cluster -count=1 -v -timeout 60m

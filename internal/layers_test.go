@@ -33,7 +33,7 @@ type rules struct {
 
 var layers = rules{
 	level: map[string]int{
-		"node": 5, "cli": 5, "admin": 5,
+		"node": 5, "cli": 5, "admin": 5, "sim": 5,
 		"server": 4, "broker": 4,
 		"group": 3, "txn": 3, "controller": 3,
 		"partition": 2, "cluster": 2, // cluster: the observed side of the cluster, over metadata, multiraft and transport
@@ -45,9 +45,10 @@ var layers = rules{
 		"segment":   {"vfs", "clock", "record"},
 		"transport": {"clock"},
 		// node opens and closes what admin serves, and cli starts a node for its server command. Neither knows the other, and
-		// node does not know cli.
+		// node does not know cli. sim runs nodes' parts on simulated machines, and cli runs sim.
 		"node": {"admin"},
-		"cli":  {"node"},
+		"sim":  {"node"},
+		"cli":  {"node", "sim"},
 	},
 	embed:    []string{"node", "config"},
 	testOnly: []string{"freeport"},

@@ -22,7 +22,7 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	code := 0
-	root.AddCommand(clusterCommand(), serverCommand(&code))
+	root.AddCommand(clusterCommand(), serverCommand(&code), simCommand())
 	if err := root.Execute(); err != nil {
 		fmt.Fprintf(stderr, "chronik: %v\n", err)
 		return 1

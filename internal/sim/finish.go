@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"fmt"
 	"time"
 
 	"github.com/chronik-go/chronik/internal/partition"
@@ -120,7 +121,7 @@ func (w *world) describe() string {
 			st := v.r.Status()
 			b.WriteString(" node ")
 			b.WriteByte(byte('0' + n.id))
-			b.WriteString(sprint(" partition ", v.p.Index(), " term ", st.Term, " leader ", st.LeaderNode, " ready ", st.Ready, " commit ", st.Commit,
+			b.WriteString(fmt.Sprint(" partition ", v.p.Index(), " term ", st.Term, " leader ", st.LeaderNode, " ready ", st.Ready, " commit ", st.Commit,
 				" applied ", st.Applied, " hw ", v.p.HighWatermark(), " start ", v.p.LogStart(), ";"))
 		}
 	}
@@ -144,7 +145,7 @@ func (w *world) checkPartition(p *partModel) {
 			w.fail("partition %d on node %d: reading from %d to %d: %v", p.index, n.id, start, hw, err)
 			return
 		}
-		end, ok := w.model.sawAll(p, start, raw, sprint("node ", n.id, " in the end"))
+		end, ok := w.model.sawAll(p, start, raw, fmt.Sprint("node ", n.id, " in the end"))
 		if !ok {
 			return
 		}

@@ -138,6 +138,7 @@ func (c *producer) send(b *batch) {
 	b.tries++
 	b.unclear++ // until the answer says otherwise
 	w.counts["attempts"]++
+	w.operations++
 	if b.tries > 1 {
 		w.counts["attempts again"]++
 	}
@@ -287,6 +288,7 @@ func (c *consumer) poll() {
 	}
 	v := n.proc.parts[c.part]
 	p := w.model.parts[c.part]
+	w.operations++
 	res, err := v.p.Fetch(partition.FetchRequest{Offset: c.at, MaxBytes: w.rng.IntN(8 << 10), CurrentLeaderEpoch: -1, LastFetchedEpoch: -1, Follower: follower})
 	var out *partition.OffsetOutOfRangeError
 	switch {
@@ -335,6 +337,7 @@ func (w *world) deleteRecords(part int32) {
 		m.asked = max(m.asked, to)
 		w.log("node %d partition %d: delete records below %d", n.id, part, to)
 		p := n.proc
+		w.operations++
 		v.p.DeleteRecords(to, func(low int64, err error) {
 			if p.dead {
 				return

@@ -7,17 +7,17 @@
 // on every replica and a high watermark that never goes back (O), no duplicates of an idempotent producer (X), progress after
 // healing (V), no replica fenced (R).
 //
-// What fails prints its seed. CHRONIK_SIM_SEED=n replays one run with its whole trace, CHRONIK_SIM_SEEDS=n runs the first n
-// seeds, or a-b those from a to b.
+// What fails prints its seed: chronik sim --seed n --trace replays one run with its whole trace, chronik sim --from a --seeds n runs
+// many.
 //
 // # How it is put together
 //
-//	world    clock, chance, trace, and the loop that steps what is ready (world_test.go)
-//	node     a machine: its disk, and the process that runs on it or not (node_test.go)
-//	network  links between processes, with streams in order (net_test.go)
-//	clients  producers, consumers, deleters (client_test.go), over partition.Manager as the broker uses it
-//	nemesis  what goes wrong, and when (nemesis_test.go)
-//	model    what clients were told, and the checks (model_test.go, finish_test.go)
+//	world    clock, chance, trace, and the loop that steps what is ready (world.go)
+//	node     a machine: its disk, and the process that runs on it or not (node.go)
+//	network  links between processes, with streams in order (network.go)
+//	clients  producers, consumers, deleters (clients.go), over partition.Manager as the broker uses it
+//	nemesis  what goes wrong, and when (nemesis.go)
+//	model    what clients were told, and the checks (model.go, finish.go)
 //
 // Every actor (a shard, an applier, the log's writer, its background, the partitions' background) is one step function. A step
 // is atomic in simulated time, except for power: it can fail before any operation on the disk within a step.

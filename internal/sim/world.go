@@ -3,8 +3,6 @@ package sim
 import (
 	"context"
 	"fmt"
-	"hash"
-	"hash/fnv"
 	"log/slog"
 	"math/rand/v2"
 	"strings"
@@ -23,8 +21,6 @@ const (
 	quantum = time.Millisecond
 	// tick is a raft tick: a fifth of the default, so that a run holds many elections.
 	tick = 20 * time.Millisecond
-	// traceKept is how many lines of the trace a failure prints.
-	traceKept = 150
 
 	topicName = "sim"
 )
@@ -46,48 +42,15 @@ type world struct {
 	readers []*consumer
 	healed  bool // no more faults
 	ending  bool // no more new batches
-	counts  counts
-	trace   trace
-	failed  *violation
+	counts  Counts
+	// operations is how many requests clients have made.
+	operations int
+	trace      trace
+	failed     *violation
 }
 
 // violation ends a run.
 type violation struct{ text string }
-
-// counts says what happened in a run, by name.
-type counts map[string]int
-
-func (c counts) add(o counts) {
-	for k, v := range o {
-		c[k] += v
-	}
-}
-
-// trace hashes everything that happens, and keeps the last of it.
-type trace struct {
-	sum   hash.Hash64
-	lines []string
-	next  int
-	sink  func(string) // set to see all of it
-}
-
-func (t *trace) add(line string) {
-	_, _ = t.sum.Write([]byte(line))
-	_, _ = t.sum.Write([]byte{'\n'})
-	if t.sink != nil {
-		t.sink(line)
-	}
-	if len(t.lines) < traceKept {
-		t.lines = append(t.lines, line)
-		return
-	}
-	t.lines[t.next] = line
-	t.next = (t.next + 1) % traceKept
-}
-
-func (t *trace) tail() string {
-	return strings.Join(append(append([]string(nil), t.lines[t.next:]...), t.lines[:t.next]...), "\n")
-}
 
 // settings are drawn from the seed: the same operations under many configurations.
 type settings struct {
@@ -164,8 +127,8 @@ func drawSettings(r *rand.Rand) settings {
 
 func newWorld(seed uint64, sink func(string)) *world {
 	w := &world{
-		seed: seed, rng: rand.New(rand.NewPCG(seed, 0x73696d)), clk: clock.NewSim(epoch), counts: counts{},
-		trace: trace{sum: fnv.New64a(), sink: sink},
+		seed: seed, rng: rand.New(rand.NewPCG(seed, 0x73696d)), clk: clock.NewSim(epoch), counts: Counts{},
+		trace: trace{sink: sink},
 	}
 	w.set = drawSettings(w.rng)
 	w.net = newNetwork(w)
@@ -190,7 +153,11 @@ func dirOf(node int32) uuid.UUID { return uuid.UUID{byte(node)} }
 
 // log adds a line to the trace.
 func (w *world) log(format string, args ...any) {
-	w.trace.add(fmt.Sprintf("%9.3fms ", float64(w.clk.Now().Sub(epoch).Microseconds())/1000) + fmt.Sprintf(format, args...))
+	at := w.clk.Now().Sub(epoch)
+	text := fmt.Sprintf(format, args...)
+	w.trace.mix(uint64(at))
+	w.trace.mixString(text)
+	w.trace.print(at, text)
 }
 
 // fail ends the run: the first violation is the one that counts.

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"bytes"
+	"fmt"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -128,13 +129,29 @@ func (n *network) deliver(p, dest *proc, l *link, f flying) {
 		return
 	}
 	w.counts["messages"]++
-	if m := &env.Raft; env.Kind == transport.KindRaft {
-		w.log("%d->%d g%d %v term %d index %d logterm %d commit %d entries %d reject %v", l.from, l.to, env.Group, m.Type, m.Term, m.Index,
-			m.LogTerm, m.Commit, len(m.Entries), m.Reject)
-	} else {
-		w.log("%d->%d g%d kind %d, %d bytes", l.from, l.to, env.Group, env.Kind, len(env.Body))
-	}
+	w.traceMessage(l, &env)
 	dest.svc.HandleEnvelopes(l.from, []transport.Envelope{env})
+}
+
+// traceMessage enters a message that arrives into the trace. There are many: they are printed only where somebody looks.
+func (w *world) traceMessage(l *link, env *transport.Envelope) {
+	t, at, m := &w.trace, w.clk.Now().Sub(epoch), &env.Raft
+	t.mix(uint64(at), uint64(l.from)<<32|uint64(l.to), env.Group, uint64(env.Kind), uint64(len(env.Body)))
+	if env.Kind != transport.KindRaft {
+		if t.sink != nil {
+			t.print(at, fmt.Sprintf("%d->%d g%d kind %d, %d bytes", l.from, l.to, env.Group, env.Kind, len(env.Body)))
+		}
+		return
+	}
+	reject := uint64(0)
+	if m.Reject {
+		reject = 1
+	}
+	t.mix(uint64(m.Type), m.Term, m.Index, m.LogTerm, m.Commit, uint64(len(m.Entries)), reject)
+	if t.sink != nil {
+		t.print(at, fmt.Sprintf("%d->%d g%d %v term %d index %d logterm %d commit %d entries %d reject %v", l.from, l.to, env.Group, m.Type, m.Term,
+			m.Index, m.LogTerm, m.Commit, len(m.Entries), m.Reject))
+	}
 }
 
 // lose drops a message. The sender hears of it once for each burst and group; rarely never, as when a connection dies with

@@ -1,0 +1,87 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/chronik-go/chronik/internal/sim"
+)
+
+type simOptions struct {
+	from, seeds uint64
+	minutes     float64
+	seed        uint64
+	trace       bool
+}
+
+func simCommand() *cobra.Command {
+	o := simOptions{}
+	cmd := &cobra.Command{
+		Use:   "sim",
+		Short: "Check this build: whole clusters under random faults, in one process, each repeatable from its seed",
+		Long: `sim runs clusters of this build's own code on simulated machines: disks that lose power, networks that lose messages,
+clocks that jump. Each seed is one cluster's life; what clients were promised is then held against what the replicas hold.
+
+It ends with exit code 0 only if no promise was broken and the faults it is there for have come about.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("seed") {
+				return simOne(o, cmd.OutOrStdout())
+			}
+			if o.trace {
+				return errors.New("--trace prints one run: name it with --seed")
+			}
+			return simMany(o, cmd.OutOrStdout())
+		},
+	}
+	f := cmd.Flags()
+	f.Uint64Var(&o.from, "from", 1, "the first seed")
+	f.Uint64Var(&o.seeds, "seeds", 1000, "how many seeds")
+	f.Float64Var(&o.minutes, "minutes", 0, "stop after so many minutes, if the seeds have not ended before; 0: no limit")
+	f.Uint64Var(&o.seed, "seed", 0, "run this one seed")
+	f.BoolVar(&o.trace, "trace", false, "with --seed: print everything that happens")
+	return cmd
+}
+
+func simOne(o simOptions, out io.Writer) error {
+	opt := sim.Options{Seed: o.seed}
+	if o.trace {
+		opt.Trace = func(line string) { fmt.Fprintln(out, line) }
+	}
+	r := sim.Run(opt)
+	fmt.Fprintf(out, "seed %d: trace hash %016x, %v of cluster time, %d operations, %d batches acknowledged\n%s", r.Seed, r.Hash,
+		r.Time.Round(time.Millisecond), r.Operations, r.Acknowledged, r.Counts)
+	if r.Violation != "" {
+		return fmt.Errorf("seed %d: %s", r.Seed, r.Violation)
+	}
+	return nil
+}
+
+func simMany(o simOptions, out io.Writer) error {
+	if o.seeds == 0 || o.minutes < 0 || o.minutes > math.MaxInt32 {
+		return errors.New("--seeds is at least 1, --minutes not negative")
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer cancel()
+	t := sim.Campaign{
+		From: o.from, Seeds: o.seeds, For: time.Duration(o.minutes * float64(time.Minute)), Out: out, Stop: ctx.Done(),
+	}.Run()
+	fmt.Fprint(out, t)
+	switch {
+	case t.Violations > 0:
+		return fmt.Errorf("%d of %d runs broke a promise", t.Violations, t.Runs)
+	case t.Runs == 0:
+		return errors.New("stopped before a run had ended")
+	case len(t.Missing) > 0:
+		return errors.New("no promise was broken, but the runs did not reach what they are there for (see above)")
+	}
+	return nil
+}

@@ -1,0 +1,66 @@
+package sim
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Counts says how often things happened, by name.
+type Counts map[string]int
+
+// Add adds what another run counted.
+func (c Counts) Add(o Counts) {
+	for k, v := range o {
+		c[k] += v
+	}
+}
+
+// Faults returns how many faults came about.
+func (c Counts) Faults() (n int) {
+	for k, v := range c {
+		if strings.HasPrefix(k, FaultPrefix) {
+			n += v
+		}
+	}
+	return n
+}
+
+// String lists counts by name, a line each.
+func (c Counts) String() string {
+	names := make([]string, 0, len(c))
+	for k := range c {
+		names = append(names, k)
+	}
+	slices.SortFunc(names, cmp.Compare[string])
+	var b strings.Builder
+	for _, k := range names {
+		fmt.Fprintf(&b, "  %-42s %d\n", k, c[k])
+	}
+	return b.String()
+}
+
+// mustHappen is what many seeds together must bring about, beside every fault.
+var mustHappen = []string{
+	"power cut within a step", "power cut after a kill", "stopped by a failed sync", "sectors lost", "names lost",
+	"messages lost", "messages duplicated", "losses never reported", "answers lost", "attempts again", "timeouts",
+	"log start moved", "log files recycled", "entries read from files", "groups carried forward",
+	"staged by delta", "staged whole", "snapshot installed", "consumers jumped to the log start", "elections",
+}
+
+// Missing returns what never happened though enough seeds have run to bring it about: where something is missing the runs have
+// not tested what they are there for.
+func (c Counts) Missing() (names []string) {
+	for _, f := range faults {
+		if c[FaultPrefix+f.name] == 0 {
+			names = append(names, FaultPrefix+f.name)
+		}
+	}
+	for _, name := range mustHappen {
+		if c[name] == 0 {
+			names = append(names, name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,128 @@
+package sim
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	randv2 "math/rand/v2"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/vfs"
+)
+
+// minAcked is how many batches every run must have acknowledged to count.
+const minAcked = 50
+
+// Options say how to run a seed.
+type Options struct {
+	Seed uint64
+	// Trace is given every line of the trace, in order; nil where nobody looks, which is much faster. The run and its hash are
+	// the same either way.
+	Trace func(line string)
+}
+
+// Result is what a run leaves.
+type Result struct {
+	Seed uint64
+	// Hash is that of the trace: everything that happened, in order.
+	Hash uint64
+	// Time is how long the cluster has lived, in its own time.
+	Time time.Duration
+	// Counts says what happened how often. What begins with FaultPrefix went wrong on purpose.
+	Counts Counts
+	// Operations is how many requests clients have made.
+	Operations int
+	// Acknowledged is how many batches the servers have called committed.
+	Acknowledged int
+	// Violation says what broke a promise; empty if nothing did.
+	Violation string
+}
+
+// FaultPrefix begins the names of faults in Counts.
+const FaultPrefix = "fault: "
+
+// seededReader stands in for crypto/rand.Reader, which raft draws its election jitter from.
+type seededReader struct{ r *randv2.ChaCha8 }
+
+// Read implements io.Reader.
+func (s seededReader) Read(b []byte) (int, error) { return s.r.Read(b) }
+
+// one lets a process have one run at a time: rand.Reader is the process's.
+var one sync.Mutex
+
+// seedRandom replaces crypto/rand.Reader and returns the function that puts it back.
+func seedRandom(seed uint64) func() {
+	var key [32]byte
+	for i := range 8 {
+		key[i] = byte(seed >> (8 * i))
+	}
+	one.Lock()
+	old := rand.Reader
+	rand.Reader = io.Reader(seededReader{randv2.NewChaCha8(key)})
+	return func() {
+		rand.Reader = old
+		one.Unlock()
+	}
+}
+
+// Run runs one seed from beginning to end. While it does, everything in this process that reads crypto/rand gets numbers drawn
+// from the seed: no server may run beside it, and a second Run waits for the first.
+func Run(o Options) (res Result) {
+	defer seedRandom(o.Seed)()
+	w := newWorld(o.Seed, o.Trace)
+	defer func() {
+		if p := recover(); p != nil {
+			w.fail("panic: %v\n%s", p, debug.Stack())
+		}
+		res = w.result()
+	}()
+	w.log("settings %+v", w.set.describe())
+	for _, n := range w.nodes {
+		n.boot(-1, vfs.LoseUnsynced())
+	}
+	w.chaosLater()
+	w.run(w.set.chaos, nil)
+	if w.failed == nil {
+		w.finish()
+	}
+	w.collect()
+	w.checkWorth()
+	return res
+}
+
+// checkWorth fails a run that shows nothing.
+func (w *world) checkWorth() {
+	if w.failed != nil {
+		return
+	}
+	if w.model.acked < minAcked {
+		w.fail("only %d batches were acknowledged: such a run shows nothing", w.model.acked)
+	}
+	if len(w.set.faults) > 0 && w.counts.Faults() == 0 {
+		w.fail("no fault came about: such a run shows nothing")
+	}
+}
+
+func (w *world) result() Result {
+	r := Result{
+		Seed: w.seed, Hash: w.trace.sum, Time: w.clk.Now().Sub(epoch), Counts: w.counts,
+		Operations: w.operations, Acknowledged: w.model.acked,
+	}
+	if w.failed != nil {
+		r.Violation = w.failed.text
+	}
+	return r
+}
+
+// describe is the settings without what does not print the same twice.
+func (s settings) describe() string {
+	names := make([]string, len(s.faults))
+	for i, f := range s.faults {
+		names[i] = f.name
+	}
+	s.faults = nil
+	return fmt.Sprintf("%+v faults %s", s, strings.Join(names, ", "))
+}

@@ -1,0 +1,60 @@
+package sim
+
+import (
+	"fmt"
+	"time"
+)
+
+// trace is the hash of everything that happened in a run, and shows it line by line to whoever asks. Two runs with one hash
+// are the same run.
+type trace struct {
+	sum  uint64
+	sink func(string) // nil: nobody looks
+}
+
+// mix adds numbers to the hash: FNV's step on whole words, and a turn so that high bits reach low ones.
+func (t *trace) mix(values ...uint64) {
+	for _, v := range values {
+		t.sum = (t.sum ^ v) * 0x100000001b3
+		t.sum ^= t.sum >> 29
+	}
+}
+
+func (t *trace) mixString(s string) {
+	t.mix(uint64(len(s)))
+	for ; len(s) >= 8; s = s[8:] {
+		t.mix(uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56)
+	}
+	for i := range len(s) {
+		t.mix(uint64(s[i]))
+	}
+}
+
+// print shows a line that is in the hash already.
+func (t *trace) print(at time.Duration, text string) {
+	if t.sink != nil {
+		t.sink(fmt.Sprintf("%10.3fms %s", float64(at.Microseconds())/1000, text))
+	}
+}
+
+// tail keeps the last lines of a trace.
+type tail struct {
+	lines []string
+	next  int
+}
+
+// traceKept is how many lines of the trace a failure shows.
+const traceKept = 150
+
+func (t *tail) add(line string) {
+	if len(t.lines) < traceKept {
+		t.lines = append(t.lines, line)
+		return
+	}
+	t.lines[t.next] = line
+	t.next = (t.next + 1) % traceKept
+}
+
+func (t *tail) all() []string {
+	return append(append([]string(nil), t.lines[t.next:]...), t.lines[:t.next]...)
+}
