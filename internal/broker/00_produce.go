@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/partition"
 )
@@ -248,11 +249,7 @@ func (c *produceCall) await(ctx context.Context) {
 	}
 	expired, stop := c.b.after(timeout - c.b.cfg.Clock.Now().Sub(c.rc.Received))
 	defer stop()
-	select {
-	case <-c.done:
-	case <-expired:
-	case <-ctx.Done():
-	}
+	clock.Select(c.b.cfg.Clock, c.done, expired, ctx.Done())
 }
 
 func (c *produceCall) response() *kmsg.ProduceResponse {

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 )
 
@@ -89,7 +90,7 @@ func (op *fetchOp) run(ctx context.Context) {
 	defer stop()
 	poll := b.cfg.Partitions.NewPoll()
 	defer poll.Cancel()
-	var remote <-chan parked
+	var remote <-chan struct{}
 	if op.remote != nil {
 		var end func()
 		remote, end = op.remote.park(ctx, wait, max(op.minBytes, 1))
@@ -103,16 +104,14 @@ func (op *fetchOp) run(ctx context.Context) {
 			}
 		}
 		last := false
-		select {
-		case <-poll.C():
-		case a := <-remote:
-			op.remote.take(a.node, a.resp, a.err)
+		switch clock.Select(b.cfg.Clock, poll.C(), remote, expired, b.draining.ch, ctx.Done()) {
+		case 0: // news
+		case 1:
+			op.remote.takeParked()
 			last = true // what it brought is an answer
-		case <-expired:
+		case 2, 3:
 			last = true
-		case <-b.draining.ch:
-			last = true
-		case <-ctx.Done():
+		case 4:
 			return
 		}
 		op.read()

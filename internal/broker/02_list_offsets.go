@@ -2,12 +2,13 @@ package broker
 
 import (
 	"context"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 )
 
@@ -35,7 +36,7 @@ func handleListOffsets(b *Broker, ctx context.Context, rc *RequestContext, r kms
 	if rc.Version >= 10 && req.TimeoutMillis > 0 {
 		timeout = min(timeout, time.Duration(req.TimeoutMillis)*time.Millisecond)
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, timeout)
 	defer cancel()
 
 	resp := kmsg.NewPtrListOffsetsResponse()
@@ -65,7 +66,7 @@ func handleListOffsets(b *Broker, ctx context.Context, rc *RequestContext, r kms
 			})
 		}
 	}
-	inParallel(work, lookups)
+	inParallel(b.cfg.Clock, work, lookups)
 	return resp, nil
 }
 
@@ -133,23 +134,19 @@ func (b *Broker) leaderOf(rc *RequestContext, img *metadata.Image, topic string,
 }
 
 // inParallel runs work, n at a time, and waits for all of it.
-func inParallel(work []func(), n int) {
+func inParallel(clk clock.Clock, work []func(), n int) {
 	if len(work) == 1 {
 		work[0]()
 		return
 	}
-	next := make(chan func())
-	var wg sync.WaitGroup
+	var next atomic.Int64
+	g := clock.Group{Clock: clk}
 	for range min(n, len(work)) {
-		wg.Go(func() {
-			for f := range next {
-				f()
+		g.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(work)); i = next.Add(1) - 1 {
+				work[i]()
 			}
 		})
 	}
-	for _, f := range work {
-		next <- f
-	}
-	close(next)
-	wg.Wait()
+	g.Wait()
 }

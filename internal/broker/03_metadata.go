@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/metadata"
 )
@@ -133,7 +134,7 @@ func (b *Broker) autoCreate(ctx context.Context, req *kmsg.MetadataRequest) map[
 	if len(topics) == 0 {
 		return tried
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.AutoCreateWait)
+	ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, b.cfg.AutoCreateWait)
 	defer cancel()
 	var await []string
 	for _, r := range b.cfg.Controller.CreateTopics(ctx, topics, false) {

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/metadata"
@@ -160,7 +161,7 @@ func (b *Broker) adminContext(ctx context.Context, millis int32) (context.Contex
 	if millis <= 0 {
 		d = b.cfg.RequestTimeout
 	}
-	return context.WithTimeout(ctx, min(d, maxAdminWait))
+	return clock.WithTimeout(ctx, b.cfg.Clock, min(d, maxAdminWait))
 }
 
 // awaitTopics waits until every live node's image has reached index and every partition of the topics has a live leader, or

@@ -3,12 +3,12 @@ package broker
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
 )
@@ -25,7 +25,7 @@ import (
 func handleDeleteRecords(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.DeleteRecordsRequest)
 	ctx, cancel := b.adminContext(ctx, req.TimeoutMillis)
-	op := &deleteOp{b: b, rc: rc, img: b.cfg.Cluster.Image(), resp: req.ResponseKind().(*kmsg.DeleteRecordsResponse)}
+	op := &deleteOp{b: b, rc: rc, asking: clock.Group{Clock: b.cfg.Clock}, img: b.cfg.Cluster.Image(), resp: req.ResponseKind().(*kmsg.DeleteRecordsResponse)}
 	op.results = make(chan deleted, countDeletes(req)) // room for every answer: one that comes late blocks nobody
 	defer func() { cancel(); op.asking.Wait() }()
 	for i := range req.Topics {
@@ -43,15 +43,14 @@ func handleDeleteRecords(b *Broker, ctx context.Context, rc *RequestContext, r k
 		op.asking.Go(func() { op.ask(ctx, hop) })
 	}
 	for ; op.pending > 0; op.pending-- {
-		select {
-		case d := <-op.results:
-			po := &op.resp.Topics[d.topic].Partitions[d.partition]
-			po.ErrorCode, _ = b.refusal(rc, d.err)
-			if d.err == nil {
-				po.LowWatermark = d.low
-			}
-		case <-ctx.Done():
+		d, err := clock.Recv(b.cfg.Clock, ctx, op.results)
+		if err != nil {
 			return op.resp, nil
+		}
+		po := &op.resp.Topics[d.topic].Partitions[d.partition]
+		po.ErrorCode, _ = b.refusal(rc, d.err)
+		if d.err == nil {
+			po.LowWatermark = d.low
 		}
 	}
 	return op.resp, nil
@@ -66,7 +65,7 @@ type deleteOp struct {
 	results chan deleted
 	pending int
 	hops    []deleteHop
-	asking  sync.WaitGroup
+	asking  clock.Group
 }
 
 type deleted struct {

@@ -6,6 +6,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/clock"
 )
 
 // InitProducerId (key 22), 0–5.
@@ -35,10 +37,8 @@ func newProducerIDs() producerIDs {
 
 func (b *Broker) nextProducerID(ctx context.Context) (int64, error) {
 	p := &b.producerIDs
-	select {
-	case <-p.turn:
-	case <-ctx.Done():
-		return -1, ctx.Err()
+	if _, err := clock.Recv(b.cfg.Clock, ctx, p.turn); err != nil {
+		return -1, err
 	}
 	defer func() { p.turn <- struct{}{} }()
 	if p.next == p.end {
@@ -66,7 +66,7 @@ func handleInitProducerID(b *Broker, ctx context.Context, rc *RequestContext, r 
 		resp.ErrorCode = k.Code
 		return resp, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.RequestTimeout)
+	ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, b.cfg.RequestTimeout)
 	defer cancel()
 	id, err := b.nextProducerID(ctx)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 )
 
@@ -19,7 +20,7 @@ import (
 
 func handleOffsetForLeaderEpoch(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.OffsetForLeaderEpochRequest)
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.RequestTimeout)
+	ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, b.cfg.RequestTimeout)
 	defer cancel()
 	resp := kmsg.NewPtrOffsetForLeaderEpochResponse()
 	resp.Topics = make([]kmsg.OffsetForLeaderEpochResponseTopic, len(req.Topics))
@@ -41,7 +42,7 @@ func handleOffsetForLeaderEpoch(b *Broker, ctx context.Context, rc *RequestConte
 			})
 		}
 	}
-	inParallel(work, lookups)
+	inParallel(b.cfg.Clock, work, lookups)
 	return resp, nil
 }
 

@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/metadata"
@@ -54,7 +55,7 @@ type alteration struct {
 
 // alterConfigs carries alterations out and returns an error, or nil, for each.
 func (b *Broker) alterConfigs(ctx context.Context, changes []alteration, validateOnly bool) []error {
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.RequestTimeout)
+	ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, b.cfg.RequestTimeout)
 	defer cancel()
 	type resource struct {
 		kind kmsg.ConfigResourceType
@@ -94,7 +95,7 @@ func (b *Broker) alterConfigs(ctx context.Context, changes []alteration, validat
 		}
 	}
 	if !validateOnly && index > 0 {
-		ctx, cancel := context.WithTimeout(ctx, configsVisible)
+		ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, configsVisible)
 		defer cancel()
 		b.awaitImages(ctx, index)
 	}

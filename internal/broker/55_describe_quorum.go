@@ -9,6 +9,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
 )
@@ -38,7 +39,7 @@ func handleDescribeQuorum(b *Broker, ctx context.Context, rc *RequestContext, r 
 		}
 		return resp, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.RequestTimeout)
+	ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, b.cfg.RequestTimeout)
 	defer cancel()
 	err := b.describeQuorum(ctx, resp)
 	if leader, _ := b.cfg.Cluster.Leader(metadata.MetadataGroup); err != nil && !rc.FromPeer && leader >= 0 && leader != b.cfg.Cluster.NodeID() {
@@ -71,11 +72,9 @@ func (b *Broker) describeQuorum(ctx context.Context, resp *kmsg.DescribeQuorumRe
 	}
 	got := make(chan answer, 1)
 	q.Progress(func(term uint64, all []multiraft.Progress, err error) { got <- answer{term, all, err} })
-	var a answer
-	select {
-	case a = <-got:
-	case <-ctx.Done():
-		return ctx.Err()
+	a, err := clock.Recv(b.cfg.Clock, ctx, got)
+	if err != nil {
+		return err
 	}
 	if a.err != nil {
 		return a.err

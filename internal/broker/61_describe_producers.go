@@ -6,6 +6,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 )
 
@@ -17,7 +18,7 @@ import (
 func handleDescribeProducers(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.DescribeProducersRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeProducersResponse)
-	ctx, cancel := context.WithTimeout(ctx, b.cfg.RequestTimeout)
+	ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, b.cfg.RequestTimeout)
 	defer cancel()
 	img := b.cfg.Cluster.Image()
 	resp.Topics = make([]kmsg.DescribeProducersResponseTopic, len(req.Topics))
@@ -33,7 +34,7 @@ func handleDescribeProducers(b *Broker, ctx context.Context, rc *RequestContext,
 			})
 		}
 	}
-	inParallel(work, lookups)
+	inParallel(b.cfg.Clock, work, lookups)
 	return resp, nil
 }
 

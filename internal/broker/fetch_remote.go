@@ -3,11 +3,12 @@ package broker
 import (
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/clock"
 )
 
 // remoteFetch is the part of a one-address fetch whose partitions have no replica here: their leaders are asked, each node
@@ -16,6 +17,8 @@ type remoteFetch struct {
 	op    *fetchOp
 	nodes []int32
 	parts map[int32][]int // node -> indices of op.reads
+	// answers to the long polls under way.
+	answers chan parked
 }
 
 // peerFetchVersion goes by topic id, so that a deleted and recreated topic is not confused, and has no new fields since.
@@ -36,15 +39,15 @@ func (rf *remoteFetch) add(node int32, i int) {
 
 // round asks every node for what it has now, and waits for all of them.
 func (rf *remoteFetch) round(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, remoteGrace)
+	ctx, cancel := clock.WithTimeout(ctx, rf.op.b.cfg.Clock, remoteGrace)
 	defer cancel()
 	answers := make([]*kmsg.FetchResponse, len(rf.nodes))
 	errs := make([]error, len(rf.nodes))
-	var wg sync.WaitGroup
+	g := clock.Group{Clock: rf.op.b.cfg.Clock}
 	for n, node := range rf.nodes {
-		wg.Go(func() { answers[n], errs[n] = rf.ask(ctx, node, 0, 0) })
+		g.Go(func() { answers[n], errs[n] = rf.ask(ctx, node, 0, 0) })
 	}
-	wg.Wait()
+	g.Wait()
 	for n, node := range rf.nodes {
 		rf.take(node, answers[n], errs[n])
 	}
@@ -57,18 +60,28 @@ type parked struct {
 	err  error
 }
 
-// park asks every node with a long poll; the channel has room for all answers. end cancels what is left and waits for it.
-func (rf *remoteFetch) park(ctx context.Context, wait time.Duration, minBytes int) (<-chan parked, func()) {
-	ctx, cancel := context.WithTimeout(ctx, wait+remoteGrace)
-	answers := make(chan parked, len(rf.nodes))
-	var wg sync.WaitGroup
+// park asks every node with a long poll. The channel receives once for each answer, which takeParked takes. end cancels what is
+// left and waits for it.
+func (rf *remoteFetch) park(ctx context.Context, wait time.Duration, minBytes int) (arrived <-chan struct{}, end func()) {
+	clk := rf.op.b.cfg.Clock
+	ctx, cancel := clock.WithTimeout(ctx, clk, wait+remoteGrace)
+	rf.answers = make(chan parked, len(rf.nodes))
+	news := make(chan struct{}, len(rf.nodes))
+	g := clock.Group{Clock: clk}
 	for _, node := range rf.nodes {
-		wg.Go(func() {
+		g.Go(func() {
 			resp, err := rf.ask(ctx, node, wait, minBytes)
-			answers <- parked{node, resp, err}
+			rf.answers <- parked{node, resp, err}
+			news <- struct{}{}
 		})
 	}
-	return answers, func() { cancel(); wg.Wait() }
+	return news, func() { cancel(); g.Wait() }
+}
+
+// takeParked takes an answer that has arrived.
+func (rf *remoteFetch) takeParked() {
+	a := <-rf.answers
+	rf.take(a.node, a.resp, a.err)
 }
 
 func (rf *remoteFetch) ask(ctx context.Context, node int32, wait time.Duration, minBytes int) (*kmsg.FetchResponse, error) {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/transport"
@@ -29,6 +30,7 @@ type View struct {
 	self   int32
 	images metadata.Source
 	sender Sender
+	clk    clock.Clock
 
 	mu      sync.Mutex
 	leaders map[uint64]leadership
@@ -48,9 +50,9 @@ type leadership struct {
 }
 
 // NewView makes an empty view of node self.
-func NewView(self int32, images metadata.Source, sender Sender) *View {
+func NewView(self int32, images metadata.Source, sender Sender, clk clock.Clock) *View {
 	return &View{
-		self: self, images: images, sender: sender,
+		self: self, images: images, sender: sender, clk: clk,
 		leaders: make(map[uint64]leadership), indexes: make(map[int32]uint64), live: make(map[int32]bool),
 		own: make(map[uint64]uint64), news: make(map[uint64]uint64), full: make(map[int32]bool),
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
@@ -113,10 +115,8 @@ func (v *View) Await(ctx context.Context, cond func() bool) error {
 		if cond() {
 			return nil
 		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
+		if _, err := clock.Recv(v.clk, ctx, changed); err != nil {
+			return err
 		}
 	}
 }

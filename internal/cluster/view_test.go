@@ -135,7 +135,7 @@ func TestEpochsNeverFall(t *testing.T) {
 	rs := replicas(t, 2, 3)
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 7))
-		v := NewView(1, newImages(1, 2, 3), &outbox{})
+		v := NewView(1, newImages(1, 2, 3), &outbox{}, clock.System{})
 		last := map[uint64][2]int32{}
 		for range 60 {
 			g := uint64(2 + rng.IntN(2))
@@ -175,7 +175,7 @@ func TestEpochsNeverFall(t *testing.T) {
 
 // Metadata indexes of other nodes never fall either: gossip may overtake gossip.
 func TestImageIndexNeverFalls(t *testing.T) {
-	v := NewView(1, newImages(1, 2), &outbox{})
+	v := NewView(1, newImages(1, 2), &outbox{}, clock.System{})
 	for _, step := range []struct{ told, want uint64 }{{5, 5}, {9, 9}, {7, 9}, {0, 9}, {10, 10}} {
 		if err := v.HandleGossip(2, encodeGossip(step.told, nil)); err != nil {
 			t.Fatal(err)
@@ -196,7 +196,7 @@ func TestImageIndexNeverFalls(t *testing.T) {
 func TestGossipIsIncrementalAndPeersThatReturnAreToldAll(t *testing.T) {
 	rs := replicas(t, 2, 3, 4)
 	img, out := newImages(1, 2, 3), &outbox{}
-	v := NewView(1, img, out)
+	v := NewView(1, img, out, clock.System{})
 	v.PeerUp(2)
 	v.Observe(rs[2], status(5, 1, true))
 	v.Step()
@@ -248,7 +248,7 @@ func TestGossipIsIncrementalAndPeersThatReturnAreToldAll(t *testing.T) {
 func TestGossipBetweenViews(t *testing.T) {
 	rs := replicas(t, 2)
 	out := &outbox{}
-	a, b := NewView(1, newImages(1, 2), out), NewView(2, newImages(1, 2), &outbox{})
+	a, b := NewView(1, newImages(1, 2), out, clock.System{}), NewView(2, newImages(1, 2), &outbox{}, clock.System{})
 	a.PeerUp(2)
 	a.Observe(rs[2], status(4, 1, true))
 	a.Step()
@@ -269,7 +269,7 @@ func TestGossipBetweenViews(t *testing.T) {
 // image does not know yet.
 func TestRefreshForgetsDeletedGroups(t *testing.T) {
 	img := newImages(1, 2)
-	v := NewView(1, img, &outbox{})
+	v := NewView(1, img, &outbox{}, clock.System{})
 	err := v.HandleGossip(2, encodeGossip(10, map[uint64]uint64{metadata.MetadataGroup: 3, 4: 3, 5: 3, 10: 3, 11: 3}))
 	if err != nil {
 		t.Fatal(err)
@@ -284,7 +284,7 @@ func TestRefreshForgetsDeletedGroups(t *testing.T) {
 }
 
 func TestLiveNodes(t *testing.T) {
-	v := NewView(2, newImages(1, 2, 3, 9), &outbox{})
+	v := NewView(2, newImages(1, 2, 3, 9), &outbox{}, clock.System{})
 	want := func(nodes ...int32) {
 		t.Helper()
 		if got := v.LiveNodes(); !slices.Equal(got, nodes) {
@@ -303,7 +303,7 @@ func TestLiveNodes(t *testing.T) {
 
 // Await returns as soon as its condition holds, misses no change, and ends with its context.
 func TestAwait(t *testing.T) {
-	v := NewView(1, newImages(1, 2), &outbox{})
+	v := NewView(1, newImages(1, 2), &outbox{}, clock.System{})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	if err := v.Await(ctx, func() bool { return true }); err != nil {
@@ -331,7 +331,7 @@ func TestAwait(t *testing.T) {
 }
 
 func TestBadGossipChangesNothing(t *testing.T) {
-	v := NewView(1, newImages(1, 2), &outbox{})
+	v := NewView(1, newImages(1, 2), &outbox{}, clock.System{})
 	good := encodeGossip(300, map[uint64]uint64{2: 5, 3: 700})
 	for cut := range len(good) {
 		if err := v.HandleGossip(2, good[:cut]); !errors.Is(err, errGossip) {
@@ -383,7 +383,7 @@ func FuzzDecodeGossip(f *testing.F) {
 // Who is told of a leader finds it serving: a leader elected whose no-op is not applied yet refuses, and clients then pause.
 func TestLeaderIsKnownOnlyOnceItServes(t *testing.T) {
 	rs := replicas(t, 2)
-	v := NewView(1, newImages(1, 2), nobody{})
+	v := NewView(1, newImages(1, 2), nobody{}, clock.System{})
 	v.Observe(rs[2], status(5, 1, false))
 	if node, epoch := v.Leader(2); node != -1 || epoch != -1 {
 		t.Fatalf("elected: node %d epoch %d, want none", node, epoch)

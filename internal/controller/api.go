@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/controller/controllerpb"
 	"github.com/chronik-go/chronik/internal/metadata"
 )
@@ -252,12 +253,11 @@ func (s *StateMachine) Await(ctx context.Context, index uint64) (*metadata.Image
 		}
 	})
 	defer cancel()
-	select {
-	case img := <-reached:
-		return img, nil
-	case <-ctx.Done():
-		return nil, fmt.Errorf("waiting for metadata index %d, at %d: %w", index, s.Image().Index, ctx.Err())
+	img, err := clock.Recv(s.cfg.Clock, ctx, reached)
+	if err != nil {
+		return nil, fmt.Errorf("waiting for metadata index %d, at %d: %w", index, s.Image().Index, err)
 	}
+	return img, nil
 }
 
 func topicResults(n int, ans *controllerpb.Answer, err error, key func(i int) (string, uuid.UUID)) []TopicResult {

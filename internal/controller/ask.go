@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/controller/controllerpb"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/transport"
@@ -38,7 +39,7 @@ func (c *Controller) bounded(ctx context.Context) (context.Context, context.Canc
 	if _, ok := ctx.Deadline(); ok {
 		return context.WithCancel(ctx)
 	}
-	return context.WithTimeout(ctx, c.cfg.Timeout)
+	return clock.WithTimeout(ctx, c.cfg.Clock, c.cfg.Timeout)
 }
 
 // ask brings a request to the leader, wherever it is, until there is an answer or ctx ends. A nil error comes with an
@@ -103,7 +104,7 @@ func (t *attempts) once(ctx context.Context) (*controllerpb.Answer, error) {
 			return nil, err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	ctx, cancel := clock.WithTimeout(ctx, c.cfg.Clock, attemptTimeout)
 	defer cancel()
 	reply, err := c.cfg.Caller.Call(ctx, node, Method, t.body)
 	if err != nil {
@@ -196,14 +197,10 @@ func (c *Controller) pause(ctx context.Context, d time.Duration) error {
 	fired := make(chan struct{})
 	timer := c.cfg.Clock.AfterFunc(d, func() { close(fired) })
 	defer timer.Stop()
-	select {
-	case <-fired:
-		return ctx.Err()
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-c.stop:
+	if clock.Select(c.cfg.Clock, fired, ctx.Done(), c.stop) == 2 {
 		return ErrClosed
 	}
+	return ctx.Err()
 }
 
 // execute decides a request on this node, which must lead, and does what a leader does beside the log.

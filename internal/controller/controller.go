@@ -245,10 +245,8 @@ func (c *Controller) decide(ctx context.Context, d *decision) (*controllerpb.Ans
 	c.queue = append(c.queue, o)
 	c.mu.Unlock()
 	c.poke()
-	select {
-	case <-o.done:
+	if _, err := clock.Recv(c.cfg.Clock, ctx, o.done); err == nil {
 		return o.answer, o.err
-	case <-ctx.Done():
 	}
 	c.mu.Lock()
 	o.left = true

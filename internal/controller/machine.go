@@ -12,6 +12,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/controller/controllerpb"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
@@ -34,6 +35,8 @@ type Checkpointer interface {
 // MachineConfig is what a StateMachine needs. Zero values of the limits take the defaults.
 type MachineConfig struct {
 	Logger *slog.Logger
+	// Clock is what Await waits by; nil is the system's.
+	Clock clock.Clock
 	// CheckpointEntries and CheckpointBytes: a checkpoint is handed over after so many entries, or bytes of entries (twice
 	// the image's size if that is more).
 	CheckpointEntries int
@@ -84,6 +87,9 @@ func NewStateMachine(cfg MachineConfig, index, term uint64, state []byte) (*Stat
 	}
 	if cfg.CheckpointBytes <= 0 {
 		cfg.CheckpointBytes = DefaultCheckpointBytes
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.System{}
 	}
 	s := &StateMachine{cfg: cfg}
 	s.proposals.pending = map[uint64]*proposal{}

@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/wal"
 )
 
@@ -301,12 +302,11 @@ func (r *Replica) Propose(ctx context.Context, data []byte) error {
 	}
 	done := make(chan error, 1)
 	r.Enqueue(&RawProposal{Data: data, OnDone: func(err error) { done <- err }})
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	answer, err := clock.Recv(r.svc.cfg.Clock, ctx, done)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
+	return answer
 }
 
 // ReadIndex calls done with nil once everything committed before the call is applied here, and this replica was the leader
@@ -379,12 +379,11 @@ func (r *Replica) AddLearner(ctx context.Context, replica uint64, node int32) er
 	}
 	done := make(chan error, 1)
 	r.ProposeConfChange(cc, func(err error) { done <- err })
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	answer, err := clock.Recv(r.svc.cfg.Clock, ctx, done)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
+	return answer
 }
 
 func (r *Replica) notLeader() *NotLeaderError {

@@ -63,7 +63,7 @@ func openCore(n *Node) (*core, error) {
 	if c.machine, err = controller.NewStateMachine(controller.MachineConfig{Logger: n.log}, state.Index, state.Term, state.State); err != nil {
 		return nil, err
 	}
-	c.view = cluster.NewView(n.cfg.ID(), c.machine, n.client)
+	c.view = cluster.NewView(n.cfg.ID(), c.machine, n.client, clock.System{})
 	if err := c.openGroups(); err != nil {
 		return nil, err
 	}

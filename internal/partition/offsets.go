@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/segment"
@@ -96,12 +97,11 @@ func (p *Partition) readIndex(ctx context.Context) error {
 	}
 	done := make(chan error, 1)
 	r.ReadIndex(func(err error) { done <- err })
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for a quorum to confirm the leader: %w", ctx.Err())
+	answer, err := clock.Recv(p.m.cfg.Clock, ctx, done)
+	if err != nil {
+		return fmt.Errorf("waiting for a quorum to confirm the leader: %w", err)
 	}
+	return answer
 }
 
 // EpochEnd answers OffsetForLeaderEpoch (KIP-320): the largest epoch that is not above the asked one and the offset after its
