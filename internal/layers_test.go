@@ -33,7 +33,7 @@ type rules struct {
 
 var layers = rules{
 	level: map[string]int{
-		"node": 5, "cli": 5, "admin": 5, "sim": 5,
+		"node": 5, "cli": 5, "ctl": 5, "admin": 5, "sim": 5,
 		"server": 4, "broker": 4,
 		"group": 3, "txn": 3, "controller": 3,
 		"partition": 2, "cluster": 2, // cluster: the observed side of the cluster, over metadata, multiraft and transport
@@ -48,7 +48,7 @@ var layers = rules{
 		// node does not know cli. sim runs nodes' parts on simulated machines, and cli runs sim.
 		"node": {"admin"},
 		"sim":  {"node"},
-		"cli":  {"node", "sim"},
+		"cli":  {"node", "ctl", "sim"},
 	},
 	embed:    []string{"node", "config"},
 	testOnly: []string{"freeport"},

@@ -4,13 +4,20 @@ package cli
 import (
 	"fmt"
 	"io"
+	"os"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/chronik-go/chronik/internal/ctl"
 )
 
 // Main runs the chronik command and returns its exit code.
 func Main(args []string, stdout, stderr io.Writer) int {
+	return execute(args, os.Stdin, stdout, stderr)
+}
+
+func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := &cobra.Command{
 		Use:           "chronik",
 		Short:         "Chronik: a streaming server that Kafka clients use unchanged",
@@ -19,10 +26,12 @@ func Main(args []string, stdout, stderr io.Writer) int {
 		Version:       Version(),
 	}
 	root.SetArgs(args)
+	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	code := 0
 	root.AddCommand(clusterCommand(), serverCommand(&code), simCommand())
+	root.AddCommand(ctl.Commands()...)
 	if err := root.Execute(); err != nil {
 		fmt.Fprintf(stderr, "chronik: %v\n", err)
 		return 1

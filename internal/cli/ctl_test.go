@@ -1,0 +1,189 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/config"
+	"github.com/chronik-go/chronik/internal/ctl"
+	"github.com/chronik-go/chronik/internal/node"
+	"github.com/chronik-go/chronik/internal/vfs"
+)
+
+// single runs a node in this process and points the commands at it.
+func single(t *testing.T) {
+	t.Helper()
+	cfg := config.Default()
+	cfg.KafkaAddr, cfg.AdminAddr, cfg.DataDir = "127.0.0.1:0", "127.0.0.1:0", "/data"
+	cfg.Limits.WALFileBytes, cfg.Limits.WALMaxBytes = 2*config.MaxBatchBytes, 4*config.MaxBatchBytes
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	n, err := node.Open(node.Options{Config: cfg, FS: vfs.NewMem(1), Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := n.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	select {
+	case <-n.Ready():
+	case <-time.After(bound):
+		t.Fatal("the node is not ready")
+	}
+	t.Setenv(ctl.BrokersVariable, n.KafkaAddr())
+}
+
+// chronik runs the command line in this process, with text as standard input.
+func chronik(t *testing.T, input string, args ...string) (code int, out, errs string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = execute(args, strings.NewReader(input), &o, &e)
+	return code, o.String(), e.String()
+}
+
+func must(t *testing.T, input string, args ...string) string {
+	t.Helper()
+	code, out, errs := chronik(t, input, args...)
+	if code != 0 {
+		t.Fatalf("chronik %s: code %d\n%s", strings.Join(args, " "), code, errs)
+	}
+	return out
+}
+
+func TestTopicsFromTheCommandLine(t *testing.T) {
+	single(t)
+	must(t, "", "topic", "create", "a", "b", "-p", "3", "-c", "retention.ms=100000")
+	out := must(t, "", "topic", "list")
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); len(lines) != 3 || strings.Join(strings.Fields(lines[1]), " ") != "a 3 1 0" {
+		t.Errorf("topic list:\n%s", out)
+	}
+	must(t, "one\ntwo\nthree\n", "produce", "a", "-p", "1")
+	var described []struct {
+		Name       string
+		Partitions []struct {
+			End   int64 `json:"end_offset"`
+			Bytes int64
+		}
+		Configs []struct{ Name, Value string }
+	}
+	if err := json.Unmarshal([]byte(must(t, "", "topic", "describe", "a", "-o", "json")), &described); err != nil {
+		t.Fatal(err)
+	}
+	if d := described[0]; len(d.Partitions) != 3 || d.Partitions[1].End != 3 || d.Partitions[1].Bytes == 0 || len(d.Configs) != 1 || d.Configs[0].Value != "100000" {
+		t.Errorf("%+v", d)
+	}
+	must(t, "", "topic", "alter", "a", "--set", "retention.ms=5", "--unset", "segment.ms")
+	must(t, "", "topic", "alter", "a", "--set", "retention.ms=99", "--dry-run")
+	if out := must(t, "", "topic", "describe", "a"); !strings.Contains(out, "retention.ms=5\n") {
+		t.Errorf("after alter:\n%s", out)
+	}
+	must(t, "", "topic", "grow", "a", "-p", "5")
+	must(t, "", "topic", "trim", "a", "--before", "+2", "--partition", "1")
+	if out := must(t, "", "consume", "a", "--until-end"); out != "three\n" {
+		t.Errorf("after trim: %q", out)
+	}
+	code, _, errs := chronik(t, "", "topic", "delete", "a", "nope")
+	if code != 1 || !strings.Contains(errs, "a deleted") || !strings.Contains(errs, `nope: UNKNOWN_TOPIC_OR_PARTITION`) {
+		t.Errorf("code %d: %s", code, errs)
+	}
+}
+
+func TestRecordsFromTheCommandLine(t *testing.T) {
+	single(t)
+	must(t, "", "topic", "create", "r", "-p", "2")
+	var want []string
+	for i := range 500 {
+		want = append(want, fmt.Sprintf("value %d", i))
+	}
+	for _, codec := range []string{"none", "gzip", "snappy", "lz4", "zstd"} {
+		must(t, strings.Join(want, "\n"), "produce", "r", "-z", codec)
+	}
+	got := strings.Split(strings.TrimSuffix(must(t, "", "consume", "r", "-e"), "\n"), "\n")
+	slices.Sort(got)
+	slices.Sort(want)
+	if len(got) != 5*len(want) || got[0] != want[0] || got[5*len(want)-1] != want[len(want)-1] {
+		t.Errorf("%d records read, the first %q, the last %q", len(got), got[0], got[len(got)-1])
+	}
+	must(t, "k1=v1\nk2=v2=v3\n", "produce", "r", "-K", "=", "-H", "origin=test", "-p", "0")
+	file := filepath.Join(t.TempDir(), "whole")
+	if err := os.WriteFile(file, []byte("two\nlines\xff"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "", "produce", "r", "--whole", "-f", file, "-k", "file", "-p", "0")
+	type record struct {
+		Offset     int64
+		Key, Value *string
+		Bytes      []byte `json:"value_base64"`
+		Headers    []struct{ Name, Value string }
+		Timestamp  time.Time
+	}
+	var last []record
+	for d := json.NewDecoder(strings.NewReader(must(t, "", "consume", "r", "-p", "0", "--from", "-3", "-e", "-o", "json"))); d.More(); {
+		var r record
+		if err := d.Decode(&r); err != nil {
+			t.Fatal(err)
+		}
+		last = append(last, r)
+	}
+	if len(last) != 3 || *last[1].Key != "k2" || *last[1].Value != "v2=v3" || last[1].Headers[0].Value != "test" ||
+		last[2].Value != nil || string(last[2].Bytes) != "two\nlines\xff" || time.Since(last[0].Timestamp) > time.Hour {
+		t.Errorf("%+v", last)
+	}
+	if out := must(t, "", "consume", "r", "-n", "1", "-v", "-p", "0", "--from", "end", "--from", "-3"); !strings.Contains(out, "k1\torigin=test\tv1") {
+		t.Errorf("%q", out)
+	}
+}
+
+func TestCommandLineMistakesSayWhatToDo(t *testing.T) {
+	single(t)
+	must(t, "", "topic", "create", "t")
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"topic", "list", "-o", "xml"}, "table or json"},
+		{[]string{"topic", "list", "-b", "127.0.0.1:1", "--timeout", "300ms"}, "is a server running there?"},
+		{[]string{"topic", "create", "x", "-c", "nonsense"}, "name=value"},
+		{[]string{"topic", "create", "x", "-c", "no.such=1"}, "no.such"},
+		{[]string{"topic", "create", "x", "-r", "3"}, "INVALID_REPLICATION_FACTOR"},
+		{[]string{"topic", "alter", "t"}, "--set"},
+		{[]string{"topic", "grow", "t"}, "--partitions"},
+		{[]string{"topic", "trim", "t", "--before", "yesterday"}, "A position is"},
+		{[]string{"topic", "trim", "t", "--before", "end", "--partition", "7"}, "no partition 7"},
+		{[]string{"topic", "describe", "missing"}, "UNKNOWN_TOPIC"},
+		{[]string{"produce", "t", "-z", "brotli"}, "zstd"},
+		{[]string{"produce", "t", "-H", "x"}, "name=value"},
+		{[]string{"produce", "t", "--whole"}, "--file"},
+		{[]string{"consume", "t", "-g", "g", "-p", "0"}, "--partition"},
+		{[]string{"consume", "t", "-g", "g", "--from", "5"}, "group seek"},
+		{[]string{"reassign", "start"}, "plan"},
+		{[]string{"reassign", "start", "--plan", "/no/such/file"}, "no such file"},
+	} {
+		code, _, errs := chronik(t, "", c.args...)
+		if code != 1 || !strings.Contains(errs, c.says) {
+			t.Errorf("chronik %s: code %d, %q does not say %q", strings.Join(c.args, " "), code, errs, c.says)
+		}
+	}
+	if code, _, errs := chronik(t, "a line without one", "produce", "t", "-K", "="); code != 1 || !strings.Contains(errs, "line 1") {
+		t.Errorf("code %d: %s", code, errs)
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if out := must(t, "", "completion", shell); len(out) < 1000 {
+			t.Errorf("completion for %s: %d bytes", shell, len(out))
+		}
+	}
+}
