@@ -247,7 +247,7 @@ func (c *produceCall) await(ctx context.Context) {
 	if ms := c.req.TimeoutMillis; ms > 0 {
 		timeout = min(timeout, time.Duration(ms)*time.Millisecond)
 	}
-	expired, stop := c.b.after(timeout - c.b.cfg.Clock.Now().Sub(c.rc.Received))
+	expired, stop := clock.After(c.b.cfg.Clock, timeout-c.b.cfg.Clock.Now().Sub(c.rc.Received))
 	defer stop()
 	clock.Select(c.b.cfg.Clock, c.done, expired, ctx.Done())
 }

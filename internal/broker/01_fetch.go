@@ -86,7 +86,7 @@ func (op *fetchOp) run(ctx context.Context) {
 	if op.enough() || wait <= 0 {
 		return
 	}
-	expired, stop := b.after(wait - b.cfg.Clock.Now().Sub(op.rc.Received))
+	expired, stop := clock.After(b.cfg.Clock, wait-b.cfg.Clock.Now().Sub(op.rc.Received))
 	defer stop()
 	poll := b.cfg.Partitions.NewPoll()
 	defer poll.Cancel()

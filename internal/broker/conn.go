@@ -9,7 +9,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -164,17 +163,6 @@ func encode(resp kmsg.Response) (net.Buffers, func()) {
 		return net.Buffers{buf}, release
 	}
 	return splice(buf, large, resp.IsFlexible()), release
-}
-
-// after returns a channel that is closed d from now, and a function that gives the timer back.
-func (b *Broker) after(d time.Duration) (<-chan struct{}, func()) {
-	ch := make(chan struct{})
-	if d <= 0 {
-		close(ch)
-		return ch, func() {}
-	}
-	t := b.cfg.Clock.AfterFunc(d, func() { close(ch) })
-	return ch, func() { t.Stop() }
 }
 
 // drainState is closed once when the server stops.

@@ -80,11 +80,21 @@ func Select(c Clock, chans ...<-chan struct{}) (chosen int) {
 	}
 }
 
+// After returns a channel that is closed d from now, and a function that gives the timer back.
+func After(c Clock, d time.Duration) (<-chan struct{}, func()) {
+	ch := make(chan struct{})
+	if d <= 0 {
+		close(ch)
+		return ch, func() {}
+	}
+	t := c.AfterFunc(d, func() { close(ch) })
+	return ch, func() { t.Stop() }
+}
+
 // Sleep waits d, or until ctx ends, whose error it returns then.
 func Sleep(ctx context.Context, c Clock, d time.Duration) error {
-	fired := make(chan struct{})
-	t := c.AfterFunc(d, func() { close(fired) })
-	defer t.Stop()
+	fired, stop := After(c, d)
+	defer stop()
 	_, err := Recv(c, ctx, fired)
 	return err
 }

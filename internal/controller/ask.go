@@ -194,9 +194,8 @@ func (t *attempts) giveUp(cause error) error {
 
 // pause waits d; an error when ctx ends first or the controller closes.
 func (c *Controller) pause(ctx context.Context, d time.Duration) error {
-	fired := make(chan struct{})
-	timer := c.cfg.Clock.AfterFunc(d, func() { close(fired) })
-	defer timer.Stop()
+	fired, stop := clock.After(c.cfg.Clock, d)
+	defer stop()
 	if clock.Select(c.cfg.Clock, fired, ctx.Done(), c.stop) == 2 {
 		return ErrClosed
 	}

@@ -107,7 +107,7 @@ type Controller struct {
 
 	wake    chan struct{}
 	stop    chan struct{}
-	stopped sync.WaitGroup
+	stopped clock.Group
 }
 
 type groupRef struct {
@@ -133,7 +133,7 @@ func New(cfg Config) (*Controller, error) {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 30 * time.Second
 	}
-	c := &Controller{cfg: cfg, machine: cfg.Machine, log: cfg.Logger, wake: make(chan struct{}, 1), stop: make(chan struct{})}
+	c := &Controller{cfg: cfg, machine: cfg.Machine, log: cfg.Logger, wake: make(chan struct{}, 1), stop: make(chan struct{}), stopped: clock.Group{Clock: cfg.Clock}}
 	c.hint.Store(-1)
 	c.machine.watches.onPoke(c.poke)
 	return c, nil
@@ -175,9 +175,7 @@ func (c *Controller) Start() {
 		for {
 			for c.Step() {
 			}
-			select {
-			case <-c.wake:
-			case <-c.stop:
+			if clock.Select(c.cfg.Clock, c.wake, c.stop) == 1 {
 				return
 			}
 		}

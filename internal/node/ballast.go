@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
@@ -17,8 +18,11 @@ import (
 // until there is room for it again (design rule 11: never a skipped apply).
 type ballast struct {
 	fs   vfs.FS
+	clk  clock.Clock
 	name string
-	log  *slog.Logger
+	// bytes is how large the file is.
+	bytes int64
+	log   *slog.Logger
 
 	mu   sync.Mutex
 	held bool
@@ -30,9 +34,9 @@ const (
 	ballastChunk = 1 << 20
 )
 
-func newBallast(fsys vfs.FS, dir string, log *slog.Logger) *ballast {
-	b := &ballast{fs: fsys, name: filepath.Join(dir, ballastName), log: log}
-	if info, err := fsys.Stat(b.name); err == nil && info.Size >= ballastBytes {
+func newBallast(fsys vfs.FS, clk clock.Clock, dir string, bytes int64, log *slog.Logger) *ballast {
+	b := &ballast{fs: fsys, clk: clk, name: filepath.Join(dir, ballastName), bytes: bytes, log: log}
+	if info, err := fsys.Stat(b.name); err == nil && info.Size >= bytes {
 		b.held = true
 	}
 	return b
@@ -55,11 +59,11 @@ func (b *ballast) release() bool {
 }
 
 // take fills the file, at a pace that writes don't notice, unless it is there. free is the room on the disk.
-func (b *ballast) take(ctx context.Context, free uint64) {
+func (b *ballast) take(ctx context.Context, free, kept uint64) {
 	b.mu.Lock()
 	held := b.held
 	b.mu.Unlock()
-	if held || free < reserveBytes+2*ballastBytes {
+	if held || free < kept+2*uint64(b.bytes) {
 		return
 	}
 	if err := b.fill(ctx); err != nil {
@@ -77,18 +81,16 @@ func (b *ballast) fill(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	zeros := make([]byte, ballastChunk)
-	for off := int64(0); off < ballastBytes; off += ballastChunk {
+	zeros := make([]byte, min(ballastChunk, b.bytes))
+	for off := int64(0); off < b.bytes; off += ballastChunk {
 		if _, err := f.WriteAt(zeros, off); err != nil {
 			return err
 		}
 		if err := f.StartWriteback(off, ballastChunk); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if clock.Sleep(ctx, b.clk, 20*time.Millisecond) != nil {
 			return nil // half a file is filled again at the next start
-		case <-time.After(20 * time.Millisecond):
 		}
 	}
 	return f.Sync() // blocks are there once it returns, whatever the file system delays

@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
@@ -321,19 +322,19 @@ func TestReserveIsTakenAndGivenBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	quiet := slog.New(slog.DiscardHandler)
-	b := newBallast(disk, "/d", quiet)
+	b := newBallast(disk, clock.System{}, "/d", ballastBytes, quiet)
 	if b.release() {
 		t.Fatal("gave back what it never had")
 	}
-	b.take(t.Context(), reserveBytes)
+	b.take(t.Context(), reserveBytes, reserveBytes)
 	if disk.Used() != 0 {
 		t.Fatal("took room on a disk that has none to spare")
 	}
-	b.take(t.Context(), 1<<40)
+	b.take(t.Context(), 1<<40, reserveBytes)
 	if used := disk.Used(); used < ballastBytes {
 		t.Fatalf("holds %d bytes", used)
 	}
-	if b = newBallast(disk, "/d", quiet); !b.release() {
+	if b = newBallast(disk, clock.System{}, "/d", ballastBytes, quiet); !b.release() {
 		t.Fatal("a restarted node does not know of its reserve")
 	}
 	if b.release() || disk.Used() >= ballastBytes {

@@ -1,11 +1,9 @@
 package node
 
-import (
-	"github.com/prometheus/client_golang/prometheus"
-)
+import "github.com/prometheus/client_golang/prometheus"
 
 // registerMetrics shows what the parts count.
-func (c *core) registerMetrics(reg prometheus.Registerer) {
+func (c *Core) registerMetrics(reg prometheus.Registerer) {
 	gauge := func(name, help string, f func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "chronik", Name: name, Help: help}, f))
 	}
@@ -29,13 +27,13 @@ func (c *core) registerMetrics(reg prometheus.Registerer) {
 		}
 		return float64(n)
 	})
-	gauge("log_stall_seconds", "Age of the oldest write of the log under way.", func() float64 { return c.node.wal.Stalled().Seconds() })
+	gauge("log_stall_seconds", "Age of the oldest write of the log under way.", func() float64 { return c.env.WAL.Stalled().Seconds() })
 	gauge("disk_writable", "1 unless writes are refused for lack of space.", func() float64 {
 		if c.space.writable() != nil {
 			return 0
 		}
 		return 1
 	})
-	gauge("log_bytes", "Bytes in the files of the log.", func() float64 { return float64(c.node.wal.Stats().Bytes) })
-	gauge("log_syncs", "Durable writes of the log since start.", func() float64 { return float64(c.node.wal.Stats().Syncs) })
+	gauge("log_bytes", "Bytes in the files of the log.", func() float64 { return float64(c.env.WAL.Stats().Bytes) })
+	gauge("log_syncs", "Durable writes of the log since start.", func() float64 { return float64(c.env.WAL.Stats().Syncs) })
 }

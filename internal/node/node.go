@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -60,7 +60,8 @@ type Node struct {
 	client    *transport.Client
 	admin     *admin.Server
 	wal       *wal.Log
-	core      atomic.Pointer[core] // set once the node belongs to a cluster
+	kafka     kafka
+	core      atomic.Pointer[Core] // set once the node belongs to a cluster
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -158,7 +159,7 @@ func (n *Node) openLog() (err error) {
 		},
 		OnPinned: func(group, index uint64) {
 			if c := n.core.Load(); c != nil {
-				c.pinned(group, index)
+				c.Pinned(group, index)
 			}
 		},
 	})
@@ -208,11 +209,27 @@ func (n *Node) run() error {
 		return first(err)
 	}
 	n.waitingFor("the cluster's metadata")
-	c, err := openCore(n)
+	c, err := OpenCore(n.ctx, CoreConfig{
+		Config: n.cfg, Identity: n.formation.Identity(), FS: n.fs, Clock: clock.System{}, WAL: n.wal, Peers: n.client, Logger: n.log,
+		Registerer: n.reg, Fail: n.fail, Stage: n.waitingFor, Opened: func(c *Core) { n.core.Store(c) },
+	})
 	if err != nil {
 		return err
 	}
-	if err := c.start(); err != nil {
+	if err := n.openKafka(c); err != nil {
+		return err
+	}
+	n.wal.Start()
+	c.Start()
+	for _, p := range n.cfg.Members() {
+		if p.ID != n.cfg.ID() {
+			if err := n.client.AddPeer(p.ID, p.Addr); err != nil {
+				return err
+			}
+		}
+	}
+	c.registerMetrics(n.reg)
+	if err := n.serve(c); err != nil {
 		return err
 	}
 	close(n.ready)
@@ -269,22 +286,35 @@ func (n *Node) fail(err error) {
 	})
 }
 
-// KafkaAddr returns where Kafka clients reach this node, once it is ready.
-func (n *Node) KafkaAddr() string {
-	c := n.core.Load()
-	if c == nil {
-		return ""
-	}
-	host, port := c.advertised()
-	return net.JoinHostPort(host, fmt.Sprint(port))
-}
-
 // AdminAddr returns where the admin listener is, empty without one.
 func (n *Node) AdminAddr() string {
 	if n.admin == nil {
 		return ""
 	}
 	return n.admin.Addr()
+}
+
+// drain gives leaderships away first, so that the others serve while this node finishes, and answers the requests under way.
+func (n *Node) drain(ctx context.Context, c *Core) {
+	if n.Err() == nil {
+		handover, done := context.WithTimeout(ctx, 4*time.Second)
+		if left := c.handOver(handover); left > 0 {
+			n.log.Warn("not all leaderships were handed over", "left", left)
+		}
+		done()
+	}
+	patience := 3 * time.Second
+	if n.Err() != nil {
+		patience = 300 * time.Millisecond // what waits for the log will wait for ever
+	}
+	drain, done := context.WithTimeout(ctx, patience)
+	defer done()
+	if n.kafka.server == nil {
+		return
+	}
+	if err := n.kafka.server.Shutdown(drain); err != nil {
+		n.log.Info("connections were cut at shutdown", "error", err)
+	}
 }
 
 // Close hands leaderships over, answers the requests under way, writes everything out and closes, top-down. ctx bounds the
@@ -295,7 +325,8 @@ func (n *Node) Close(ctx context.Context) error {
 		n.cancel()
 		n.wg.Wait()
 		if c := n.core.Load(); c != nil {
-			errs = append(errs, c.close(ctx))
+			n.drain(ctx, c)
+			errs = append(errs, c.Close())
 		}
 		if n.wal != nil {
 			if err := n.wal.Close(); err != nil && n.Err() == nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/chronik-go/chronik/internal/broker"
-	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/controller/bootstrap"
 	"github.com/chronik-go/chronik/internal/transport"
 )
@@ -20,44 +19,29 @@ var errStarting = errors.New("the node is still starting")
 
 // HandleEnvelopes implements transport.Handler.
 func (p *peers) HandleEnvelopes(from int32, envs []transport.Envelope) {
-	c := p.node.core.Load()
-	if c == nil {
-		return
-	}
-	rest := envs[:0]
-	for _, e := range envs {
-		if e.Kind != transport.KindLeaders {
-			rest = append(rest, e)
-			continue
-		}
-		if err := c.view.HandleGossip(from, e.Body); err != nil {
-			p.node.log.Warn("gossip of a peer is of no use", "peer", from, "error", err)
-		}
-	}
-	if len(rest) > 0 {
-		c.groups.HandleEnvelopes(from, rest)
+	if c := p.node.core.Load(); c != nil {
+		c.HandleEnvelopes(from, envs)
 	}
 }
 
 // HandleDropped implements transport.Handler.
 func (p *peers) HandleDropped(peer int32, group, to uint64, snapshot bool) {
-	if c := p.node.core.Load(); c != nil && group != 0 {
-		c.groups.HandleDropped(peer, group, to, snapshot)
+	if c := p.node.core.Load(); c != nil {
+		c.HandleDropped(peer, group, to, snapshot)
 	}
 }
 
 // HandlePeerUp implements transport.Handler.
 func (p *peers) HandlePeerUp(peer int32) {
 	if c := p.node.core.Load(); c != nil {
-		c.view.PeerUp(peer)
+		c.HandlePeerUp(peer)
 	}
 }
 
 // HandlePeerDown implements transport.Handler.
 func (p *peers) HandlePeerDown(peer int32) {
 	if c := p.node.core.Load(); c != nil {
-		c.view.PeerDown(peer)
-		c.groups.HandlePeerDown(peer)
+		c.HandlePeerDown(peer)
 	}
 }
 
@@ -67,10 +51,7 @@ func (p *peers) HandleCall(ctx context.Context, from int32, method uint16, body 
 	if c == nil {
 		return nil, errStarting
 	}
-	if method == controller.Method {
-		return c.controller.HandleCall(ctx, from, method, body)
-	}
-	return c.broker.HandleCall(ctx, from, method, body)
+	return c.HandleCall(ctx, from, method, body)
 }
 
 // HandleForward implements transport.Handler.
@@ -80,7 +61,7 @@ func (p *peers) HandleForward(from int32, method uint16, body []byte, reply func
 		reply(nil, errStarting)
 		return
 	}
-	c.broker.HandleForward(from, method, body, reply)
+	c.HandleForward(from, method, body, reply)
 }
 
 // hello is what this node tells in a first contact.

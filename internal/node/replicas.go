@@ -2,9 +2,11 @@ package node
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
 )
@@ -12,7 +14,7 @@ import (
 // replicas makes this node's partitions what the metadata image says. Only the image creates and deletes them, never a
 // message (design rule 4).
 type replicas struct {
-	core *core
+	core *Core
 	wake chan struct{}
 
 	// The goroutine's own.
@@ -34,9 +36,7 @@ func (r *replicas) poke() {
 func (r *replicas) run(ctx context.Context) {
 	for {
 		r.reconcile(r.core.machine.Image())
-		select {
-		case <-r.wake:
-		case <-ctx.Done():
+		if _, err := clock.Recv(r.core.env.Clock, ctx, r.wake); err != nil {
 			return
 		}
 	}
@@ -53,10 +53,8 @@ func (r *replicas) settled(ctx context.Context, index uint64) error {
 		wait := make(chan struct{})
 		r.waits = append(r.waits, wait)
 		r.mu.Unlock()
-		select {
-		case <-wait:
-		case <-ctx.Done():
-			return ctx.Err()
+		if _, err := clock.Recv(r.core.env.Clock, ctx, wait); err != nil {
+			return err
 		}
 	}
 }
@@ -69,7 +67,8 @@ func (r *replicas) reconcile(img *metadata.Image) {
 	}
 	slices.Sort(names)
 	// First what goes: a topic made again under an old name takes its place.
-	for name, old := range r.seen {
+	for _, name := range slices.Sorted(maps.Keys(r.seen)) {
+		old := r.seen[name]
 		if now := img.Topics[name]; now == nil || now.ID != old.ID {
 			r.drop(old)
 			delete(r.seen, name)
@@ -100,8 +99,8 @@ func (r *replicas) nodes(img *metadata.Image) {
 		if n.MetadataReplica != 0 {
 			members = append(members, multiraft.Member{Replica: n.MetadataReplica, Node: n.ID})
 		}
-		if n.ID != c.node.cfg.ID() && n.RaftAddr != "" {
-			if err := c.node.client.AddPeer(n.ID, n.RaftAddr); err != nil {
+		if n.ID != c.cfg.ID() && n.RaftAddr != "" {
+			if err := c.env.Peers.AddPeer(n.ID, n.RaftAddr); err != nil {
 				c.log.Error("a registered node can't be reached by its address", "node", n.ID, "addr", n.RaftAddr, "error", err)
 			}
 		}
@@ -112,7 +111,7 @@ func (r *replicas) nodes(img *metadata.Image) {
 }
 
 func (r *replicas) open(topic *metadata.Topic) {
-	self, dir := r.core.node.cfg.ID(), r.core.node.id.Dir
+	self, dir := r.core.cfg.ID(), r.core.env.Identity.Dir
 	for _, p := range topic.Partitions {
 		for _, rep := range p.Replicas {
 			if rep.Node != self || rep.Dir != dir {
@@ -143,7 +142,7 @@ func (r *replicas) drop(topic *metadata.Topic) {
 // orphans deletes groups of the log that were deleted while this node was away. A group that the image does not know yet
 // (it is above NextGroup) stays: the image may be older than the log.
 func (r *replicas) orphans(img *metadata.Image) {
-	for _, g := range r.core.node.wal.Groups() {
+	for _, g := range r.core.env.WAL.Groups() {
 		if g == metadata.MetadataGroup || g >= img.NextGroup {
 			continue
 		}

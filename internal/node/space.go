@@ -1,12 +1,14 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
 	"time"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/vfs"
 	"github.com/chronik-go/chronik/internal/wal"
@@ -16,10 +18,13 @@ import (
 // entries must be applied, and the log must go on (design rule 11). Reads go on; writes resume when there is room again.
 type space struct {
 	fs  vfs.FS
+	clk clock.Clock
 	dir string
-	wal *wal.Log
-	log *slog.Logger
-	err atomic.Pointer[error]
+	// kept is how many bytes are kept free.
+	kept uint64
+	wal  *wal.Log
+	log  *slog.Logger
+	err  atomic.Pointer[error]
 	// reserve is given back when the disk is full all the same.
 	reserve *ballast
 }
@@ -30,8 +35,12 @@ const reserveBytes = 256 << 20
 // spaceInterval is how often the disk is looked at.
 const spaceInterval = time.Second
 
-func newSpace(fs vfs.FS, dir string, log *wal.Log, logger *slog.Logger) *space {
-	s := &space{fs: fs, dir: dir, wal: log, log: logger, reserve: newBallast(fs, dir, logger)}
+func newSpace(env CoreConfig, tune Tuning, logger *slog.Logger) *space {
+	s := &space{
+		fs: env.FS, clk: env.Clock, dir: env.Config.DataDir, wal: env.WAL, log: logger,
+		kept: uint64(cmp.Or(tune.Reserve, reserveBytes)),
+	}
+	s.reserve = newBallast(s.fs, s.clk, s.dir, cmp.Or(tune.Ballast, ballastBytes), logger)
 	s.look()
 	return s
 }
@@ -45,15 +54,8 @@ func (s *space) writable() error {
 }
 
 func (s *space) watch(ctx context.Context) {
-	t := time.NewTicker(spaceInterval)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			s.reserve.take(ctx, s.look())
-		case <-ctx.Done():
-			return
-		}
+	for clock.Sleep(ctx, s.clk, spaceInterval) == nil {
+		s.reserve.take(ctx, s.look(), s.kept)
 	}
 }
 
@@ -64,8 +66,8 @@ func (s *space) look() (free uint64) {
 	switch {
 	case err != nil:
 		s.log.Warn("free space of the data directory unknown", "error", err)
-	case free < reserveBytes:
-		now = fmt.Errorf("%w: %d MiB free in %s, %d are kept in reserve: free some space", partition.ErrStorage, free>>20, s.dir, reserveBytes>>20)
+	case free < s.kept:
+		now = fmt.Errorf("%w: %d MiB free in %s, %d are kept in reserve: free some space", partition.ErrStorage, free>>20, s.dir, s.kept>>20)
 	default:
 		if e := s.wal.Stats().SpaceErr; e != nil {
 			now = fmt.Errorf("%w: %w", partition.ErrStorage, e)
