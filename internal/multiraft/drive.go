@@ -53,7 +53,14 @@ func (r *Replica) receive(ev *event) {
 	switch ev.env.Kind {
 	case transport.KindRaft:
 		m := ev.env.Raft
+		r.heard(m)
 		switch m.Type {
+		case raftpb.MsgTimeoutNow:
+			if r.declines() {
+				r.tellFitness(r.peer(m.From, ev.node))
+				return
+			}
+			r.step(m)
 		case raftpb.MsgProp, raftpb.MsgReadIndex, raftpb.MsgReadIndexResp, raftpb.MsgTransferLeader:
 			// Nobody forwards these here; a peer that does is of another make.
 		case raftpb.MsgSnap:
@@ -63,6 +70,8 @@ func (r *Replica) receive(ev *event) {
 		}
 	case transport.KindSnapStatus:
 		r.snapStatus(ev.env.From, ev.env.Body)
+	case transport.KindFitness:
+		r.fitnessOf(ev.env.From, ev.env.Body)
 	default:
 		r.sm.Receive(ev.env, r.peer(ev.env.From, ev.node))
 	}
@@ -449,8 +458,14 @@ func (r *Replica) releaseBacklog() {
 // tick advances raft's clock, gives up what took too long, and hands the leadership over when the disk is stuck.
 func (r *Replica) tick(stalled bool) {
 	r.tickCount++
-	r.rn.Tick()
-	if r.tickCount >= r.campaignFrom && r.tickCount < r.campaignTil && (r.tickCount-r.campaignFrom)%2 == 0 && r.view.Load().leader == 0 && r.rn.BasicStatus().RaftState != raft.StateCandidate {
+	if r.declines() {
+		r.abstain()
+	} else {
+		r.rn.Tick()
+	}
+	r.fitnessTick()
+	r.quarantineTick()
+	if !r.declines() && r.tickCount >= r.campaignFrom && r.tickCount < r.campaignTil && (r.tickCount-r.campaignFrom)%2 == 0 && r.view.Load().leader == 0 && r.rn.BasicStatus().RaftState != raft.StateCandidate {
 		// The first try may have been early: the others make the group as they see the image, or have yet to notice that
 		// their leader is gone. A candidate has their word already and waits for votes, which a new try would throw away.
 		r.hup()
@@ -487,6 +502,9 @@ func (r *Replica) transfer(node int32) (found bool) {
 		n, ok := r.nodeOf(id)
 		if !ok || node >= 0 && n != node {
 			return
+		}
+		if r.fitness.others[id] > r.tickCount {
+			return // it has said that it should not lead
 		}
 		if best == 0 || pr.Match > match || pr.Match == match && id < best {
 			best, match = id, pr.Match
@@ -529,7 +547,7 @@ func (r *Replica) peerDown(node int32) {
 		}
 	}
 	r.shard.activate(r)
-	if !voter {
+	if !voter || r.declines() {
 		return
 	}
 	// The other followers must have noticed as well before they will give a pre-vote: a few tries, then timeouts.

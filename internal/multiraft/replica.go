@@ -69,6 +69,10 @@ type Replica struct {
 	tickCount   uint64
 	transferAt  uint64 // tick of the last transfer started for a stalled disk
 	handover    handover
+	fitness     fitness
+	// quarantine is why the replica is to be fenced, at the latest at tick quarantineAt.
+	quarantine   *DamagedError
+	quarantineAt uint64
 }
 
 // view is what a replica knows of its group's leadership.
@@ -137,6 +141,7 @@ func newReplica(s *Service, sh *shard, a *applier, log *wal.Group, o RegisterOpt
 	if o.Campaign {
 		r.campaignTil = uint64(2 * s.cfg.ElectionTicks)
 	}
+	r.fitness.unfit = o.Unfit
 	r.lg = s.cfg.Logger.With("topic", r.topic, "partition", r.partition, "group", r.group)
 	cp := log.Checkpoint()
 	log.SetApplied(cp.Index)
@@ -175,8 +180,7 @@ func (r *Replica) open() {
 		return
 	}
 	r.rn = rn
-	cs := r.confs.last()
-	if len(cs.Voters) == 1 && cs.Voters[0] == r.id || r.campaignTil > 0 {
+	if r.alone() || r.campaignTil > 0 && !r.fitness.unfit {
 		// Alone, or the first in line: of a new group, or after all of them have been restarted. Where a leader lives, the
 		// others hear it and refuse the pre-vote.
 		r.hup()

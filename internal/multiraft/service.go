@@ -114,6 +114,8 @@ type RegisterOptions struct {
 	// Campaign makes the replica stand for election at once: the group's preferred leader does, so that nobody waits for a
 	// timeout when the group is new or all of it was restarted. Where a leader lives, the pre-vote fails.
 	Campaign bool
+	// Unfit: see Replica.SetUnfit.
+	Unfit bool
 }
 
 // Register adds a replica and starts it. A group whose log is damaged comes up fenced: it neither votes nor leads.

@@ -45,6 +45,7 @@ type Log struct {
 	newNames    bool // files were created since the directory was last synced
 	parentDone  bool // the directory's own name is durable
 	damage      *DamageError
+	lost        []Lost // what recovery found missing below what is known to be durable
 	failed      error
 	closed      bool
 
@@ -74,6 +75,9 @@ func (l *Log) Segments() int { l.mu.RLock(); defer l.mu.RUnlock(); return len(l.
 
 // Damage says what recovery found missing of what had been flushed; nil if nothing. The replica must not vote on it.
 func (l *Log) Damage() *DamageError { l.mu.RLock(); defer l.mu.RUnlock(); return l.damage }
+
+// Lost says what OpenDurable found damaged or missing below the durable offset, ascending.
+func (l *Log) Lost() []Lost { l.mu.RLock(); defer l.mu.RUnlock(); return l.lost }
 
 // SetConfig takes effect from the next batch on.
 func (l *Log) SetConfig(cfg Config) {
@@ -251,7 +255,7 @@ func (l *Log) Reset(start int64) error {
 	}
 	l.mu.Lock()
 	segs := l.segs
-	l.segs, l.epochs, l.damage = nil, nil, nil
+	l.segs, l.epochs, l.damage, l.lost = nil, nil, nil, nil
 	l.start, l.end, l.flushed, l.bytes = start, start, start, 0
 	l.epochsDirty, l.newNames, l.clean = true, true, false
 	pointOn := l.pointOn

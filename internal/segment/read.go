@@ -92,8 +92,8 @@ func (l *Log) ReadChecked(offset, limit int64, maxBytes int, buf []byte) ([]byte
 	l.mu.RUnlock()
 	for rest := b; len(rest) > 0; {
 		h, err := record.Check(rest)
-		if want, known := epochs.at(h.BaseOffset); err == nil && known && h.LeaderEpoch >= 0 && h.LeaderEpoch != want {
-			err = fmt.Errorf("leader epoch %d, expected %d", h.LeaderEpoch, want)
+		if err == nil {
+			err = epochs.check(h)
 		}
 		if err != nil {
 			return nil, &DamageError{File: at.s.log.path(), Offset: at.pos + int64(len(b)-len(rest)), Reason: "batch", Err: err}

@@ -22,6 +22,13 @@ import (
 //
 // Errors are the file system's (*IOError). Damaged files are none.
 func Open(files *Files, clk clock.Clock, dir string, cfg Config, logStart int64, logger *slog.Logger) (*Log, error) {
+	return OpenDurable(files, clk, dir, cfg, logStart, 0, logger)
+}
+
+// OpenDurable is Open for a log of which everything below the offset durable is known to have been flushed, and can be had from
+// nowhere on this node: what is not sound there is no torn tail. Nothing of it is cut or deleted. Lost says what is damaged or
+// missing, reads of that fail with a *DamageError, and the log goes on behind it, at durable at the least.
+func OpenDurable(files *Files, clk clock.Clock, dir string, cfg Config, logStart, durable int64, logger *slog.Logger) (*Log, error) {
 	if logger == nil {
 		logger = slog.Default()
 	}
@@ -31,8 +38,11 @@ func Open(files *Files, clk clock.Clock, dir string, cfg Config, logStart int64,
 	if err != nil {
 		return nil, err
 	}
-	r := recovery{l: l, logStart: logStart}
+	r := recovery{l: l, logStart: logStart, durable: durable}
 	if err := r.scan(names); err != nil {
+		return nil, err
+	}
+	if err := r.reachDurable(); err != nil {
 		return nil, err
 	}
 	return l, nil
@@ -53,10 +63,12 @@ func (l *Log) list() ([]string, error) {
 type recovery struct {
 	l        *Log
 	logStart int64
+	durable  int64 // below it nothing is cut
 	point    recoveryPoint
 	havePt   bool
 	ptBad    bool // the file is there and makes no sense
 	epochsOK bool
+	seal     bool // the last segment ends in bytes that are no batches and stay
 	buf      []byte
 }
 
@@ -241,7 +253,12 @@ func (r *recovery) segments() error {
 	}
 	for i := from; i < len(l.segs); i++ {
 		s := l.segs[i]
-		if offset >= 0 && s.base != offset && (s.base < offset || !l.cfg.Compacted) {
+		if offset >= 0 && s.base != offset && offset < r.durable {
+			if prev := l.segs[i-1]; s.base > offset && !l.cfg.Compacted {
+				r.missing(Lost{From: offset, To: s.base, File: prev.log.path(), Offset: prev.size, Reason: "batches are missing"})
+			}
+			l.segs[i-1].end = s.base
+		} else if offset >= 0 && s.base != offset && (s.base < offset || !l.cfg.Compacted) {
 			return r.cut(i-1, l.segs[i-1].size, fmt.Errorf("the next segment begins at %d, not at %d", s.base, offset))
 		}
 		bad, err := r.segment(s, pos)
@@ -309,6 +326,9 @@ func (r *recovery) segment(s *segment, trusted int64) (bad, err error) {
 		var damaged *DamageError
 		if errors.As(err, &damaged) {
 			r.lost(damaged.File, damaged.Offset, damaged.Reason)
+			if max(next, s.base) < r.durable {
+				return r.again(s, fileSize)
+			}
 			s.size, s.end = pos, max(next, s.base)
 			return damaged, nil
 		}
@@ -375,6 +395,12 @@ func (r *recovery) check(s *segment, pos, size, next int64) (bad, err error) {
 			return nil, err
 		}
 		pos += int64(used)
+		if bad != nil && max(next, s.base) < r.durable {
+			if pos, next, err = r.stepOver(s, pos, size, max(next, s.base), bad); err != nil {
+				return nil, err
+			}
+			bad = nil
+		}
 	}
 	s.size, s.end = pos, max(next, s.base)
 	return bad, nil

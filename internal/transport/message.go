@@ -20,6 +20,10 @@ const (
 	KindDeltaChunk
 	// KindLeaders gossips (group, term, leader) triples; Group is 0.
 	KindLeaders
+	// KindFitness tells the other replicas of a group that the sender should not lead (multiraft).
+	KindFitness
+	// KindProof carries sums of the applied log between a group's leader and its followers (partition).
+	KindProof
 )
 
 // Envelope is one message between two replicas of a group, or between two nodes (Group 0).

@@ -83,3 +83,8 @@ func (f *osFile) StartWriteback(off, n int64) error {
 	}
 	return err
 }
+
+// dropCache is posix_fadvise(POSIX_FADV_DONTNEED).
+func (f *osFile) dropCache(off, n int64) {
+	_ = f.control("fadvise", func(fd int) error { return unix.Fadvise(fd, off, n, unix.FADV_DONTNEED) })
+}

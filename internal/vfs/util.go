@@ -91,3 +91,11 @@ func MkdirAllSync(fsys FS, dir string) error {
 		}
 	}
 }
+
+// DropCache asks the system to forget what it holds in memory of f's bytes [off, off+n), as far as they are on disk: who reads
+// everything once should neither read memory where the disk is meant nor push out what others use. It promises nothing.
+func DropCache(f File, off, n int64) {
+	if d, ok := f.(interface{ dropCache(off, n int64) }); ok && n > 0 {
+		d.dropCache(off, n)
+	}
+}

@@ -1,0 +1,217 @@
+package segment
+
+import (
+	"errors"
+	"math"
+	"slices"
+
+	"github.com/chronik-go/chronik/internal/record"
+	"github.com/chronik-go/chronik/internal/vfs"
+)
+
+// maxRebuilt is the size at which a rebuilt segment ends: positions in an index are 32 bits.
+const maxRebuilt = math.MaxInt32 - 64<<20
+
+// ErrReplaced says that the segment which was being rebuilt is gone: it fell below the log start, or the log was emptied.
+var ErrReplaced = errors.New("segment: the segment was removed meanwhile")
+
+// Rebuild is a segment's .log file being made anew beside it, from sound batches, wherever they come from. Nothing of the log
+// changes until Commit. It is one caller's.
+type Rebuild struct {
+	log       *Log
+	old       *segment // nil: there is no file there
+	base, end int64    // of what is rebuilt; base moves to the first batch's
+	from      int64    // what was asked for: where a log that lost its front starts again
+	next      int64
+	pos       int64
+	tmp       string
+	f         vfs.File
+	starts    epochs
+	compacted bool
+}
+
+// Rebuild begins to make anew what holds offset: a segment with all that should be in it, or what is missing in front of the first.
+// The active segment is sealed for it.
+func (l *Log) Rebuild(offset int64) (*Rebuild, error) {
+	l.flushMu.Lock()
+	defer l.flushMu.Unlock()
+	l.appendMu.Lock()
+	defer l.appendMu.Unlock()
+	if err := l.usable(); err != nil {
+		return nil, err
+	}
+	l.mu.RLock()
+	segs, start, end, compacted := l.segs, l.start, l.end, l.cfg.Compacted
+	l.mu.RUnlock()
+	if offset < 0 || offset >= end || len(segs) == 0 {
+		return nil, &OffsetError{Offset: offset, Start: start, End: end}
+	}
+	r := &Rebuild{log: l, base: offset, from: offset, end: segs[0].base, compacted: compacted}
+	if offset >= segs[0].base {
+		i := segmentAt(segs, offset)
+		r.old = segs[i]
+		if i == len(segs)-1 {
+			if _, err := l.roll(); err != nil {
+				return nil, l.fail(err)
+			}
+		}
+		r.base, r.end = r.old.base, r.old.end
+	}
+	r.next = r.base
+	r.tmp = l.file(fileName(r.base, logExt) + tmpExt)
+	var err error
+	if r.f, err = l.files.fs.Create(r.tmp); err != nil {
+		return nil, ioErr("create", r.tmp, err)
+	}
+	return r, nil
+}
+
+// Range returns the offsets that the rebuilt file is to hold: [base, end).
+func (r *Rebuild) Range() (base, end int64) { return r.base, r.end }
+
+// Next returns the offset that the next batch must have.
+func (r *Rebuild) Next() int64 { return r.next }
+
+// Append adds whole batches, each of which is checked, CRC included. The first may begin below what is missing in front of
+// a log.
+func (r *Rebuild) Append(batches []byte) error {
+	next, base := r.next, r.base
+	for rest := batches; len(rest) > 0; {
+		h, err := record.Check(rest)
+		if err != nil {
+			return err
+		}
+		first := r.pos == 0 && len(rest) == len(batches)
+		switch {
+		case first && r.old == nil && h.BaseOffset <= next && h.LastOffset() >= next:
+			base = h.BaseOffset
+		case h.BaseOffset != next && (!r.compacted || h.BaseOffset < next):
+			return &SequenceError{Got: h.BaseOffset, Want: next}
+		}
+		if h.LastOffset() >= r.end {
+			return &SequenceError{Got: h.LastOffset() + 1, Want: r.end}
+		}
+		if e, changed := r.starts.note(h.LeaderEpoch, h.BaseOffset); changed {
+			r.starts = e
+		}
+		next = h.LastOffset() + 1
+		rest = rest[h.Size():]
+	}
+	if _, err := r.f.WriteAt(batches, r.pos); err != nil {
+		return ioErr("write", r.tmp, err)
+	}
+	r.pos += int64(len(batches))
+	r.next, r.base = next, base
+	return nil
+}
+
+// Skip says that a compacted log has nothing up to offset.
+func (r *Rebuild) Skip(offset int64) { r.next = max(r.next, min(offset, r.end)) }
+
+// Full reports whether the file must be committed now: it holds everything, or as much as a segment can.
+func (r *Rebuild) Full() bool {
+	return r.next >= r.end || r.pos >= maxRebuilt || r.next-r.base >= math.MaxInt32-1<<20
+}
+
+// Abort gives the file up.
+func (r *Rebuild) Abort() {
+	if r.f != nil {
+		_ = r.f.Close()
+		_ = r.log.files.fs.Remove(r.tmp)
+		r.f = nil
+	}
+}
+
+// Commit puts the file, durably and at once, in the place of the old one. What it does not reach of the range remains
+// missing, as an empty segment of its own. Errors: ErrReplaced, *IOError, ErrClosed.
+func (r *Rebuild) Commit() error {
+	defer r.Abort()
+	l := r.log
+	if err := r.f.Sync(); err != nil {
+		return l.fail(syncErr(r.tmp, err))
+	}
+	l.flushMu.Lock()
+	defer l.flushMu.Unlock()
+	l.appendMu.Lock()
+	defer l.appendMu.Unlock()
+	if err := l.usable(); err != nil {
+		return err
+	}
+	l.mu.RLock()
+	at := slices.Index(l.segs, r.old)
+	gone := r.old != nil && at < 0 || r.old == nil && (len(l.segs) == 0 || l.segs[0].base != r.end)
+	l.mu.RUnlock()
+	if gone {
+		return ErrReplaced
+	}
+	fsys := l.files.fs
+	name := l.file(fileName(r.base, logExt))
+	if err := fsys.Rename(r.tmp, name); err != nil {
+		return ioErr("rename", name, err)
+	}
+	_ = r.f.Close() // synced; the name is no longer this one's
+	r.f = nil
+	if err := syncDir(fsys, l.dir); err != nil {
+		return l.fail(err)
+	}
+	fresh := []*segment{r.segment()}
+	if r.next < r.end {
+		rest := l.newSegment(r.next, 0)
+		if _, err := rest.log.acquire(true); err != nil {
+			return l.fail(err)
+		}
+		rest.log.release()
+		rest.loaded, rest.firstKnown, rest.end = true, true, r.end
+		fresh[0].end = r.next
+		fresh = append(fresh, rest)
+	}
+	r.swap(at, fresh)
+	return nil
+}
+
+// segment describes the rebuilt file. Its indexes are built when they are first needed.
+func (r *Rebuild) segment() *segment {
+	s := r.log.newSegment(r.base, r.pos)
+	s.end = r.end
+	return s
+}
+
+// swap makes the rebuilt segments the log's, in the place of the one at index at, or in front.
+func (r *Rebuild) swap(at int, fresh []*segment) {
+	l := r.log
+	l.mu.Lock()
+	l.bytes += r.pos
+	if r.old != nil {
+		l.bytes -= r.old.size
+		r.old.gone = true
+		l.segs = slices.Concat(l.segs[:at], fresh, l.segs[at+1:])
+	} else {
+		l.segs = slices.Concat(fresh, l.segs)
+		l.start = min(l.start, max(r.base, r.from))
+	}
+	l.newNames, l.clean = true, false
+	if e, changed := l.epochs.merge(r.starts); changed {
+		l.epochs, l.epochsDirty = e, true
+	}
+	l.mu.Unlock()
+	l.cursors.clear()
+	if r.old != nil {
+		r.old.forget()
+	}
+}
+
+// merge adds the epochs that were found in rebuilt batches.
+func (e epochs) merge(found epochs) (epochs, bool) {
+	out := slices.Clone(e)
+	changed := false
+	for _, x := range found {
+		i, has := slices.BinarySearchFunc(out, x.epoch, func(a epochStart, b int32) int { return int(a.epoch) - int(b) })
+		switch {
+		case !has:
+			out, changed = slices.Insert(out, i, x), true
+		case out[i].start > x.start:
+			out[i].start, changed = x.start, true
+		}
+	}
+	return out, changed
+}
