@@ -8,7 +8,7 @@ SEEDS ?= 200
 MINUTES ?= 30
 FUZZTIME ?= 5s
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster proto dump-segments clients bench
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster proto dump-segments clients bench mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -57,3 +57,6 @@ clients: ## real clients of other languages against a cluster (needs kcat)
 
 bench: ## throughput, latency, memory, fail-over of a local three-node cluster
 	$(GO) run ./bench $(BENCH)
+
+mutants: ## planted bugs, each of which a test must catch; ONLY=id,id plants those, SAMPLE=1 a few
+	$(GO) run ./test/mutants/run $(if $(ONLY),-only $(ONLY)) $(if $(SAMPLE),-sample)

@@ -112,6 +112,14 @@ func TestMetadataAutoCreation(t *testing.T) {
 			}
 		}
 	}
+	// With as many partitions and replicas as the cluster has by default: the ancestor made such topics without replicas.
+	f.mu.Lock()
+	for _, nt := range f.asked {
+		if nt.Partitions != -1 || nt.ReplicationFactor != -1 || len(nt.Assignments) != 0 {
+			t.Errorf("%q was asked for as %+v", nt.Name, nt)
+		}
+	}
+	f.mu.Unlock()
 	// One decision for all that is missing, of each name once.
 	before := f.created()
 	resp := ask[*kmsg.MetadataResponse](c, 9, metadataReq(true, "x", "y", "x", "bad name"))

@@ -43,7 +43,8 @@ type fleet struct {
 	// intercept, if set, sees every forward before it is delivered and may keep it.
 	intercept  func(to int32, deliver func(), fail func(error)) bool
 	creations  int
-	leaderless bool // topics are created without leaders
+	asked      []controller.NewTopic // in all creations
+	leaderless bool                  // topics are created without leaders
 }
 
 type fleetNode struct {
@@ -243,6 +244,7 @@ func (n *fleetNode) CreateTopics(_ context.Context, topics []controller.NewTopic
 	var out []controller.TopicResult
 	n.f.edit(func() {
 		n.f.creations++
+		n.f.asked = append(n.f.asked, topics...)
 		for _, t := range topics {
 			r := controller.TopicResult{Name: t.Name}
 			switch {

@@ -63,7 +63,11 @@ func randomLog(t testing.TB, seed uint64, n int) []raftpb.Entry {
 		name := fmt.Sprint("t", rng.IntN(12))
 		switch rng.IntN(7) {
 		case 0, 1:
-			c.CreateTopics(testContext(t), []NewTopic{{Name: name, Partitions: int32(rng.IntN(4)), ReplicationFactor: int16(rng.IntN(5))}}, false)
+			topics := []NewTopic{{Name: name, Partitions: int32(rng.IntN(4)), ReplicationFactor: int16(rng.IntN(5))}}
+			for i := range rng.IntN(3) { // several in one command
+				topics = append(topics, NewTopic{Name: fmt.Sprint(name, "-", i), Partitions: 1, ReplicationFactor: 1})
+			}
+			c.CreateTopics(testContext(t), topics, false)
 		case 2:
 			c.DeleteTopics(testContext(t), []TopicKey{{Name: name}})
 		case 3:

@@ -220,19 +220,39 @@ func TestListOffset(t *testing.T) {
 func TestListOffsetLatestWaitsForAQuorumNoLongerThanItsContext(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	c.elect(0, false)
-	var r Replica = silent{replicaOf{c.leader}}
+	asked := make(chan struct{}, 1)
+	var r Replica = silent{replicaOf{c.leader}, asked}
 	c.leader.p.replica.Store(&r)
 	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	answered := make(chan error, 1)
+	go func() {
+		_, _, _, err := c.leader.p.ListOffset(ctx, TimestampLatest, -1)
+		answered <- err
+	}()
+	select {
+	case <-asked:
+	case err := <-answered:
+		t.Fatalf("answered without asking a quorum: %v", err)
+	}
+	select {
+	case err := <-answered:
+		t.Fatalf("answered before the quorum: %v", err)
+	default:
+	}
 	cancel()
-	if _, _, _, err := c.leader.p.ListOffset(ctx, TimestampLatest, -1); !errors.Is(err, context.Canceled) {
+	if err := <-answered; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
 }
 
 // silent never confirms a read.
-type silent struct{ replicaOf }
+type silent struct {
+	replicaOf
+	asked chan struct{}
+}
 
-func (silent) ReadIndex(func(error)) {}
+func (s silent) ReadIndex(func(error)) { s.asked <- struct{}{} }
 
 func TestWaitersFire(t *testing.T) {
 	c := newCluster(t, 1, nil)

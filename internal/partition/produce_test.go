@@ -130,6 +130,9 @@ func TestSequenceRules(t *testing.T) {
 			step(batchSpec{producer: 2, seq: math.MaxInt32 - 1, records: 4}, 16, nil) // wraps: max-1, max, 0, 1
 			step(batchSpec{producer: 2, seq: 2}, 20, nil)
 			step(batchSpec{producer: 2, seq: math.MaxInt32 - 1, records: 4}, 16, nil)
+			step(batchSpec{producer: 3, seq: math.MaxInt32 - 1, records: 2}, 21, nil) // ends at max: 0 is next
+			step(batchSpec{producer: 3, seq: 1}, 0, ErrOutOfOrderSequence)
+			step(batchSpec{producer: 3, seq: 0}, 23, nil)
 		})
 	}
 }
@@ -474,4 +477,30 @@ func TestUnknownProposalIsRefused(t *testing.T) {
 	if !errors.Is(got, errProposal) {
 		t.Fatalf("got %v", got)
 	}
+}
+
+// In the ancestor the answer to a retry set the high watermark back to what it had been for the original, so that consumers saw
+// the log shrink.
+func TestARetryLeavesTheHighWatermarkAlone(t *testing.T) {
+	c := newCluster(t, 2, nil)
+	c.elect(0, false)
+	for i := range int32(4) {
+		c.send(batchSpec{producer: 1, seq: 3 * i, records: 3})
+		c.flow()
+	}
+	retry := func(seq int32, offset int64) {
+		t.Helper()
+		r := c.send(batchSpec{producer: 1, seq: seq, records: 3})
+		c.flow()
+		r.want(t, offset, nil)
+		for _, nd := range c.nodes {
+			if hw := nd.p.HighWatermark(); hw != 12 {
+				t.Fatalf("node %d: high watermark %d after a retry of what is at %d, it was 12", nd.id, hw, offset)
+			}
+		}
+	}
+	retry(0, 0)
+	retry(9, 9)
+	c.elect(1, false) // also where the original was not received
+	retry(3, 3)
 }

@@ -221,3 +221,35 @@ func TestPowerCutWithFewOpenFiles(t *testing.T) {
 		}
 	}
 }
+
+// A file that somebody reads stays open, also when another who read it has let go of it and others need room.
+func TestAFileInUseIsNotClosed(t *testing.T) {
+	files := NewFiles(vfs.NewMem(1), 16)
+	logs, _ := shared(t, files, 40)
+	for _, l := range logs {
+		flush(t, l)
+	}
+	s := &logs[0].segs[0].log
+	var file vfs.File
+	for range 2 {
+		f, err := s.acquire(false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file = f
+	}
+	s.release()
+	for _, l := range logs[1:] { // each takes the place of the least recently used
+		readAll(t, l, 0, l.EndOffset(), 1<<20)
+	}
+	if n, err := file.ReadAt(make([]byte, 16), 0); n != 16 || err != nil {
+		t.Errorf("the file was closed under its reader: %d bytes, %v", n, err)
+	}
+	s.release()
+	for _, l := range logs {
+		closeLog(t, l)
+	}
+	if n := files.Open(); n != 0 {
+		t.Errorf("%d files open after Close", n)
+	}
+}

@@ -18,7 +18,7 @@ func (b *budget) waiting() int {
 func TestBudgetServesInOrder(t *testing.T) {
 	b := newBudget(100)
 	holder := &account{b: b}
-	if err := holder.grow(t.Context(), 100); err != nil {
+	if err := holder.grow(t.Context(), 50); err != nil {
 		t.Fatal(err)
 	}
 	var mu sync.Mutex
@@ -38,7 +38,7 @@ func TestBudgetServesInOrder(t *testing.T) {
 		})
 		until(t, "in line", func() bool { return b.waiting() == i+1 })
 	}
-	// A small claim does not overtake the large ones before it.
+	// A small claim does not overtake the large ones before it, although there is room for it.
 	small := &account{b: b}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()

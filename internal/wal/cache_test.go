@@ -263,6 +263,44 @@ func TestReadAheadRacesWithTruncation(t *testing.T) {
 	checkEntries(t, g, want)
 }
 
+// What was read ahead is the file's as it was: entries cut off since must not be served from there.
+func TestTruncationForgetsWhatWasReadAhead(t *testing.T) {
+	l, g, _ := cacheLog(t, 1)
+	l.Append(Write{Group: 1, Entries: entries(2, 50, 1, 500), Sync: true})
+	drain(l)
+	g.SetApplied(50)
+	l.cache.limit = 1 << 20 // the window may stay
+	g.Prefetch(5, 1<<20, nil)
+	for l.StepBackground() {
+	}
+	if !g.Cached(5) {
+		t.Fatal("nothing was read ahead")
+	}
+	l.Append(Write{Group: 1, Entries: entries(10, 12, 3, 500), Sync: true})
+	want := append(entries(2, 9, 1, 500), entries(10, 12, 3, 500)...)
+	for range 2 {
+		for lo := uint64(5); lo <= 12; lo++ {
+			checkEntries(t, g, want[lo-2:])
+		}
+		drain(l)
+	}
+}
+
+// Once they have left memory, entries that replaced others are read from where they were written, not from where those are.
+func TestReplacedEntriesAreReadFromTheirNewPlace(t *testing.T) {
+	l, g, _ := cacheLog(t, 1)
+	l.Append(Write{Group: 1, Entries: entries(2, 50, 1, 500), Sync: true})
+	drain(l)
+	l.Append(Write{Group: 1, Entries: entries(10, 40, 3, 500), Sync: true})
+	drain(l)
+	l.cache.limit = 0
+	g.SetApplied(40)
+	if g.Cached(2) || g.Cached(40) {
+		t.Fatal("still in memory")
+	}
+	checkEntries(t, g, append(entries(2, 9, 1, 500), entries(10, 40, 3, 500)...))
+}
+
 // TestColdDamageBelowTheCheckpointOnlyEndsTheHistory: nobody is quarantined for an entry that no restart needs.
 func TestColdDamageBelowTheCheckpointOnlyEndsTheHistory(t *testing.T) {
 	for _, reopen := range []bool{false, true} {

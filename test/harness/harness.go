@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -130,6 +131,13 @@ func (n *Node) Start() error {
 	defer n.mu.Unlock()
 	if n.cmd != nil {
 		return errors.New("the node runs already")
+	}
+	for _, addr := range []string{n.Kafka, n.Raft, n.Admin} {
+		// Whoever answers there would be taken for this node, until it noticed that its port is taken.
+		if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
+			conn.Close()
+			return fmt.Errorf("node %d: another process serves %s already", n.ID, addr)
+		}
 	}
 	log, err := os.OpenFile(n.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
