@@ -119,13 +119,15 @@ func TestStalledDiskHandsLeadershipOver(t *testing.T) {
 	})
 	old := c.leader()
 	c.propose(old, "before")
-	release := make(chan struct{})
+	gate := make(chan struct{})
+	release := sync.OnceFunc(func() { close(gate) })
+	t.Cleanup(release) // whatever the test finds: nobody could close the log
 	stalled := make(chan struct{})
 	var once sync.Once
 	disks[old].SetHook(func(op vfs.Op, _ string, _ time.Duration) {
 		if op == vfs.OpSync {
 			once.Do(func() { close(stalled) })
-			<-release
+			<-gate
 		}
 	})
 	done := make(chan error, 1)
@@ -146,7 +148,7 @@ func TestStalledDiskHandsLeadershipOver(t *testing.T) {
 		return false
 	})
 	c.propose(next, "after")
-	close(release)
+	release()
 	if err := <-done; err != nil && !errors.Is(err, ErrNotLeader) {
 		t.Fatalf("the proposal that met the stall: %v", err)
 	}

@@ -50,6 +50,26 @@ func TestAVoteInAKnownTermSurvivesAPowerCut(t *testing.T) {
 	}
 }
 
+// A replica that has heard nobody for a while asks before it raises its term: where a leader lives, nobody answers yes, and when
+// it is back it follows.
+func TestAReplicaThatWasCutOffDeposesNobody(t *testing.T) {
+	c := newCluster(t, 3)
+	l := c.leader()
+	c.mustPropose(l, "a")
+	term, f := c.replica(l).Term(), c.others(l)[0]
+	c.cut = func(from, to int32, _ *transport.Envelope) bool { return from == f || to == f }
+	c.tick(200)
+	c.cut = nil
+	c.tick(50)
+	if st := c.replica(l).Status(); !st.Ready || st.Term != term {
+		t.Errorf("the leader of term %d: %+v", term, st)
+	}
+	if st := c.replica(f).Status(); st.Leader != replicaOf(l) || st.Term != term {
+		t.Errorf("the replica that was cut off: %+v", st)
+	}
+	c.expect("a")
+}
+
 // Raft drops a proposal when it has stepped down and nobody has published that yet. Whoever proposed must hear of it.
 func TestProposalThatRaftDropsIsAnswered(t *testing.T) {
 	c := newCluster(t, 3)

@@ -50,6 +50,39 @@ func TestFetchReadsCommittedBatchesBelowTheHighWatermark(t *testing.T) {
 	}
 }
 
+// Segments may hold more than is committed here: what was fetched to catch up is there before raft's log says so. Nobody reads it.
+func TestFetchStopsAtTheHighWatermark(t *testing.T) {
+	c := newCluster(t, 2, nil)
+	c.elect(0, false)
+	c.fill(5)
+	f := c.nodes[1]
+	f.apply()
+	c.fill(20)
+	snap, r := c.stage(1, 0)
+	c.fetched(r)
+	if f.p.log.EndOffset() <= f.p.HighWatermark() {
+		t.Fatal("nothing lies above the high watermark")
+	}
+	req := ask(0)
+	req.MaxBytes, req.Follower = 1<<20, true
+	res, err := f.p.Fetch(req)
+	if err != nil || res.HighWatermark != 15 {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	if end, err := batchesEnd(res.Records); err != nil || end != 15 {
+		t.Fatalf("read up to %d, the high watermark is 15: %v", end, err)
+	}
+	if err := f.install(snap); err != nil {
+		t.Fatal(err)
+	}
+	if res, err = f.p.Fetch(req); err != nil || res.HighWatermark != 75 {
+		t.Fatalf("once it is installed: %+v, %v", res, err)
+	}
+	if end, err := batchesEnd(res.Records); err != nil || end <= 15 { // a fetch ends with its segment
+		t.Fatalf("read up to %d once it is installed: %v", end, err)
+	}
+}
+
 func TestFetchChecksEpochsFirst(t *testing.T) {
 	c := newCluster(t, 2, nil)
 	c.elect(0, false)

@@ -138,6 +138,49 @@ func TestPowerCutKeepsWhatWasFlushed(t *testing.T) {
 	}
 }
 
+// TestPowerCutWithinAFlushIsNoDamage cuts the power before each of a flush's operations: what it was about to vouch for may be
+// missing, and that is no damage, since nobody has been told.
+func TestPowerCutWithinAFlushIsNoDamage(t *testing.T) {
+	for seed := range uint64(6) {
+		for at := 0; ; at++ {
+			mem := vfs.NewMem(seed)
+			o := opener{t: t, fs: mem, dir: "/data/t-0", cfg: small, start: -1}
+			if err := vfs.MkdirAllSync(mem, "/data"); err != nil {
+				t.Fatal(err)
+			}
+			l := o.open()
+			all := fill(t, l, 7, 1)
+			flushed := flush(t, l)
+			all = append(all, fill(t, l, 45, 1)...) // in several segments
+			var cut *vfs.Mem
+			n := 0
+			mem.SetHook(func(vfs.Op, string, time.Duration) {
+				if n++; n == at+1 {
+					cut = mem.CrashClone(seed*1000 + uint64(at))
+				}
+			})
+			flush(t, l)
+			mem.SetHook(nil)
+			closeLog(t, l)
+			if cut == nil {
+				if at < 5 {
+					t.Fatalf("a flush of %d operations", at)
+				}
+				break
+			}
+			o.fs, o.start = cut, 0
+			l = o.open()
+			if l.Damage() != nil || l.EndOffset() < flushed {
+				t.Fatalf("seed %d, cut before operation %d: ends at %d of %d flushed; %v", seed, at, l.EndOffset(), flushed, l.Damage())
+			}
+			if got := readAll(t, l, 0, l.EndOffset(), 1<<20); !bytes.HasPrefix(all, got) {
+				t.Fatalf("seed %d, cut before operation %d: what is left is no prefix", seed, at)
+			}
+			closeLog(t, l)
+		}
+	}
+}
+
 func TestTornTailIsCutAtTheLastSoundBatch(t *testing.T) {
 	for name, tail := range map[string][]byte{
 		"zeros":           make([]byte, 500),

@@ -21,7 +21,7 @@
 //
 // A hunk is a run of lines marked ' ' (stays), '-' (goes) and '+' (comes). The lines that stay or go must be found, one after
 // the other, exactly once in the file, or below the line that begins with the text of in and above the next line that is "}".
-// Blanks at both ends of a line do not count: a mutant outlives an edit beside it, but not one of its own lines.
+// How a line is indented and aligned does not count: a mutant outlives an edit beside it, but not one of its own lines.
 package mutants
 
 import (
@@ -274,12 +274,15 @@ func (h *Hunk) scope(lines []string) (from, to int, err error) {
 
 func matches(lines, want []string) bool {
 	for i, w := range want {
-		if strings.TrimSpace(lines[i]) != w {
+		if canonical(lines[i]) != canonical(w) {
 			return false
 		}
 	}
 	return true
 }
+
+// canonical is a line without what gofmt decides: where it begins, and how its parts are aligned.
+func canonical(line string) string { return strings.Join(strings.Fields(line), " ") }
 
 // Root finds the module that the working directory is in.
 func Root() (string, error) {

@@ -1,11 +1,12 @@
 // Command run plants each mutant of test/mutants in a copy of the module and shows which test notices it, and how fast. Its
 // exit code is 0 only if every one is caught.
 //
-//	go run ./test/mutants/run [-only id,id] [-sample] [-workers n]
+//	go run ./test/mutants/run [-only id,id] [-sample] [-workers n] [-sim seeds]
 //
 // First the tests that must catch them are run without any: they must pass. Then, for each mutant, they are run with it; if
 // none fails, all tests of the packages it changes and of those it names. A build that fails or a test run that is
-// cut off by the clock is an error, no catch.
+// cut off by the clock is an error, no catch. With -sim the simulator has a look as well, at each mutant of what it runs: it is
+// told of the first seed that breaks a promise. That counts for nothing, but shows what the simulator is worth.
 package main
 
 import (
@@ -30,10 +31,11 @@ func main() {
 	timeout := flag.Duration("timeout", 2*time.Minute, "for one run of go test; one that takes longer counts as an error")
 	baseline := flag.Bool("baseline", true, "first see the tests pass without a mutant")
 	fallback := flag.Bool("fallback", true, "where none of these fails, run all tests of the packages concerned")
+	sim := flag.Uint64("sim", 0, "seeds to run in the simulator with each mutant, to see which it notices")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	ok, err := run(ctx, options{only: *only, sample: *sample, workers: max(*workers, 1), timeout: *timeout, baseline: *baseline, fallback: *fallback})
+	ok, err := run(ctx, options{only: *only, sample: *sample, workers: max(*workers, 1), timeout: *timeout, baseline: *baseline, fallback: *fallback, sim: *sim})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "mutants:", err)
 	}
@@ -49,6 +51,7 @@ type options struct {
 	timeout  time.Duration
 	baseline bool
 	fallback bool
+	sim      uint64
 }
 
 // verdict is what became of a mutant.
@@ -58,6 +61,7 @@ type verdict struct {
 	how  string // "expected", "elsewhere", "SURVIVED", "ERROR"
 	took time.Duration
 	test time.Duration // the failing test's own time
+	seed string        // with -sim: the first seed that notices, or why there is none
 	text string
 }
 
@@ -132,6 +136,9 @@ func (v *verdict) line() string {
 	if v.caught() {
 		s += fmt.Sprintf(" (%.2fs)", v.test.Seconds())
 	}
+	if v.seed != "" {
+		s += "  simulator: " + v.seed
+	}
 	if v.text != "" {
 		s += "\n" + indent(v.text)
 	}
@@ -144,7 +151,11 @@ func indent(s string) string {
 
 // table prints the verdicts as docs/reliability.md has them, and says whether all are caught.
 func table(vs []verdict, took time.Duration) bool {
-	fmt.Printf("\n| mutant | bug | area | caught by | test | with build |\n|---|---|---|---|---|---|\n")
+	head, line := "", ""
+	if slices.ContainsFunc(vs, func(v verdict) bool { return v.seed != "" }) {
+		head, line = " simulator |", "---|"
+	}
+	fmt.Printf("\n| mutant | bug | area | caught by | test | with build |%s\n|---|---|---|---|---|---|%s\n", head, line)
 	caught := 0
 	var bad []string
 	for i := range vs {
@@ -157,7 +168,11 @@ func table(vs []verdict, took time.Duration) bool {
 			by = v.how
 			bad = append(bad, v.m.ID)
 		}
-		fmt.Printf("| %s | %s | %s | %s | %.1f s | %.0f s |\n", v.m.ID, v.m.Title, v.m.Area, by, v.test.Seconds(), v.took.Seconds())
+		fmt.Printf("| %s | %s | %s | %s | %.1f s | %.0f s |", v.m.ID, v.m.Title, v.m.Area, by, v.test.Seconds(), v.took.Seconds())
+		if head != "" {
+			fmt.Printf(" %s |", v.seed)
+		}
+		fmt.Println()
 	}
 	fmt.Printf("\n%d of %d mutants caught in %s\n", caught, len(vs), took.Round(time.Second))
 	if len(bad) > 0 {

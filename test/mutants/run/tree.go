@@ -21,6 +21,8 @@ type tree struct {
 	dir      string
 	timeout  time.Duration
 	fallback bool
+	sim      uint64
+	inSim    map[string]bool // the packages that the simulator runs
 }
 
 func copyTree(root string, o options) (*tree, error) {
@@ -28,7 +30,7 @@ func copyTree(root string, o options) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &tree{dir: dir, timeout: o.timeout, fallback: o.fallback}
+	t := &tree{dir: dir, timeout: o.timeout, fallback: o.fallback, sim: o.sim}
 	skip := []string{".git", "bin", "node_modules", "target", "results"}
 	err = filepath.WalkDir(root, func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -111,13 +113,23 @@ func union(list []*mutants.Mutant) []mutants.Catch {
 func (t *tree) try(ctx context.Context, m *mutants.Mutant) (v verdict) {
 	v = verdict{m: m, how: "ERROR"}
 	began := time.Now()
-	defer func() { v.took = time.Since(began) }()
+	defer func() { v.took = time.Since(began) }() // with the simulator's, if asked for
 	undo, err := t.change(m)
 	if err != nil {
 		v.text = err.Error()
 		return v
 	}
 	defer undo()
+	v = t.tests(ctx, m, undo)
+	if t.sim > 0 && v.caught() {
+		v.seed = t.simulate(ctx, m)
+	}
+	return v
+}
+
+// tests looks which test notices the mutant that is in place.
+func (t *tree) tests(ctx context.Context, m *mutants.Mutant, undo func()) (v verdict) {
+	v = verdict{m: m, how: "ERROR"}
 	for _, c := range m.Catch {
 		r := t.test(ctx, c, t.timeout)
 		switch {
