@@ -151,7 +151,13 @@ func (p *Partition) compare(h *record.Header, logEnd int64) error {
 		return nil // deleted since; the command that did it follows in the log
 	}
 	if h.LastOffset() < logEnd {
-		if have, crc, ok := p.log.BatchAt(h.BaseOffset); ok && have.BaseOffset == h.BaseOffset && have.Length == h.Length && crc == h.CRC {
+		have, crc, ok := p.log.BatchAt(h.BaseOffset)
+		if ok && have.BaseOffset == h.BaseOffset && have.Length == h.Length && crc == h.CRC {
+			return nil
+		}
+		if !ok {
+			// It can't be read, which is damage, and mended like any other; the offsets fit.
+			p.Report(Damage{From: h.BaseOffset, To: h.LastOffset() + 1, File: p.log.Dir(), Reason: "a batch applied before a restart can't be read"})
 			return nil
 		}
 	}

@@ -40,7 +40,7 @@ type EpochEnd struct {
 }
 
 // Fetch reads committed records. Errors: ErrFencedLeaderEpoch, ErrUnknownLeaderEpoch (checked first), multiraft.ErrNotLeader,
-// *OffsetOutOfRangeError, ErrOffsetNotAvailable (followers only), ErrStorage.
+// *OffsetOutOfRangeError, ErrOffsetNotAvailable (followers only), ErrStorage, *DamageError (which matches ErrStorage).
 func (p *Partition) Fetch(req FetchRequest) (FetchResult, error) {
 	res := FetchResult{HighWatermark: -1, LastStable: -1, LogStart: -1}
 	if err := p.mayRead(req.CurrentLeaderEpoch, req.Follower); err != nil {
@@ -68,11 +68,8 @@ func (p *Partition) Fetch(req FetchRequest) (FetchResult, error) {
 	case req.Offset >= hw:
 		return res, nil
 	}
-	err := p.withLog(func(l *segment.Log) (err error) {
-		res.Records, err = l.Read(req.Offset, hw, req.MaxBytes, req.Buf)
-		return err
-	})
-	if err != nil {
+	var err error
+	if res.Records, err = p.readBatches(req.Offset, hw, req.MaxBytes, req.Buf); err != nil {
 		return res, p.readError(req.Offset, hw, err)
 	}
 	return res, nil
@@ -81,8 +78,9 @@ func (p *Partition) Fetch(req FetchRequest) (FetchResult, error) {
 // readError turns what the segments say into what a client understands.
 func (p *Partition) readError(offset, hw int64, err error) error {
 	var oe *segment.OffsetError
+	err = p.noticed(offset, err)
 	switch {
-	case errors.Is(err, multiraft.ErrStopped):
+	case errors.Is(err, multiraft.ErrStopped), errors.Is(err, ErrDamaged):
 		return err
 	case errors.As(err, &oe):
 		return &OffsetOutOfRangeError{Offset: offset, Start: max(oe.Start, p.logStart.Load()), End: hw}
@@ -91,11 +89,16 @@ func (p *Partition) readError(offset, hw int64, err error) error {
 	return fmt.Errorf("%w: %w", ErrStorage, err)
 }
 
-// mayRead checks the client's leader epoch, and then whether this replica answers at all.
+// mayRead checks the client's leader epoch, and then whether this replica answers at all. A follower that has damage does not: the
+// leader serves the same records.
 func (p *Partition) mayRead(epoch int32, follower bool) error {
 	if err := p.checkEpoch(epoch); err != nil {
 		return err
 	}
+	if err := p.distrusted(); err != nil {
+		return err
+	}
+	follower = follower && !p.unfit.Load()
 	err := p.refusal()
 	if err != nil && follower && errors.Is(err, multiraft.ErrNotLeader) && p.Status().Leader != 0 {
 		return nil

@@ -69,6 +69,7 @@ type node struct {
 	waiting []flying
 	ready   bool
 	fatal   error
+	unfit   bool
 	full    error
 	lastCP  int
 	holdCP  bool              // checkpoints wait in cps, until syncCP or a crash that happens to keep some
@@ -250,6 +251,17 @@ func (r replicaOf) Status() multiraft.Status {
 		st.Ready = st.IsLeader && r.nd.ready
 	}
 	return st
+}
+
+func (r replicaOf) SetUnfit(unfit bool) { r.nd.unfit = unfit }
+
+func (r replicaOf) Peers() (out []multiraft.Peer) {
+	for _, nd := range r.nd.c.nodes {
+		if nd != r.nd {
+			out = append(out, r.nd.c.peer(r.nd.id, nd.id))
+		}
+	}
+	return out
 }
 
 func (r replicaOf) CheckpointSynced(index, term uint64, state []byte, done func(error)) {

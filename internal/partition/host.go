@@ -36,7 +36,7 @@ func (h *host) Create(group uint64, cp wal.Checkpoint) error {
 func (h *host) Register(o Registration) (Replica, error) {
 	return h.svc.Register(multiraft.RegisterOptions{
 		Topic: o.Topic, Partition: o.Partition, Group: o.Group, Replica: o.Replica,
-		Members: o.Members, SM: o.SM, Campaign: o.Campaign,
+		Members: o.Members, SM: o.SM, Campaign: o.Campaign, Unfit: o.Unfit,
 	})
 }
 

@@ -29,6 +29,8 @@ type idleReplica struct{}
 func (idleReplica) Enqueue(p multiraft.Proposal)                         { p.Done(multiraft.ErrStopped) }
 func (idleReplica) ReadIndex(done func(error))                           { done(multiraft.ErrStopped) }
 func (idleReplica) Status() multiraft.Status                             { return multiraft.Status{IsLeader: true, Ready: true} }
+func (idleReplica) SetUnfit(bool)                                        {}
+func (idleReplica) Peers() []multiraft.Peer                              { return nil }
 func (idleReplica) CheckpointSynced(uint64, uint64, []byte, func(error)) {}
 
 // idleManager has n partitions that hold a few records each, lead, and do nothing.

@@ -43,6 +43,7 @@ type Registration struct {
 	Members   []multiraft.Member
 	SM        multiraft.StateMachine
 	Campaign  bool
+	Unfit     bool
 }
 
 // ManagerConfig is what a Manager needs.
@@ -77,6 +78,7 @@ type Manager struct {
 	// inflating holds one token for each batch being recompressed.
 	inflating chan struct{}
 	rate      rate
+	stats     stats
 
 	byNameMu sync.RWMutex
 	byName   map[topicPartition]*Partition
@@ -200,12 +202,15 @@ func (m *Manager) start(p *Partition, members []multiraft.Member, voters []uint6
 	}
 	r, err := m.cfg.Host.Register(Registration{
 		Topic: p.topic, Partition: p.index, Group: p.group, Replica: p.self, Members: members, SM: p,
-		Campaign: members[0].Replica == p.self,
+		Campaign: members[0].Replica == p.self, Unfit: p.unfit.Load(),
 	})
 	if err != nil {
 		return errJoin(err, p.Close())
 	}
 	p.replica.Store(&r)
+	if p.unfit.Load() {
+		m.enqueue(p, taskRepair)
+	}
 	return nil
 }
 

@@ -38,19 +38,24 @@ func (p *Partition) open(cp wal.Checkpoint, known bool) error {
 	if err := p.m.cfg.FS.MkdirAll(dir); err != nil {
 		return fmt.Errorf("%w: %w", ErrStorage, err)
 	}
-	l, err := p.openSegments(dir, st.start)
+	durable := int64(0)
+	if known && !fresh {
+		durable = st.end // a checkpoint is written after the flush of what it covers
+	}
+	l, err := p.openSegments(dir, st.start, durable)
 	if err != nil {
 		return fmt.Errorf("opening %s: %w: %w", dir, ErrStorage, err)
 	}
+	start := st.start
 	if !fresh && st.replica != p.self {
 		// A snapshot installed just before the crash: its log start is that of the moment it was offered, and the leader may have
 		// moved its own, and deleted, before it had sent everything. What moved it is committed and comes with the log.
 		st.start = max(st.start, min(l.StartOffset(), st.end))
 	}
-	if err := checkOpened(l, &st, known, dir); err != nil {
-		return errJoin(err, l.Close())
+	if !known && l.EndOffset() > 0 {
+		return errJoin(&DamagedError{Dir: dir, Offset: l.EndOffset(), Reason: "there are records of a group whose log is gone"}, l.Close())
 	}
-	if l.StartOffset() > st.start {
+	if l.StartOffset() > st.start && st.start == st.end {
 		// Files that a power cut spared of a log whose first file it did not: the checkpoint knows of no record yet, so that
 		// all of this is in the log and comes again.
 		p.logger.Warn("segments behind a hole are given up; the log has them", "dir", dir, "from", l.StartOffset(), "checkpoint", st.end)
@@ -65,32 +70,43 @@ func (p *Partition) open(cp wal.Checkpoint, known bool) error {
 	l.SetStartOffset(st.start)
 	p.segments = l.Segments()
 	p.cover(st.start)
+	if err := p.diagnose(l, dir, start, &st); err != nil {
+		return errJoin(fmt.Errorf("%w: %w", ErrStorage, err), l.Close())
+	}
 	// The manager lists the partition already: maintenance may come by, and clients.
 	p.mu.Lock()
 	p.st = st
 	p.hw.Store(st.end)
 	p.mu.Unlock()
-	p.logStart.Store(max(st.start, l.StartOffset()))
+	p.logStart.Store(st.start)
 	p.genMu.Lock()
 	p.log, p.generation = l, gen
 	p.genMu.Unlock()
 	return nil
 }
 
-// checkOpened compares the segments with the checkpoint: they may hold more (it is applied again, and compared), never less.
-// Files go only once a durable checkpoint has a log start above them, so that none may be missing from the front either.
-func checkOpened(l *segment.Log, st *state, known bool, dir string) error {
-	end := l.EndOffset()
-	d := l.Damage()
-	switch {
-	case d != nil:
-		return &DamagedError{Dir: dir, Offset: end, Reason: d.Error()}
-	case end < st.end:
-		return &DamagedError{Dir: dir, Offset: end, Reason: fmt.Sprintf("the segments end here, the checkpoint at %d", st.end)}
-	case l.StartOffset() > st.start && st.start < st.end:
-		return &DamagedError{Dir: dir, Offset: l.StartOffset(), Reason: fmt.Sprintf("the segments begin here, by the checkpoint the log starts at %d", st.start)}
-	case !known && end > 0:
-		return &DamagedError{Dir: dir, Offset: end, Reason: "there are records of a group whose log is gone"}
+// diagnose finds out what of the records below the checkpoint is damaged or missing. All of it had been flushed, and files go only
+// once a durable checkpoint has a log start above them. The replica comes up all the same, unfit: its raft log is whole.
+func (p *Partition) diagnose(l *segment.Log, dir string, start int64, st *state) error {
+	known, err := readMark(p.m.cfg.FS, dir, st.start, st.end)
+	if err != nil {
+		return err
+	}
+	marked := len(known) > 0
+	for _, x := range l.Lost() {
+		known = append(known, damageOfLost(x))
+	}
+	if first := l.StartOffset(); first > st.start && st.start < st.end {
+		known = append(known, Damage{From: st.start, To: first, File: l.Dir(),
+			Reason: fmt.Sprintf("the segments begin at offset %d, by the checkpoint the log starts at %d", first, start)})
+	}
+	for _, d := range known {
+		if d.To = min(d.To, l.EndOffset()); d.To > st.start {
+			p.Report(d)
+		}
+	}
+	if marked && !p.unfit.Load() { // what it told of has been deleted
+		return writeMark(p.m.cfg.FS, dir, mark{})
 	}
 	return nil
 }
@@ -124,9 +140,9 @@ func chooseGeneration(st *state, fresh bool, self uint64, gens []uint64) (uint64
 	return 0, fmt.Errorf("none of %d generations is the one of the snapshot at index %d", len(gens), st.index)
 }
 
-func (p *Partition) openSegments(dir string, start int64) (*segment.Log, error) {
+func (p *Partition) openSegments(dir string, start, durable int64) (*segment.Log, error) {
 	cfg := p.m.topicConfig(p.topic)
-	return segment.Open(p.m.cfg.Files, p.m.cfg.Clock, dir, cfg.Segment, start, p.logger)
+	return segment.OpenDurable(p.m.cfg.Files, p.m.cfg.Clock, dir, cfg.Segment, start, durable, p.logger)
 }
 
 // generations lists the generations on disk, ascending.
@@ -211,6 +227,7 @@ func (p *Partition) Install(snap raftpb.Snapshot) error {
 		p.retired = append(p.retired, retired{p.log, p.genDir(p.generation)})
 		p.log, p.generation, p.segments = g.log, g.index, g.log.Segments()
 		p.staged = nil
+		p.renewed()
 	}
 	p.stageMu.Unlock()
 	l, gen := p.log, p.generation

@@ -24,6 +24,10 @@ type Replica interface {
 	Status() multiraft.Status
 	// CheckpointSynced hands a durable state over; done, if set, is told once that the checkpoint itself is durable.
 	CheckpointSynced(index, term uint64, state []byte, done func(error))
+	// SetUnfit keeps the replica out of the leadership, or lets it back; see multiraft.Replica.SetUnfit.
+	SetUnfit(unfit bool)
+	// Peers returns the group's other replicas.
+	Peers() []multiraft.Peer
 }
 
 // Partition is this node's replica of a topic partition: a multiraft.StateMachine on one side, what the broker serves from on
@@ -43,6 +47,8 @@ type Partition struct {
 	hw       atomic.Int64
 	logStart atomic.Int64
 	fault    atomic.Pointer[error] // why Apply fenced the replica
+	unfit    atomic.Bool           // some records are damaged
+	diverged atomic.Bool           // of these, some are not the group's: nothing is served
 	closed   atomic.Bool
 	inflight atomic.Int64 // bytes between Produce and done
 
@@ -60,7 +66,11 @@ type Partition struct {
 	waitMu  sync.Mutex
 	waiters waitNode // ring
 
+	hurtMu sync.Mutex
+	hurt   health
+
 	stageMu sync.Mutex
+	mending *mending // inbox and session; the rest is the step's
 	stage   *staging
 	serveQ  []deltaRequest
 	senders []deltaCursor

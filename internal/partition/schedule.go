@@ -7,7 +7,7 @@ import (
 )
 
 // task is a set of things to do for a partition.
-type task uint8
+type task uint16
 
 const (
 	taskFlush task = 1 << iota
@@ -17,6 +17,7 @@ const (
 	taskRetire
 	taskMaintain
 	taskSnapshots
+	taskRepair
 )
 
 // Start runs the steps on a few goroutines of the manager's own. Close ends them.
@@ -106,6 +107,9 @@ func (p *Partition) run(t task) (again task) {
 	}
 	if t&taskMaintain != 0 {
 		p.maintain()
+	}
+	if t&taskRepair != 0 {
+		again |= p.stepRepair()
 	}
 	return again
 }

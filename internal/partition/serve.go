@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/chronik-go/chronik/internal/multiraft"
-	"github.com/chronik-go/chronik/internal/segment"
 	"github.com/chronik-go/chronik/internal/transport"
 )
 
@@ -43,8 +42,8 @@ func (p *Partition) Receive(env transport.Envelope, from multiraft.Peer) {
 			p.logger.Warn("delta chunk dropped", "from", from.Node, "error", err)
 			return // asked for again when the retry timer fires
 		}
-		if p.enqueueChunk(c, from) {
-			p.m.enqueue(p, taskStage)
+		if t := p.enqueueChunk(c, from); t != 0 {
+			p.m.enqueue(p, t)
 		}
 	}
 }
@@ -111,6 +110,7 @@ func (p *Partition) stepServe() (again task) {
 
 // readChunk reads what a request asks for next. Any replica may answer with what it knows to be committed.
 func (p *Partition) readChunk(r *deltaRequest) (c deltaChunk, next int64) {
+	var err error
 	c = deltaChunk{status: chunkUnavailable, last: true, session: r.session, from: r.from, start: p.logStart.Load()}
 	to := min(r.to, p.hw.Load())
 	switch {
@@ -120,11 +120,8 @@ func (p *Partition) readChunk(r *deltaRequest) (c deltaChunk, next int64) {
 	case r.from >= to:
 		return c, r.from
 	}
-	err := p.withLog(func(l *segment.Log) (err error) {
-		c.batches, err = l.Read(r.from, to, p.m.cfg.Limits.DeltaChunkBytes, nil)
-		return err
-	})
 	next = r.from
+	c.batches, err = p.readBatches(r.from, to, p.m.cfg.Limits.DeltaChunkBytes, nil)
 	if err == nil {
 		next, err = batchesEnd(c.batches)
 	}

@@ -112,16 +112,20 @@ func (p *Partition) endStaging(s *staging, err error) {
 	s.done(err)
 }
 
-// enqueueChunk keeps a chunk for the step, within the window.
-func (p *Partition) enqueueChunk(c deltaChunk, from multiraft.Peer) bool {
+// enqueueChunk keeps a chunk for the step that asked for it, within the window.
+func (p *Partition) enqueueChunk(c deltaChunk, from multiraft.Peer) task {
 	p.stageMu.Lock()
 	defer p.stageMu.Unlock()
+	if r := p.mending; r != nil && r.session == c.session && r.source.Replica == from.Replica && len(r.inbox) < 2*window {
+		r.inbox = append(r.inbox, c)
+		return taskRepair
+	}
 	s := p.stage
 	if s == nil || s.finished || s.session != c.session || s.source.Replica != from.Replica || len(s.inbox) >= 2*window {
-		return false
+		return 0
 	}
 	s.inbox = append(s.inbox, c)
-	return true
+	return taskStage
 }
 
 // stepStage moves the attempt under way on by one chunk.
@@ -269,7 +273,7 @@ func (p *Partition) openStaged(s *staging) error {
 	if err := fs.MkdirAll(dir); err != nil {
 		return p.stageError("making", err)
 	}
-	l, err := p.openSegments(dir, s.start)
+	l, err := p.openSegments(dir, s.start, 0)
 	if err != nil {
 		return p.stageError("opening", err)
 	}

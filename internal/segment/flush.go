@@ -1,6 +1,9 @@
 package segment
 
-import "path/filepath"
+import (
+	"hash/crc32"
+	"path/filepath"
+)
 
 const (
 	// indexSyncBytes is how much a segment grows between two syncs of its index. After a power cut at most this much is
@@ -55,7 +58,9 @@ func (l *Log) flush(all bool) error {
 	w.point, w.items = l.beginFlushLocked(all)
 	if l.epochsDirty {
 		w.epochs = l.epochs.encode()
+		l.epochSum = int64(crc32.Checksum(w.epochs, castagnoli))
 	}
+	w.point.esum = l.epochSum
 	nothing := len(w.items) == 0 && !l.newNames && !l.epochsDirty && l.flushed == w.end && l.pointOn
 	l.newNames, l.epochsDirty = false, false
 	l.mu.Unlock()

@@ -41,9 +41,10 @@ type Log struct {
 	flushed     int64
 	bytes       int64 // of all .log files
 	epochs      epochs
-	epochsDirty bool // the file is behind
-	newNames    bool // files were created since the directory was last synced
-	parentDone  bool // the directory's own name is durable
+	epochsDirty bool  // the file is behind
+	epochSum    int64 // CRC-32C of the file, as written last
+	newNames    bool  // files were created since the directory was last synced
+	parentDone  bool  // the directory's own name is durable
 	damage      *DamageError
 	lost        []Lost // what recovery found missing below what is known to be durable
 	failed      error

@@ -22,11 +22,12 @@ type recoveryPoint struct {
 	ilen, tlen        int64 // bytes of the index files that belong to [0, pos)
 	isync, tsync      int64 // of these, how many were on disk
 	icrc, tcrc        uint32
+	esum              int64 // CRC-32C of leader-epoch-checkpoint, -1: not known
 }
 
 func (p recoveryPoint) encode() []byte {
-	b := fmt.Appendf(nil, "0 %d %d %d %d %d %d %d %d %d %d %d %d", p.base, p.pos, p.offset, p.maxTs, p.maxOff, p.since,
-		p.ilen, p.tlen, p.isync, p.tsync, p.icrc, p.tcrc)
+	b := fmt.Appendf(nil, "0 %d %d %d %d %d %d %d %d %d %d %d %d %d", p.base, p.pos, p.offset, p.maxTs, p.maxOff, p.since,
+		p.ilen, p.tlen, p.isync, p.tsync, p.icrc, p.tcrc, p.esum)
 	out := bytes.Repeat([]byte{' '}, pointBytes)
 	n := copy(out, b)
 	copy(out[n:], fmt.Sprintf(" %08x", crc32.Checksum(b, castagnoli)))
@@ -47,9 +48,12 @@ func decodePoint(b []byte) (recoveryPoint, bool) {
 	if n, err := fmt.Sscanf(string(text[cut+1:]), "%x", &sum); n != 1 || err != nil || sum != crc32.Checksum(text[:cut], castagnoli) {
 		return p, false
 	}
-	n, err := fmt.Sscan(string(text[:cut]), &version, &p.base, &p.pos, &p.offset, &p.maxTs, &p.maxOff, &p.since,
-		&p.ilen, &p.tlen, &p.isync, &p.tsync, &p.icrc, &p.tcrc)
-	ok := n == 13 && err == nil && version == 0 && p.base >= 0 && p.pos >= 0 && p.offset >= p.base &&
+	p.esum = -1
+	fields := []any{&version, &p.base, &p.pos, &p.offset, &p.maxTs, &p.maxOff, &p.since,
+		&p.ilen, &p.tlen, &p.isync, &p.tsync, &p.icrc, &p.tcrc, &p.esum}
+	has := len(bytes.Fields(text[:cut]))
+	n, err := fmt.Sscan(string(text[:cut]), fields[:min(max(has, 13), len(fields))]...) // the last came later
+	ok := n >= 13 && err == nil && version == 0 && p.base >= 0 && p.pos >= 0 && p.offset >= p.base &&
 		p.ilen >= p.isync && p.tlen >= p.tsync && p.isync >= 0 && p.tsync >= 0 &&
 		p.ilen%indexEntrySize == 0 && p.tlen%timeEntrySize == 0 && p.isync%indexEntrySize == 0 && p.tsync%timeEntrySize == 0
 	return p, ok

@@ -81,7 +81,8 @@ func (l *Log) Read(offset, limit int64, maxBytes int, buf []byte) ([]byte, error
 }
 
 // ReadChecked is Read with each batch checked: one whose CRC does not match, or whose leader epoch (which lies before what
-// the CRC covers) is not the one known of its offset, is a *DamageError.
+// the CRC covers) is not the one known of its offset, is never returned. What comes before it is; if it is the first, the error is
+// a *DamageError.
 func (l *Log) ReadChecked(offset, limit int64, maxBytes int, buf []byte) ([]byte, error) {
 	b, at, err := l.read(offset, limit, maxBytes, buf)
 	if err != nil {
@@ -95,8 +96,11 @@ func (l *Log) ReadChecked(offset, limit int64, maxBytes int, buf []byte) ([]byte
 		if err == nil {
 			err = epochs.check(h)
 		}
+		if err != nil && len(rest) < len(b) {
+			return b[:len(b)-len(rest)], nil
+		}
 		if err != nil {
-			return nil, &DamageError{File: at.s.log.path(), Offset: at.pos + int64(len(b)-len(rest)), Reason: "batch", Err: err}
+			return nil, &DamageError{File: at.s.log.path(), Offset: at.pos, Reason: "batch", Err: err}
 		}
 		rest = rest[h.Size():]
 	}
@@ -166,14 +170,16 @@ func whole(at place, b []byte, limit int64) (n int, next int64, first int, err e
 		pos := at.pos + int64(n)
 		h, err := record.CheckHeader(b[n:])
 		if err != nil {
-			return 0, 0, 0, &DamageError{File: at.s.log.path(), Offset: pos, Reason: "bad batch header", Err: err}
-		}
-		if err := checkPlace(&at.s.log, h, pos, at.size, next, at.compacted); err != nil {
-			return 0, 0, 0, err
-		}
-		if h.LastOffset() >= at.end {
-			return 0, 0, 0, &DamageError{File: at.s.log.path(), Offset: pos,
+			err = &DamageError{File: at.s.log.path(), Offset: pos, Reason: "bad batch header", Err: err}
+		} else if err = checkPlace(&at.s.log, h, pos, at.size, next, at.compacted); err == nil && h.LastOffset() >= at.end {
+			err = &DamageError{File: at.s.log.path(), Offset: pos,
 				Reason: fmt.Sprintf("batch ends at offset %d, the segment at %d", h.LastOffset(), at.end-1)}
+		}
+		if err != nil && n > 0 {
+			return n, next, first, nil // what comes before the damage; the next read meets it
+		}
+		if err != nil {
+			return 0, 0, 0, err
 		}
 		if h.LastOffset() >= limit {
 			return n, next, first, nil

@@ -69,6 +69,9 @@ func (l *Log) Rebuild(offset int64) (*Rebuild, error) {
 // Range returns the offsets that the rebuilt file is to hold: [base, end).
 func (r *Rebuild) Range() (base, end int64) { return r.base, r.end }
 
+// Compacted reports whether batches may be missing between others.
+func (r *Rebuild) Compacted() bool { return r.compacted }
+
 // Next returns the offset that the next batch must have.
 func (r *Rebuild) Next() int64 { return r.next }
 
@@ -190,7 +193,7 @@ func (r *Rebuild) swap(at int, fresh []*segment) {
 		l.start = min(l.start, max(r.base, r.from))
 	}
 	l.newNames, l.clean = true, false
-	if e, changed := l.epochs.merge(r.starts); changed {
+	if e, changed := l.epochs.replace(r.base, r.next, r.starts); changed {
 		l.epochs, l.epochsDirty = e, true
 	}
 	l.mu.Unlock()
@@ -200,18 +203,24 @@ func (r *Rebuild) swap(at int, fresh []*segment) {
 	}
 }
 
-// merge adds the epochs that were found in rebuilt batches.
-func (e epochs) merge(found epochs) (epochs, bool) {
-	out := slices.Clone(e)
-	changed := false
-	for _, x := range found {
-		i, has := slices.BinarySearchFunc(out, x.epoch, func(a epochStart, b int32) int { return int(a.epoch) - int(b) })
-		switch {
-		case !has:
-			out, changed = slices.Insert(out, i, x), true
-		case out[i].start > x.start:
-			out[i].start, changed = x.start, true
+// replace makes the epochs that begin within [base, next) those that were found in the batches there: these came from a replica that
+// is sound, and what this one believed may be a part of the damage.
+func (e epochs) replace(base, next int64, found epochs) (epochs, bool) {
+	var out epochs
+	for _, x := range e {
+		if x.start < base {
+			out = append(out, x)
 		}
 	}
-	return out, changed
+	for _, x := range found {
+		if n := len(out); n == 0 || out[n-1].epoch < x.epoch {
+			out = append(out, x)
+		}
+	}
+	for _, x := range e {
+		if n := len(out); x.start >= next && (n == 0 || out[n-1].epoch < x.epoch) {
+			out = append(out, x)
+		}
+	}
+	return out, !slices.Equal(e, out)
 }

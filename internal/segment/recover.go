@@ -72,6 +72,12 @@ type recovery struct {
 	buf      []byte
 }
 
+// BaseOffset returns the base offset of the segment that a file belongs to, by its name.
+func BaseOffset(file string) (int64, bool) {
+	base, _, ok := parseName(filepath.Base(file))
+	return base, ok
+}
+
 // parseName takes a segment's file name apart.
 func parseName(name string) (base int64, ext string, ok bool) {
 	i := strings.IndexByte(name, '.')
@@ -232,7 +238,13 @@ func (r *recovery) readEpochs([]string) error {
 	if err != nil && !errors.As(err, &damaged) {
 		return err
 	}
-	if b != nil && damaged == nil {
+	if b == nil && damaged == nil {
+		r.l.epochsDirty = true
+		return nil
+	}
+	sum := int64(crc32.Checksum(b, castagnoli))
+	if damaged == nil && (!r.havePt || r.point.esum < 0 || r.point.esum == sum) {
+		r.l.epochSum = sum
 		if e, err := decodeEpochs(b); err == nil {
 			r.l.epochs, r.epochsOK = e, true
 			return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sort"
 
 	"github.com/chronik-go/chronik/internal/record"
@@ -14,6 +15,7 @@ import (
 // CRCs and offsets, and that the indexes agree with them. It is one reader's; Step by Step it goes once through the log.
 type Scrubber struct {
 	log  *Log
+	to   int64    // segments from this offset on are left out
 	s    *segment // being read, nil between two
 	last int64    // base of the segment read last, -1 at the beginning
 	pos  int64
@@ -37,7 +39,18 @@ type Scrubbed struct {
 }
 
 // Scrub begins a pass over the log.
-func (l *Log) Scrub() *Scrubber { return &Scrubber{log: l, last: -1} }
+func (l *Log) Scrub() *Scrubber { return &Scrubber{log: l, last: -1, to: math.MaxInt64} }
+
+// ScrubRange is Scrub for the segments that hold offsets of [from, to).
+func (l *Log) ScrubRange(from, to int64) *Scrubber {
+	c := &Scrubber{log: l, last: -1, to: to}
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if i := segmentAt(l.segs, from); len(l.segs) > 0 && i > 0 {
+		c.last = l.segs[i].base - 1
+	}
+	return c
+}
 
 // Step reads on by about max bytes, at least one batch. Damaged batches are no error. Errors: ErrClosed, *IOError.
 func (c *Scrubber) Step(max int64) (out Scrubbed, err error) {
@@ -80,7 +93,7 @@ func (c *Scrubber) open(out *Scrubbed) (more bool, err error) {
 		return false, ErrClosed
 	}
 	i := sort.Search(len(segs), func(i int) bool { return segs[i].base > c.last })
-	if i == len(segs) {
+	if i == len(segs) || segs[i].base >= c.to {
 		return false, nil
 	}
 	s, active := segs[i], i == len(segs)-1
@@ -310,7 +323,7 @@ func dropCache(s *slot, off, n int64) {
 
 // check compares a batch's leader epoch, which lies before what its CRC covers, with the one known of its offset.
 func (e epochs) check(h record.Header) error {
-	if want, known := e.at(h.BaseOffset); known && h.LeaderEpoch >= 0 && h.LeaderEpoch != want {
+	if want, known := e.at(h.BaseOffset); known && h.LeaderEpoch != -1 && h.LeaderEpoch != want { // -1: a batch that never had a leader
 		return fmt.Errorf("leader epoch %d, expected %d", h.LeaderEpoch, want)
 	}
 	return nil

@@ -1,0 +1,235 @@
+package partition
+
+import (
+	"errors"
+	"math/rand/v2"
+	"os"
+	"path"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/record"
+	"github.com/chronik-go/chronik/internal/transport"
+)
+
+// damageFlips is how many random flips and truncations the seeded test makes.
+func damageFlips() int {
+	if n, err := strconv.Atoi(os.Getenv("CHRONIK_DAMAGE_FLIPS")); err == nil {
+		return n
+	}
+	return 150
+}
+
+// scrub reads all of a node's partition as the scrubber does, and reports what it finds.
+func (nd *node) scrub() {
+	nd.c.t.Helper()
+	for s := nd.p.Scrub(); ; {
+		out, err := s.Step(64 << 10)
+		if err != nil {
+			nd.c.t.Fatalf("scrubbing node %d: %v", nd.id, err)
+		}
+		if out.Done {
+			return
+		}
+	}
+}
+
+// readAll fetches as a consumer does until the high watermark, and checks every CRC; what can't be read is skipped and counted.
+func (nd *node) readAll() (unreadable int) {
+	nd.c.t.Helper()
+	for off := nd.p.LogStart(); off < nd.p.HighWatermark(); {
+		res, err := nd.p.Fetch(FetchRequest{Offset: off, MaxBytes: 1 << 20, CurrentLeaderEpoch: -1, LastFetchedEpoch: -1, Follower: true})
+		if errors.Is(err, ErrDamaged) {
+			off, unreadable = off+1, unreadable+1
+			continue
+		}
+		if err != nil {
+			return unreadable + 1 // an unfit follower sends its readers to the leader
+		}
+		for b := res.Records; len(b) > 0; {
+			h, err := record.Check(b)
+			if err != nil {
+				nd.c.t.Fatalf("node %d served a damaged batch at %d: %v", nd.id, off, err)
+			}
+			off = h.LastOffset() + 1
+			b = b[h.Size():]
+		}
+	}
+	return unreadable
+}
+
+func (nd *node) flush() {
+	nd.m.Pinned(testGroup, 0)
+	nd.c.settle()
+}
+
+// spoilFile flips a random bit of one of the partition's files, or cuts it short, and says which.
+func (nd *node) spoilFile(rng *rand.Rand) string {
+	nd.c.t.Helper()
+	dir := nd.p.log.Dir()
+	names, err := nd.fs.List(dir)
+	if err != nil {
+		nd.c.t.Fatal(err)
+	}
+	for {
+		name := names[rng.IntN(len(names))]
+		full := path.Join(dir, name)
+		info, err := nd.fs.Stat(full)
+		if err != nil || info.Size == 0 || strings.HasSuffix(name, ".tmp") {
+			continue
+		}
+		if rng.IntN(4) == 0 {
+			f, err := nd.fs.OpenReadWrite(full)
+			if err != nil {
+				nd.c.t.Fatal(err)
+			}
+			to := rng.Int64N(info.Size)
+			if err := errors.Join(f.Truncate(to), f.Sync(), f.Close()); err != nil {
+				nd.c.t.Fatal(err)
+			}
+			return name + " cut at " + strconv.FormatInt(to, 10)
+		}
+		at := rng.Int64N(info.Size)
+		if err := nd.fs.FlipBit(full, at, uint(rng.IntN(8))); err != nil {
+			nd.c.t.Fatal(err)
+		}
+		return name + " flipped at " + strconv.FormatInt(at, 10)
+	}
+}
+
+// Random damage to one replica's files, found while it runs or after a restart: every bit of it is found and mended, or changes
+// nothing; a damaged batch is never served; and the replicas are equal again.
+func TestRandomDamageIsFoundAndMendedOrHarmless(t *testing.T) {
+	const perCluster = 25
+	mended := int64(0)
+	for seed := uint64(0); seed < uint64((damageFlips()+perCluster-1)/perCluster); seed++ {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		c := newCluster(t, 2, nil)
+		c.elect(0, false)
+		bad := c.nodes[1]
+		c.fillAll(20)
+		bad.flush()
+		for range perCluster {
+			c.fillAll(10 + rng.IntN(20))
+			if rng.IntN(3) > 0 {
+				bad.flush()
+			}
+			what := bad.spoilFile(rng)
+			switch rng.IntN(4) {
+			case 0: // the scrubber finds it
+			case 1:
+				bad.readAll()
+			default:
+				bad.down(rng.Uint64(), true)
+				bad.open()
+				bad.apply()
+			}
+			bad.check(t, seed, what)
+			mended += bad.m.stats.mended.Load()
+		}
+	}
+	if mended == 0 {
+		t.Fatal("no flip was mended: the test tests nothing")
+	}
+}
+
+// check scrubs until nothing is damaged, and compares.
+func (nd *node) check(t *testing.T, seed uint64, what string) {
+	t.Helper()
+	c := nd.c
+	nd.flush()
+	nd.scrub()
+	for range 100 {
+		c.advance(500 * time.Millisecond)
+		if len(nd.p.Damage()) == 0 {
+			break
+		}
+	}
+	if d := nd.p.Damage(); len(d) > 0 || nd.unfit {
+		t.Fatalf("seed %d, %s: still damaged: %+v, unfit %v", seed, what, d, nd.unfit)
+	}
+	nd.scrub()
+	if d := nd.p.Damage(); len(d) > 0 {
+		t.Fatalf("seed %d, %s: damaged after the repair: %+v", seed, what, d)
+	}
+	if n := nd.readAll(); n > 0 {
+		t.Fatalf("seed %d, %s: %d offsets can't be read after the repair", seed, what, n)
+	}
+	for _, other := range c.nodes {
+		if string(other.contents()) != string(nd.contents()) {
+			t.Fatalf("seed %d, %s: the logs of nodes %d and %d differ", seed, what, other.id, nd.id)
+		}
+	}
+}
+
+// A replica with damage keeps out of the leadership across a restart, before anybody has looked at the records again.
+func TestDamageIsRememberedAcrossARestart(t *testing.T) {
+	c := newCluster(t, 2, nil)
+	c.elect(0, false)
+	c.fillAll(50)
+	bad := c.nodes[1]
+	bad.flush()
+	log := path.Join(bad.p.log.Dir(), "00000000000000000000.log")
+	if err := bad.fs.FlipBit(log, 200, 3); err != nil {
+		t.Fatal(err)
+	}
+	c.drop = nothing // nobody to mend it from
+	bad.scrub()
+	c.settle()
+	want := bad.p.Damage()
+	if len(want) != 1 || !bad.unfit {
+		t.Fatalf("damage %+v, unfit %v", want, bad.unfit)
+	}
+	bad.down(1, true)
+	bad.unfit = false
+	bad.open()
+	bad.apply()
+	if got := bad.p.Damage(); len(got) != 1 || got[0] != want[0] || !bad.p.unfit.Load() {
+		t.Fatalf("after a restart: %+v, want %+v", got, want)
+	}
+	c.drop = nil
+	bad.check(t, 0, "flip")
+	if names, _ := bad.fs.List(bad.p.log.Dir()); strings.Contains(strings.Join(names, " "), markName) {
+		t.Fatalf("the mark stays: %v", names)
+	}
+}
+
+// The only copy: what is sound is served and written to; what is not has an error, and its bytes stay where they are.
+func TestDamageOfTheOnlyCopyDeletesNothing(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	c.elect(0, false)
+	c.fillAll(50)
+	nd := c.nodes[0]
+	nd.flush()
+	log := path.Join(nd.p.log.Dir(), "00000000000000000000.log")
+	before, _ := nd.fs.Stat(log)
+	if err := nd.fs.FlipBit(log, 200, 3); err != nil {
+		t.Fatal(err)
+	}
+	nd.scrub()
+	c.advance(3 * time.Minute)
+	if n := nd.readAll(); n == 0 || n > 10 {
+		t.Fatalf("%d offsets can't be read", n)
+	}
+	r := c.send(batchSpec{records: 1})
+	c.flow()
+	if r.n != 1 || r.res.Err != nil {
+		t.Fatalf("a batch is refused: %+v", r.res)
+	}
+	if after, err := nd.fs.Stat(log); err != nil || after.Size != before.Size {
+		t.Fatalf("the damaged file has %d bytes, had %d (%v)", after.Size, before.Size, err)
+	}
+}
+
+func nothing(transport.Envelope) int { return 0 }
+
+// fillAll is fill, applied everywhere.
+func (c *cluster) fillAll(n int) {
+	c.t.Helper()
+	c.fill(n)
+	for _, nd := range c.nodes {
+		nd.apply()
+	}
+}
