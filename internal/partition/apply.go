@@ -152,12 +152,13 @@ func (p *Partition) compare(h *record.Header, logEnd int64) error {
 	}
 	if h.LastOffset() < logEnd {
 		have, crc, ok := p.log.BatchAt(h.BaseOffset)
-		if ok && have.BaseOffset == h.BaseOffset && have.Length == h.Length && crc == h.CRC {
+		same := ok && have.BaseOffset == h.BaseOffset && have.Length == h.Length && crc == h.CRC
+		if same && have.LeaderEpoch == h.LeaderEpoch {
 			return nil
 		}
-		if !ok {
-			// It can't be read, which is damage, and mended like any other; the offsets fit.
-			p.Report(Damage{From: h.BaseOffset, To: h.LastOffset() + 1, File: p.log.Dir(), Reason: "a batch applied before a restart can't be read"})
+		if !ok || same {
+			// It can't be read, or its epoch, which no CRC covers, has changed: damage, mended like any other.
+			p.Report(Damage{From: h.BaseOffset, To: h.LastOffset() + 1, File: p.log.Dir(), Reason: "a batch applied before a restart is not what it was"})
 			return nil
 		}
 	}

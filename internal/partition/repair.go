@@ -203,7 +203,15 @@ func (p *Partition) fetchMissing(r *mending, next int64, now time.Time) (more bo
 		r.waiting = false
 		switch c.status {
 		case chunkOK:
-			if err := p.takeMissing(r, &c); err != nil {
+			err := p.takeMissing(r, &c)
+			var damaged *segment.DamageError
+			if errors.As(err, &damaged) {
+				base, end := r.build.Range()
+				p.Report(Damage{From: base, To: end, File: damaged.File, Byte: damaged.Offset, Reason: damaged.Reason})
+				r.reset()
+				return true, nil
+			}
+			if err != nil {
 				p.logger.Warn("a chunk for damaged records is of no use", "source", r.source.Node, "error", err)
 				break
 			}

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 
@@ -76,7 +77,7 @@ func (r *Rebuild) Compacted() bool { return r.compacted }
 func (r *Rebuild) Next() int64 { return r.next }
 
 // Append adds whole batches, each of which is checked, CRC included. The first may begin below what is missing in front of
-// a log.
+// a log. A leader epoch, which no CRC covers, that goes back is a *DamageError: then nothing that the old file said of epochs counts.
 func (r *Rebuild) Append(batches []byte) error {
 	next, base := r.next, r.base
 	for rest := batches; len(rest) > 0; {
@@ -93,6 +94,9 @@ func (r *Rebuild) Append(batches []byte) error {
 		}
 		if h.LastOffset() >= r.end {
 			return &SequenceError{Got: h.LastOffset() + 1, Want: r.end}
+		}
+		if n := len(r.starts); n > 0 && h.LeaderEpoch >= 0 && h.LeaderEpoch < r.starts[n-1].epoch {
+			return &DamageError{File: r.tmp, Offset: r.pos, Reason: fmt.Sprintf("leader epoch %d after %d: one of them is damaged", h.LeaderEpoch, r.starts[n-1].epoch)}
 		}
 		if e, changed := r.starts.note(h.LeaderEpoch, h.BaseOffset); changed {
 			r.starts = e
