@@ -12,6 +12,7 @@ import (
 	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/partition"
+	"github.com/chronik-go/chronik/internal/record"
 )
 
 // Produce (key 0), 3–13; advertised from 0 (KAFKA-18659: librdkafka drops compression otherwise).
@@ -147,9 +148,14 @@ func (c *produceCall) inadmissible(t *metadata.Topic, records []byte) *kerr.Erro
 		return kerr.InvalidTxnState
 	case len(records) == 0, len(records) > magicAt && records[magicAt] != 2:
 		return kerr.InvalidRecord
+	case c.rc.Version < 7 && len(records) > attributesAt && record.Codec(records[attributesAt]&7) == record.Zstd:
+		return kerr.UnsupportedCompressionType // consumers as old as this producer could not read it
 	}
 	return nil
 }
+
+// attributesAt is the place of the attributes' low byte in a batch of version 2.
+const attributesAt = 22
 
 // magicAt is the place of the magic byte in every batch and message format.
 const magicAt = 16

@@ -42,22 +42,31 @@ func handleListOffsets(b *Broker, ctx context.Context, rc *RequestContext, r kms
 	resp := kmsg.NewPtrListOffsetsResponse()
 	resp.Topics = make([]kmsg.ListOffsetsResponseTopic, len(req.Topics))
 	img := b.cfg.Cluster.Image()
-	seen := map[partKey]bool{}
+	asked, answered := map[partKey]int{}, map[partKey]bool{}
+	for i := range req.Topics {
+		for j := range req.Topics[i].Partitions {
+			asked[partKey{topic: req.Topics[i].Topic, index: req.Topics[i].Partitions[j].Partition}]++
+		}
+	}
 	var work []func()
 	for i := range req.Topics {
 		rt, ot := &req.Topics[i], &resp.Topics[i]
 		ot.Topic = rt.Topic
-		ot.Partitions = make([]kmsg.ListOffsetsResponseTopicPartition, len(rt.Partitions))
+		ot.Partitions = make([]kmsg.ListOffsetsResponseTopicPartition, 0, len(rt.Partitions)) // its elements must not move
 		for j := range rt.Partitions {
-			rp, op := &rt.Partitions[j], &ot.Partitions[j]
-			op.Default()
-			op.Partition, op.Timestamp, op.Offset, op.LeaderEpoch = rp.Partition, -1, -1, -1
+			rp := &rt.Partitions[j]
 			k := partKey{topic: rt.Topic, index: rp.Partition}
-			if seen[k] {
+			if answered[k] {
+				continue // one answer for what is asked twice
+			}
+			answered[k] = true
+			ot.Partitions = append(ot.Partitions, kmsg.NewListOffsetsResponseTopicPartition())
+			op := &ot.Partitions[len(ot.Partitions)-1]
+			op.Partition, op.Timestamp, op.Offset, op.LeaderEpoch = rp.Partition, -1, -1, -1
+			if asked[k] > 1 {
 				op.ErrorCode = kerr.InvalidRequest.Code
 				continue
 			}
-			seen[k] = true
 			work = append(work, func() {
 				if kerror := b.listOffset(ctx, rc, img, rt.Topic, rp, op); kerror != nil {
 					b.metrics.refusal(rc.Key, kerror)

@@ -68,7 +68,13 @@ func handleMetadata(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.R
 		}
 		return resp, nil
 	}
+	seen := map[askedKey]bool{}
 	for i := range req.Topics {
+		if k := keyOfAsked(&req.Topics[i]); seen[k] {
+			continue // one answer for what is asked twice
+		} else {
+			seen[k] = true
+		}
 		t, missing := b.askedTopic(img, &req.Topics[i], created)
 		if t == nil {
 			b.metrics.refusal(rc.Key, kerr.ErrorForCode(missing.ErrorCode).(*kerr.Error))
@@ -78,6 +84,20 @@ func handleMetadata(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.R
 		resp.Topics = append(resp.Topics, b.metadataTopic(img, rc, t, req.IncludeTopicAuthorizedOperations))
 	}
 	return resp, nil
+}
+
+// askedKey is how a topic is asked for.
+type askedKey struct {
+	name string
+	id   [16]byte
+	null bool
+}
+
+func keyOfAsked(rt *kmsg.MetadataRequestTopic) askedKey {
+	if rt.Topic == nil {
+		return askedKey{id: rt.TopicID, null: true}
+	}
+	return askedKey{name: *rt.Topic, id: rt.TopicID}
 }
 
 // askedTopic finds a topic that was asked for, or says why not.
@@ -103,6 +123,8 @@ func (b *Broker) askedTopic(img *metadata.Image, rt *kmsg.MetadataRequestTopic, 
 	}
 	err, tried := created[*rt.Topic]
 	switch {
+	case !tried && controller.CheckTopicName(*rt.Topic) != nil:
+		missing.ErrorCode = kerr.InvalidTopicException.Code
 	case !tried:
 		missing.ErrorCode = kerr.UnknownTopicOrPartition.Code
 	case errors.Is(err, controller.ErrInvalidTopic), errors.Is(err, controller.ErrInvalidReplicationFactor), errors.Is(err, controller.ErrPolicy),

@@ -95,10 +95,10 @@ func describeCreated(out *kmsg.CreateTopicsResponseTopic, res controller.TopicRe
 	}
 }
 
-// failCreate fills in an error: counts of -1 and a null list of configs go with it.
+// failCreate fills in an error: counts of -1 and an empty list of configs go with it.
 func (b *Broker) failCreate(rc *RequestContext, out *kmsg.CreateTopicsResponseTopic, err error) {
 	out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
-	out.NumPartitions, out.ReplicationFactor, out.Configs = -1, -1, nil
+	out.NumPartitions, out.ReplicationFactor, out.Configs = -1, -1, []kmsg.CreateTopicsResponseTopicConfig{}
 }
 
 // newTopic checks what can be checked without knowing the cluster; the controller checks the rest.

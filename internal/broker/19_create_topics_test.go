@@ -390,7 +390,7 @@ func TestCreateTopics(t *testing.T) {
 			t.Errorf("the controller was asked %+v", c.creates)
 		}
 		if v >= 5 {
-			if a.NumPartitions != 1 || a.ReplicationFactor != 3 || there.NumPartitions != -1 || there.ReplicationFactor != -1 || there.Configs != nil {
+			if a.NumPartitions != 1 || a.ReplicationFactor != 3 || there.NumPartitions != -1 || there.ReplicationFactor != -1 || there.Configs == nil || len(there.Configs) > 0 {
 				t.Errorf("v5 describes %d/%d, on error %d/%d %v", a.NumPartitions, a.ReplicationFactor, there.NumPartitions, there.ReplicationFactor, there.Configs)
 			}
 			i := slices.IndexFunc(a.Configs, func(c kmsg.CreateTopicsResponseTopicConfig) bool { return c.Name == "retention.ms" })

@@ -39,8 +39,14 @@ func handleDeleteTopics(b *Broker, ctx context.Context, rc *RequestContext, r km
 	dup := findDuplicates(topics, img)
 	var ask []controller.TopicKey
 	var at []int
+	answered := map[askedKey]bool{}
 	for i := range topics {
 		t := &topics[i]
+		if k := keyOfAsked(&kmsg.MetadataRequestTopic{Topic: t.Topic, TopicID: t.TopicID}); dup[i] && answered[k] {
+			continue // one refusal for what is named twice
+		} else {
+			answered[k] = true
+		}
 		out := kmsg.NewDeleteTopicsResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
 		err := checkDelete(t, dup[i], disabled, rc.Version)

@@ -66,6 +66,11 @@ func handleInitProducerID(b *Broker, ctx context.Context, rc *RequestContext, r 
 		resp.ErrorCode = k.Code
 		return resp, nil
 	}
+	if (req.ProducerID < 0) != (req.ProducerEpoch < 0) {
+		b.metrics.refusal(rc.Key, kerr.InvalidRequest) // an id and its epoch go together
+		resp.ErrorCode = kerr.InvalidRequest.Code
+		return resp, nil
+	}
 	ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, b.cfg.RequestTimeout)
 	defer cancel()
 	id, err := b.nextProducerID(ctx)

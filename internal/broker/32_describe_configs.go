@@ -10,6 +10,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/chronik-go/chronik/internal/config"
+	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/metadata"
 )
 
@@ -33,6 +34,8 @@ func handleDescribeConfigs(b *Broker, _ context.Context, rc *RequestContext, r k
 		entries, err := b.describeConfigs(img, in)
 		if err != nil {
 			out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
+		} else {
+			out.ErrorMessage = kmsg.StringPtr("") // not null, as Kafka's
 		}
 		for _, e := range entries {
 			out.Configs = append(out.Configs, describedConfig(e, in.ResourceType, req))
@@ -50,6 +53,9 @@ func (b *Broker) describeConfigs(img *metadata.Image, in *kmsg.DescribeConfigsRe
 	}
 	switch in.ResourceType {
 	case kmsg.ConfigResourceTypeTopic:
+		if err := controller.CheckTopicName(in.ResourceName); err != nil {
+			return nil, err
+		}
 		t := img.Topics[in.ResourceName]
 		if t == nil || in.ResourceName == metadata.MetadataTopic {
 			return nil, coded(kerr.UnknownTopicOrPartition, "")
@@ -83,6 +89,9 @@ func describedConfig(e config.Entry, t kmsg.ConfigResourceType, req *kmsg.Descri
 	out.ConfigType = kmsg.ConfigType(e.Def.Type)
 	if req.IncludeSynonyms {
 		for _, c := range e.Synonyms {
+			if c.Source == config.SourceDefault && len(e.Def.Synonyms) > 0 && c.Name != e.Def.Synonyms[0].Name {
+				continue // Kafka shows the default of the first synonym alone
+			}
 			s := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
 			s.Name, s.Source = c.Name, kmsg.ConfigSource(c.Source)
 			s.Value = &c.Value

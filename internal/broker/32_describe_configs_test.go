@@ -48,7 +48,7 @@ func TestDescribeConfigsTopic(t *testing.T) {
 			typ         kmsg.ConfigType
 			synonyms    int
 		}{
-			{"retention.ms", "5", 1, kmsg.ConfigTypeLong, 3},
+			{"retention.ms", "5", 1, kmsg.ConfigTypeLong, 2},
 			{"max.message.bytes", "2000", 2, kmsg.ConfigTypeInt, 3},
 			{"segment.bytes", "2097152", 4, kmsg.ConfigTypeInt, 2},
 			{"cleanup.policy", "delete", 5, kmsg.ConfigTypeList, 1},

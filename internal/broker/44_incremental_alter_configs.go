@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -133,6 +134,9 @@ func (b *Broker) checkAlteration(img *metadata.Image, a alteration) error {
 			}
 		}
 		_, err = config.AlterBroker(a.base(currentConfigs(img, a)), ops, layers)
+		if errors.Is(err, config.ErrInvalidValue) {
+			return coded(kerr.InvalidRequest, err.Error()) // Kafka's code for a broker; a topic's is INVALID_CONFIG
+		}
 	default:
 		return unsupportedResource(a.kind)
 	}

@@ -25,13 +25,14 @@ import (
 func handleDescribeQuorum(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.DescribeQuorumRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeQuorumResponse)
+	resp.ErrorMessage = kmsg.StringPtr("") // not null, as Kafka's
 	if len(req.Topics) != 1 || req.Topics[0].Topic != metadata.MetadataTopic || len(req.Topics[0].Partitions) != 1 || req.Topics[0].Partitions[0].Partition != 0 {
 		for _, t := range req.Topics {
 			out := kmsg.NewDescribeQuorumResponseTopic()
 			out.Topic = t.Topic
 			for _, p := range t.Partitions {
 				part := kmsg.NewDescribeQuorumResponseTopicPartition()
-				part.Partition, part.LeaderID = p.Partition, -1
+				part.Partition = p.Partition
 				part.ErrorCode, part.ErrorMessage = b.refusal(rc, kerr.UnknownTopicOrPartition)
 				out.Partitions = append(out.Partitions, part)
 			}
@@ -81,6 +82,7 @@ func (b *Broker) describeQuorum(ctx context.Context, resp *kmsg.DescribeQuorumRe
 	}
 	img := b.cfg.Cluster.Image()
 	part := kmsg.NewDescribeQuorumResponseTopicPartition()
+	part.ErrorMessage = kmsg.StringPtr("")
 	part.LeaderID, part.LeaderEpoch, part.HighWatermark = b.cfg.Cluster.NodeID(), int32(a.term), int64(q.Status().Commit)+1
 	for _, p := range a.all {
 		state := kmsg.NewDescribeQuorumResponseTopicPartitionReplicaState()

@@ -59,6 +59,7 @@ func handleDescribeCluster(b *Broker, _ context.Context, rc *RequestContext, r k
 }
 
 func (b *Broker) failDescribeCluster(rc *RequestContext, resp *kmsg.DescribeClusterResponse, err error) (kmsg.Response, error) {
+	resp.EndpointType = 1 // whatever was asked, as Kafka
 	resp.ErrorCode, resp.ErrorMessage = b.refusal(rc, err)
 	return resp, nil
 }

@@ -12,7 +12,7 @@ import (
 
 // DescribeProducers (key 61), 0. KIP-664.
 //
-// A partition's leader answers; in one-address mode this node asks it. There are no transactions, so none is open, and the time of
+// Every replica answers from what it has applied, as Kafka's do; in one-address mode this node asks the leader. There are no transactions, so none is open, and the time of
 // a producer's last batch is not kept: -1, "not known".
 
 func handleDescribeProducers(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
@@ -46,8 +46,6 @@ func (b *Broker) describeProducers(ctx context.Context, rc *RequestContext, img 
 		out.ErrorCode, out.ErrorMessage = b.refusal(rc, kerror)
 	case local == nil:
 		b.describeProducersAt(ctx, rc, leader, topic, out)
-	case !local.Status().Ready:
-		out.ErrorCode, out.ErrorMessage = b.refusal(rc, kerr.NotLeaderForPartition)
 	default:
 		for _, p := range local.Producers() {
 			a := kmsg.NewDescribeProducersResponseTopicPartitionActiveProducer()

@@ -57,7 +57,7 @@ func TestDescribeLogDirs(t *testing.T) {
 	})
 }
 
-func TestDescribeProducersOnlyOfALeader(t *testing.T) {
+func TestDescribeProducersOfAnyReplica(t *testing.T) {
 	c := newAdminCluster()
 	c.edit(func(img *metadata.Image) { c.addTopic(img, "a", 3, 1) })
 	c.parts["a/0"], c.parts["a/1"] = &adminPartition{leader: true}, &adminPartition{}
@@ -68,7 +68,7 @@ func TestDescribeProducersOnlyOfALeader(t *testing.T) {
 	if len(ps) != 4 || len(ps[0].ActiveProducers) != 1 || ps[0].ActiveProducers[0].ProducerID != 9 || ps[0].ActiveProducers[0].LastSequence != 41 {
 		t.Fatalf("%+v", ps)
 	}
-	for i, want := range []int16{0, 6, 6, 3} {
+	for i, want := range []int16{0, 0, 6, 3} {
 		if ps[i].ErrorCode != want || (ps[i].ErrorMessage == nil) != (want == 0) {
 			t.Errorf("partition %d: code %d, want %d", i, ps[i].ErrorCode, want)
 		}

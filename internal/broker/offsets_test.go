@@ -95,7 +95,7 @@ func TestListOffsetsErrors(t *testing.T) {
 		}
 		twice := listReq("t", 0, -1)
 		twice.Topics[0].Partitions = append(twice.Topics[0].Partitions, twice.Topics[0].Partitions[0])
-		if got := ask[*kmsg.ListOffsetsResponse](c, 7, twice).Topics[0].Partitions; got[0].ErrorCode != 0 || got[1].ErrorCode != 42 {
+		if got := ask[*kmsg.ListOffsetsResponse](c, 7, twice).Topics[0].Partitions; len(got) != 1 || got[0].ErrorCode != 42 {
 			t.Errorf("%s, named twice: %+v", where, got)
 		}
 	}

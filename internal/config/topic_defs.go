@@ -141,10 +141,6 @@ func topicTierDefs() []*Def {
 			Doc: "Without effect while there is no tiered storage."},
 		{Name: "remote.log.delete.on.disable", Type: Boolean, Default: "false", Inert: true,
 			Doc: "Without effect while there is no tiered storage."},
-		{Name: "remote.copy.lag.ms", Type: Long, Default: "0", Min: -1, Max: maxLong, Inert: true,
-			Doc: "Without effect while there is no tiered storage."},
-		{Name: "remote.copy.lag.bytes", Type: Long, Default: "0", Min: -1, Max: maxLong, Inert: true,
-			Doc: "Without effect while there is no tiered storage."},
 	}
 }
 

@@ -225,7 +225,7 @@ func TestListOffset(t *testing.T) {
 		}
 	}
 	list(TimestampLatest, 0, -1, 2)
-	list(TimestampEarliest, 0, -1, -1)
+	list(TimestampEarliest, 0, -1, 2)
 	list(TimestampMax, -1, -1, -1)
 	c.send(batchSpec{records: 3, ts: 1000})
 	c.send(batchSpec{records: 3, ts: 2000})

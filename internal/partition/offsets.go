@@ -70,6 +70,8 @@ func (p *Partition) earliest() (offset int64, epoch int32) {
 		offset = p.logStart.Load()
 		if hw := p.hw.Load(); offset < hw {
 			epoch = epochAt(l, offset, hw)
+		} else if e := p.LeaderEpoch(); offset == hw && e > 0 {
+			epoch = e // nothing there yet: what comes next is of this epoch
 		}
 		return nil
 	})

@@ -77,7 +77,11 @@ func (pr *produceProposal) finish(err error) {
 func (p *Partition) Produce(records []byte, done func(ProduceResult)) {
 	fail := func(err error) {
 		if done != nil {
-			done(ProduceResult{BaseOffset: -1, AppendTime: -1, LogStart: p.logStart.Load(), Err: err})
+			start := int64(-1) // as Kafka: only what failed record by record tells where the log starts
+			if records := (*RecordErrors)(nil); errors.As(err, &records) {
+				start = p.logStart.Load()
+			}
+			done(ProduceResult{BaseOffset: -1, AppendTime: -1, LogStart: start, Err: err})
 		}
 	}
 	r := p.raft()
@@ -196,7 +200,7 @@ func batchError(err error) error {
 		return err
 	case errors.Is(err, record.ErrTooLarge):
 		return fmt.Errorf("%w: %w", ErrRecordTooLarge, err)
-	case errors.Is(err, record.ErrMagic), errors.Is(err, record.ErrEmpty), errors.Is(err, record.ErrInvalid):
+	case errors.Is(err, record.ErrMagic), errors.Is(err, record.ErrEmpty), errors.Is(err, record.ErrInvalid), errors.Is(err, record.ErrTruncated):
 		return fmt.Errorf("%w: %w", ErrInvalidRecord, err)
 	}
 	return fmt.Errorf("%w: %w", ErrCorrupt, err)

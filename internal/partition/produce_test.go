@@ -355,7 +355,7 @@ func TestProduceRefusals(t *testing.T) {
 		{"two batches", append(bytes.Clone(good), good...), nil, ErrInvalidRecord},
 		{"old magic", bad(func(b []byte) []byte { b[16] = 1; return b }), nil, ErrInvalidRecord},
 		{"wrong CRC", bad(func(b []byte) []byte { b[len(b)-1] ^= 1; return b }), nil, ErrCorrupt},
-		{"cut short", bad(func(b []byte) []byte { return b[:len(b)-1] }), nil, ErrCorrupt},
+		{"cut short", bad(func(b []byte) []byte { return b[:len(b)-1] }), nil, ErrInvalidRecord},
 		{"control", control(func(b *record.Builder) { b.Control = true }), nil, ErrInvalidRecord},
 		{"transactional", control(func(b *record.Builder) {
 			b.Transactional, b.ProducerID, b.ProducerEpoch, b.BaseSequence = true, 1, 0, 0
