@@ -8,7 +8,7 @@ SEEDS ?= 200
 MINUTES ?= 30
 FUZZTIME ?= 5s
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster proto dump-segments clients bench mutants
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster proto dump-segments clients conformance bench mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -54,6 +54,9 @@ dump-segments: ## Kafka's own DumpLogSegments reads our segments (needs Java and
 
 clients: ## real clients of other languages against a cluster (needs kcat)
 	bash test/clients/run.sh
+
+conformance: ## Kafka's answers recorded anew, ours compared with them (needs Java and Maven)
+	bash test/conformance/run.sh
 
 bench: ## throughput, latency, memory, fail-over of a local three-node cluster
 	$(GO) run ./bench $(BENCH)

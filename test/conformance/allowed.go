@@ -1,0 +1,57 @@
+package conformance
+
+import (
+	"slices"
+	"strings"
+)
+
+// allowance is a difference that is meant. It must occur: one that matches nothing fails the test, so that the list holds only what is
+// needed.
+type allowance struct {
+	keys   []int16  // none: every API
+	paths  []string // of the field
+	steps  []string // parts of the step's name; none: every step
+	kafka  any      // nil: whatever Kafka says
+	ours   any      // nil: whatever Chronik says
+	reason string
+}
+
+func (a *allowance) covers(d difference) bool {
+	return (len(a.keys) == 0 || slices.Contains(a.keys, d.key)) &&
+		slices.Contains(a.paths, d.path) &&
+		(len(a.steps) == 0 || slices.ContainsFunc(a.steps, func(s string) bool { return strings.Contains(d.step, s) })) &&
+		(a.kafka == nil || a.kafka == d.kafka) && (a.ours == nil || a.ours == d.ours)
+}
+
+var allowed = []allowance{
+	{keys: []int16{18}, paths: []string{"ApiKeys"},
+		reason: "Each lists what it serves; that Chronik's ranges lie within Kafka's is checked apart."},
+	{keys: []int16{18}, paths: []string{"SupportedFeatures", "FinalizedFeatures"},
+		reason: "Features are those of KRaft's upgrades; Chronik has none of them."},
+	{keys: []int16{0, 37}, paths: []string{"Topics.Partitions.ErrorMessage", "Topics.ErrorMessage"}, ours: "text",
+		reason: "Chronik says why; Kafka leaves the message null."},
+	{keys: []int16{61}, paths: []string{"Topics.Partitions.ErrorMessage"}, ours: "text", steps: []string{"no such"},
+		reason: "Chronik says why; Kafka leaves the message null."},
+	{keys: []int16{32}, paths: []string{"Resources.ErrorMessage"}, ours: "text", steps: []string{"no such topic"},
+		reason: "Chronik says why; Kafka leaves the message empty."},
+	{keys: []int16{0}, paths: []string{"Topics.Partitions.LogAppendTime"}, kafka: "about now", ours: "-1",
+		reason: "Kafka answers a duplicate with its time though the topic is CreateTime; the protocol says -1 then."},
+	{keys: []int16{44}, paths: []string{"Resources.ErrorCode", "Resources.ErrorMessage"}, steps: []string{"an unknown operation"},
+		reason: "A bad request (42), where Kafka meets an exception it did not expect (-1)."},
+	{keys: []int16{55}, paths: []string{"Topics.Partitions.CurrentVoters.LastCaughtUpTimestamp", "Topics.Partitions.CurrentVoters.LastFetchTimestamp"}, ours: "-1",
+		reason: "Not known: raft's leader keeps no times of its followers."},
+	{keys: []int16{55}, paths: []string{"Nodes.Listeners[CONTROLLER]", "Nodes.Listeners[RAFT]", "Nodes.Listeners.Name"},
+		reason: "The voters' listener is called what it is."},
+	{keys: []int16{55}, paths: []string{"Topics.Partitions.CurrentVoters.ReplicaDirectoryID"}, kafka: "no id",
+		reason: "Kafka's voters were configured, and have no directory ids then; Chronik's always have."},
+	{keys: []int16{61}, paths: []string{"Topics.Partitions.ActiveProducers.LastTimestamp"}, ours: "-1",
+		reason: "Not known: the time of a producer's last batch is not kept."},
+	{keys: []int16{75}, paths: []string{"Topics.AuthorizedOperations"}, steps: []string{"unknown"},
+		reason: "Nobody may do anything with a topic that does not exist."},
+	{keys: []int16{19, 32}, paths: []string{"Topics.Configs[file.delete.delay.ms].Source", "Topics.Configs[file.delete.delay.ms].Value", "Resources.Configs[file.delete.delay.ms].Source", "Resources.Configs[file.delete.delay.ms].Value"},
+		reason: "Set in the file that the recorded brokers were started with."},
+	{keys: []int16{19, 32}, paths: []string{"Topics.Configs[min.insync.replicas].Source", "Topics.Configs[min.insync.replicas].Value", "Resources.Configs[min.insync.replicas].Source", "Resources.Configs[min.insync.replicas].Value"},
+		reason: "Set on the recorded brokers; in Chronik a majority is always needed."},
+	{keys: []int16{32}, paths: []string{"Resources.Configs"}, steps: []string{"all of them"},
+		reason: "As before: Kafka has min.insync.replicas set for all brokers."},
+}

@@ -1,0 +1,170 @@
+package conformance
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// cluster is what the script talks to: three brokers with ids 1 to 3.
+type cluster struct {
+	addrs map[int32]string
+	conns map[int32]*conn
+	// What was learned on the way, so that an answer can be told by name.
+	ids    map[[16]byte]string // topics
+	topics map[string][16]byte
+}
+
+// connect finds the brokers from one of them.
+func connect(bootstrap string) (*cluster, error) {
+	c := &cluster{addrs: map[int32]string{}, conns: map[int32]*conn{}, ids: map[[16]byte]string{}, topics: map[string][16]byte{}}
+	first, err := dial(bootstrap)
+	if err != nil {
+		return nil, err
+	}
+	defer first.nc.Close()
+	end := time.Now().Add(patience)
+	for len(c.addrs) != 3 {
+		if time.Now().After(end) {
+			return nil, fmt.Errorf("%d brokers, not three", len(c.addrs))
+		}
+		req := kmsg.NewPtrMetadataRequest()
+		req.Version, req.Topics = 9, []kmsg.MetadataRequestTopic{}
+		resp, err := first.request(req)
+		if err != nil {
+			return nil, err
+		}
+		for _, b := range resp.(*kmsg.MetadataResponse).Brokers {
+			c.addrs[b.NodeID] = net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port)))
+		}
+		pause()
+	}
+	return c, nil
+}
+
+func pause() { time.Sleep(20 * time.Millisecond) }
+
+func (c *cluster) close() {
+	for _, x := range c.conns {
+		x.nc.Close()
+	}
+}
+
+// at sends a request to a broker. A connection that was closed is made anew for the next.
+func (c *cluster) at(node int32, req kmsg.Request) (kmsg.Response, error) {
+	if c.conns[node] == nil {
+		x, err := dial(c.addrs[node])
+		if err != nil {
+			return nil, err
+		}
+		c.conns[node] = x
+	}
+	resp, err := c.conns[node].request(req)
+	if err != nil {
+		c.conns[node].nc.Close()
+		delete(c.conns, node)
+	}
+	return resp, err
+}
+
+// must is at for what only prepares a case.
+func (c *cluster) must(node int32, req kmsg.Request) kmsg.Response {
+	resp, err := c.at(node, req)
+	if err != nil {
+		panic(fmt.Errorf("preparing: %s: %w", kmsg.NameForKey(req.Key()), err))
+	}
+	return resp
+}
+
+// topic creates a topic with all replicas everywhere and returns once every broker knows its leaders.
+func (c *cluster) topic(name string, partitions int32, configs ...string) {
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.Version, req.TimeoutMillis = 5, int32(patience/time.Millisecond)
+	t := kmsg.NewCreateTopicsRequestTopic()
+	t.Topic, t.NumPartitions, t.ReplicationFactor = name, partitions, 3
+	for i := 0; i < len(configs); i += 2 {
+		t.Configs = append(t.Configs, kmsg.CreateTopicsRequestTopicConfig{Name: configs[i], Value: &configs[i+1]})
+	}
+	req.Topics = append(req.Topics, t)
+	resp := c.must(c.controller(), req).(*kmsg.CreateTopicsResponse)
+	if code := resp.Topics[0].ErrorCode; code != 0 {
+		panic(fmt.Errorf("preparing: creating %s: %w", name, kerr.ErrorForCode(code)))
+	}
+	c.await(name, int(partitions))
+}
+
+// await waits until every broker names a leader for every partition of a topic, and learns its id.
+func (c *cluster) await(name string, partitions int) {
+	end := time.Now().Add(patience)
+	for node := int32(1); node <= 3; node++ {
+		for {
+			t := c.describe(node, name)
+			led := 0
+			for _, p := range t.Partitions {
+				if p.Leader > 0 && p.ErrorCode == 0 && len(p.ISR) == len(p.Replicas) {
+					led++
+				}
+			}
+			if t.ErrorCode == 0 && led == partitions {
+				c.ids[t.TopicID], c.topics[name] = name, t.TopicID
+				break
+			}
+			if time.Now().After(end) {
+				panic(fmt.Errorf("preparing: %s on broker %d: error %d, %d of %d partitions led", name, node, t.ErrorCode, led, partitions))
+			}
+			pause()
+		}
+	}
+}
+
+func (c *cluster) describe(node int32, name string) kmsg.MetadataResponseTopic {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Version, req.AllowAutoTopicCreation = 12, false
+	req.Topics = []kmsg.MetadataRequestTopic{{Topic: &name}}
+	return c.must(node, req).(*kmsg.MetadataResponse).Topics[0]
+}
+
+// leader is who leads a partition, and in which epoch.
+func (c *cluster) leader(topic string, partition int32) (node, epoch int32) {
+	end := time.Now().Add(patience)
+	for {
+		for _, p := range c.describe(1, topic).Partitions {
+			if p.Partition == partition && p.Leader > 0 {
+				return p.Leader, p.LeaderEpoch
+			}
+		}
+		if time.Now().After(end) {
+			panic(fmt.Errorf("preparing: %s-%d has no leader", topic, partition))
+		}
+		pause()
+	}
+}
+
+func (c *cluster) controller() int32 {
+	req := kmsg.NewPtrMetadataRequest()
+	req.Version, req.Topics = 9, []kmsg.MetadataRequestTopic{}
+	if id := c.must(1, req).(*kmsg.MetadataResponse).ControllerID; id > 0 {
+		return id
+	}
+	return 1
+}
+
+// coordinator finds a group's, waiting until there is one.
+func (c *cluster) coordinator(group string) int32 {
+	end := time.Now().Add(patience)
+	for {
+		req := kmsg.NewPtrFindCoordinatorRequest()
+		req.Version, req.CoordinatorKey = 3, group
+		if r := c.must(1, req).(*kmsg.FindCoordinatorResponse); r.ErrorCode == 0 {
+			return r.NodeID
+		}
+		if time.Now().After(end) {
+			panic(fmt.Errorf("preparing: no coordinator for group %s", group))
+		}
+		pause()
+	}
+}

@@ -1,0 +1,197 @@
+package conformance
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/config"
+	"github.com/chronik-go/chronik/internal/freeport"
+	"github.com/chronik-go/chronik/internal/node"
+	"github.com/chronik-go/chronik/internal/vfs"
+)
+
+// chronik runs three nodes in this process, set up as the recorded Kafka brokers were, and returns one's address.
+func chronik(t *testing.T) string {
+	t.Helper()
+	ports, err := freeport.Ports(3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var peers config.Peers
+	for i, p := range ports {
+		peers = append(peers, config.Peer{ID: int32(i + 1), Addr: fmt.Sprintf("127.0.0.1:%d", p)})
+	}
+	var nodes []*node.Node
+	for _, p := range peers {
+		cfg := config.Default()
+		cfg.NodeID, cfg.Peers, cfg.RaftAddr = p.ID, peers, p.Addr
+		cfg.KafkaAddr, cfg.AdminAddr, cfg.DataDir = "127.0.0.1:0", "127.0.0.1:0", "/data"
+		cfg.NumPartitions, cfg.AutoCreateTopics = 6, false
+		cfg.Limits.WALFileBytes, cfg.Limits.WALMaxBytes = 2*config.MaxBatchBytes, 4*config.MaxBatchBytes
+		if err := cfg.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		n, err := node.Open(node.Options{Config: cfg, FS: vfs.NewMem(uint64(p.ID)), Logger: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			if err := n.Close(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		nodes = append(nodes, n)
+	}
+	for _, n := range nodes {
+		select {
+		case <-n.Ready():
+		case <-time.After(patience):
+			t.Fatal("a node is not ready")
+		}
+	}
+	return nodes[0].KafkaAddr()
+}
+
+// Chronik's answers are Kafka's, field by field, but for what allowed.go lists.
+func TestAnswersAreKafkas(t *testing.T) {
+	c, err := connect(chronik(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	ours := advertised(t, c)
+	withinKafkas(t, ours)
+	some := os.Getenv("CHRONIK_CONFORMANCE") != "all"
+	used := make([]bool, len(allowed))
+	for _, a := range apis() {
+		if _, ok := ours[11]; !ok && ofGroups(a.key) {
+			t.Logf("%s waits for consumer groups", kmsg.NameForKey(a.key))
+			continue
+		}
+		if _, ok := ours[a.key]; !ok {
+			t.Errorf("%s is in the script and not advertised", kmsg.NameForKey(a.key))
+			continue
+		}
+		t.Run(kmsg.NameForKey(a.key), func(t *testing.T) {
+			kafka, err := load(file("testdata", a.key))
+			if err != nil {
+				t.Fatal(err)
+			}
+			answers, err := a.play(c, some)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !some && len(answers) != len(kafka) {
+				t.Errorf("%d answers, %d are recorded: make conformance records them again", len(answers), len(kafka))
+			}
+			shown := map[string]int{}
+			for step, answer := range answers {
+				want, ok := kafka[step]
+				if !ok {
+					t.Errorf("%q is not recorded: make conformance records it", step)
+					continue
+				}
+				compare("", want, asJSON(answer), func(path string, k, o tree) {
+					d := difference{a.key, step, path, k, o}
+					for i := range allowed {
+						if allowed[i].covers(d) {
+							used[i] = true
+							return
+						}
+					}
+					kind := fmt.Sprint(path, short(k), short(o), strings.SplitN(step, ": ", 2)[1])
+					if shown[kind]++; shown[kind] <= 1 {
+						t.Error(d)
+					}
+				})
+			}
+			for kind, n := range shown {
+				if n > 1 {
+					t.Logf("%d more like: %s", n-1, kind)
+				}
+			}
+		})
+	}
+	for i, u := range used {
+		if !u && !t.Failed() {
+			t.Errorf("an allowed difference no longer occurs, take it out: %s", allowed[i].reason)
+		}
+	}
+}
+
+// withinKafkas checks that nothing is advertised that Kafka does not have in that version.
+func withinKafkas(t *testing.T, ours map[int16][2]int16) {
+	t.Helper()
+	recorded, err := load(file("testdata", 18))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kafka := map[string]map[string]any{}
+	for _, k := range recorded["asked, v4: well"].(map[string]any)["ApiKeys"].([]any) {
+		m := k.(map[string]any)
+		kafka[m["ApiKey"].(string)] = m
+	}
+	for key, r := range ours {
+		k := kafka[fmt.Sprint(key)]
+		if k == nil {
+			t.Errorf("%s is advertised and Kafka has none", kmsg.NameForKey(key))
+			continue
+		}
+		lo, _ := strconv.Atoi(k["MinVersion"].(string))
+		hi, _ := strconv.Atoi(k["MaxVersion"].(string))
+		if int(r[0]) < lo || int(r[1]) > hi {
+			t.Errorf("%s: %d–%d are advertised, Kafka has %d–%d", kmsg.NameForKey(key), r[0], r[1], lo, hi)
+		}
+	}
+}
+
+// advertised asks for the table, and checks that the script covers it.
+func advertised(t *testing.T, c *cluster) map[int16][2]int16 {
+	t.Helper()
+	req := kmsg.NewPtrApiVersionsRequest()
+	req.Version, req.ClientSoftwareName, req.ClientSoftwareVersion = 3, "conformance", "1"
+	out := map[int16][2]int16{}
+	for _, k := range c.must(1, req).(*kmsg.ApiVersionsResponse).ApiKeys {
+		out[k.ApiKey] = [2]int16{k.MinVersion, k.MaxVersion}
+	}
+	script := map[int16]api{}
+	for _, a := range apis() {
+		script[a.key] = a
+	}
+	for key, r := range out {
+		a, ok := script[key]
+		switch {
+		case !ok:
+			t.Errorf("%s is advertised and not in the script", kmsg.NameForKey(key))
+		case r[1] != a.max || r[0] != a.min && key != 0:
+			t.Errorf("%s: %d–%d are advertised, the script has %d–%d", kmsg.NameForKey(key), r[0], r[1], a.min, a.max)
+		}
+	}
+	return out
+}
+
+// ofGroups says whether an API needs a group coordinator.
+func ofGroups(key int16) bool { return key >= 8 && key <= 16 || key == 42 || key == 47 }
+
+func TestComparisonFindsWhatDiffers(t *testing.T) {
+	a := asJSON(map[string]any{"x": []any{map[string]any{"code": 1, "name": nil}}, "y": "same"})
+	b := asJSON(map[string]any{"x": []any{map[string]any{"code": 2, "name": nil}}, "y": "same"})
+	var got []string
+	find := func(path string, k, o tree) { got = append(got, fmt.Sprint(path, k, o)) }
+	compare("", a, a, find)
+	compare("", a, b, find)
+	compare("", a, asJSON(map[string]any{"x": []any{}, "y": 5}), find)
+	if fmt.Sprint(got) != "[x.code1 2 x[map[code:1 name:<nil>]] [] ysame5]" {
+		t.Error(got)
+	}
+}
