@@ -127,7 +127,7 @@ func replicas(t *testing.T, groups ...uint64) map[uint64]*multiraft.Replica {
 }
 
 func status(term uint64, leader int32, ready bool) multiraft.Status {
-	return multiraft.Status{Term: term, LeaderNode: leader, IsLeader: ready, Ready: ready}
+	return multiraft.Status{Term: term, LeaderNode: leader, IsLeader: ready || leader == 1, Ready: ready} // the views are node 1's
 }
 
 // Whatever comes in whatever order, the epoch told to clients never falls (design rule 23), and a term has one leader.
