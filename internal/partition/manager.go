@@ -117,7 +117,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Limits.setDefaults()
-	if err := cfg.FS.MkdirAll(cfg.Dir); err != nil {
+	if err := vfs.MkdirAllSync(cfg.FS, cfg.Dir); err != nil {
 		return nil, fmt.Errorf("making %s: %w: %w", cfg.Dir, ErrStorage, err)
 	}
 	m := &Manager{
