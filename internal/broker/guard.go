@@ -21,7 +21,10 @@ const maxElements = 250_000
 
 // guard checks that body is one request of key and version, structurally.
 func guard(key, version int16, flexible bool, body []byte) error {
-	sh := shapes[key]
+	return guardBy(shapes[key], key, version, flexible, body)
+}
+
+func guardBy(sh *shape, key, version int16, flexible bool, body []byte) error {
 	if sh == nil {
 		return fmt.Errorf("no shape is known for API key %d", key)
 	}

@@ -19,10 +19,21 @@ func (b *Broker) askPeer(ctx context.Context, node int32, req kmsg.Request) (kms
 	if err != nil {
 		return nil, fmt.Errorf("asking node %d: %w", node, err)
 	}
-	resp := req.ResponseKind()
-	resp.SetVersion(req.GetVersion())
-	if err := resp.ReadFrom(answer); err != nil {
+	resp, err := decodeAnswer(req.ResponseKind(), req.GetVersion(), answer)
+	if err != nil {
 		return nil, fmt.Errorf("answer of node %d: %w", node, err)
+	}
+	return resp, nil
+}
+
+// decodeAnswer reads another node's answer into resp, walked first like a request: a peer that lies costs no memory either.
+func decodeAnswer(resp kmsg.Response, version int16, b []byte) (kmsg.Response, error) {
+	resp.SetVersion(version)
+	if err := guardBy(answerShapes[resp.Key()], resp.Key(), version, resp.IsFlexible(), b); err != nil {
+		return nil, err
+	}
+	if err := resp.ReadFrom(b); err != nil {
+		return nil, err
 	}
 	return resp, nil
 }

@@ -47,6 +47,16 @@ var shapes = parseShapes(map[int16]string{
 	75: "[ s ] 4 ? { s 4 }",
 })
 
+// answerShapes holds the answers that this node takes from other nodes (askPeer), in the same language.
+var answerShapes = parseShapes(map[int16]string{
+	1:  "1+ 4 7+ 2 7+ 4 [ 0-12 s 13+ u [ 4 2 8 4+ 8 5+ 8 4+ [ 8 8 ] 11+ 4 B #0{ 4 8 ~ } #1{ 4 4 ~ } #2{ 8 4 ~ } ] ] #0{ [ 4 s 4 s ] }",
+	2:  "2+ 4 [ s [ 4 2 0-0 ( 8 ) 1+ 8 1+ 8 4+ 4 ] ]",
+	21: "4 [ s [ 4 8 2 ] ]",
+	23: "2+ 4 [ s [ 2 4 1+ 4 8 ] ]",
+	55: "2 2+ s [ s [ 4 2 2+ s 4 4 8 [ 4 2+ u 8 1+ 8 1+ 8 ] [ 4 2+ u 8 1+ 8 1+ 8 ] ] ] 2+ [ 4 [ s s 2 ] ]",
+	61: "4 [ s [ 4 2 s [ 8 4 4 8 4 8 ] ] ]",
+})
+
 func parseShapes(src map[int16]string) map[int16]*shape {
 	out := make(map[int16]*shape, len(src))
 	for key, text := range src {

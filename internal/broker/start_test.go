@@ -150,7 +150,7 @@ func fill(v reflect.Value, depth int) {
 		v.SetBool(true)
 	case reflect.Int8, reflect.Int16, reflect.Int32, reflect.Int64:
 		v.SetInt(3)
-	case reflect.Uint8:
+	case reflect.Uint8, reflect.Uint16:
 		v.SetUint(5)
 	}
 }
@@ -184,6 +184,51 @@ func TestShapesMatchTheCodec(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// answersOf gives an empty and a full answer of each version that a peer may be asked.
+func answersOf(key int16) []kmsg.Response {
+	var out []kmsg.Response
+	a := byKey[key]
+	for v := a.min; v <= a.max; v++ {
+		empty, full := kmsg.ResponseForKey(key), kmsg.ResponseForKey(key)
+		fill(reflect.ValueOf(full).Elem(), 0)
+		empty.SetVersion(v)
+		full.SetVersion(v)
+		out = append(out, empty, full)
+	}
+	return out
+}
+
+func TestAnswerShapesMatchTheCodec(t *testing.T) {
+	for key, sh := range answerShapes {
+		for _, resp := range answersOf(key) {
+			body := resp.AppendTo(nil)
+			s := scanner{src: body, version: resp.GetVersion(), flexible: resp.IsFlexible(), elements: maxElements}
+			s.fields(sh)
+			if s.err != nil || len(s.src) != 0 {
+				t.Errorf("%T v%d: %v, %d of %d bytes left", resp, resp.GetVersion(), s.err, len(s.src), len(body))
+			}
+			for cut := range body {
+				if _, err := decodeAnswer(kmsg.ResponseForKey(key), resp.GetVersion(), body[:cut]); err == nil {
+					t.Errorf("%T v%d: %d of %d bytes passed for a whole answer", resp, resp.GetVersion(), cut, len(body))
+				}
+			}
+		}
+	}
+}
+
+// A peer's answer that claims more elements than it has room for allocates nothing for them.
+func TestHostileAnswersCostNothing(t *testing.T) {
+	big := append([]byte{0, 0, 0, 0, 0x3f, 0xff, 0xff, 0xff}, make([]byte, 8<<20)...)
+	resp := kmsg.NewPtrListOffsetsResponse()
+	if allocs := testing.AllocsPerRun(1, func() {
+		if _, err := decodeAnswer(resp, 4, big); err == nil {
+			t.Error("passed")
+		}
+	}); allocs > 20 {
+		t.Errorf("%v allocations", allocs)
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 
 // Recompress returns a new batch with batch's records under another codec; everything else in the header stays, except
 // length and CRC. batch is one whole batch, its CRC checked by the caller; it is not changed. No more than maxBytes are
-// decompressed (ErrTooLarge); a batch that cannot be decompressed is ErrCorrupt.
+// decompressed (ErrTooLarge); a batch that cannot be decompressed is ErrCorrupt, one that holds fewer or more records than its
+// header says ErrInvalid.
 func Recompress(batch []byte, to Codec, maxBytes int) ([]byte, error) {
 	h, err := checkFrame(batch)
 	if err != nil {
@@ -32,6 +33,9 @@ func Recompress(batch []byte, to Codec, maxBytes int) ([]byte, error) {
 	}
 	if len(plain) > maxBytes {
 		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, maxBytes)
+	}
+	if !countMatches(plain, h.Count) {
+		return nil, fmt.Errorf("%w: the header says %d records, the body does not hold as many", ErrInvalid, h.Count)
 	}
 	out := append(make([]byte, 0, BatchOverhead+len(plain)), batch[:BatchOverhead]...)
 	if out, err = compress(to, out, plain); err != nil {
