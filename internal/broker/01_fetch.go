@@ -50,12 +50,18 @@ type fetchOp struct {
 	maxBytes int
 	minBytes int
 	bytes    int
+	buffers  int  // pooled ones taken by the last read
+	starved  bool // no memory for records now
 	failed   bool
 	diverged bool
 }
 
-// minFetchBytes is what a fetch may hold when others hold all there is.
-const minFetchBytes = 1 << 20
+// minFetchBytes is what a fetch is given when others hold nearly all there is. While they hold all of it a fetch waits for
+// memoryPatience, and is answered without records then.
+const (
+	minFetchBytes  = 256 << 10
+	memoryPatience = 5 * time.Second
+)
 
 func handleFetch(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.FetchRequest)
@@ -67,7 +73,7 @@ func handleFetch(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Requ
 		return resp, nil
 	}
 	op := &fetchOp{b: b, rc: rc, req: req, plan: p}
-	op.maxBytes = min(max(int(req.MaxBytes), 0), b.cfg.MaxFetchBytes, max(b.cfg.FetchHeldBytes-int(b.fetchHeld.Load()), minFetchBytes))
+	op.maxBytes = min(max(int(req.MaxBytes), 0), b.cfg.MaxFetchBytes, max(int(b.fetchHeld.left()), minFetchBytes))
 	op.minBytes = min(int(req.MinBytes), op.maxBytes)
 	op.run(ctx)
 	op.respond(resp)
@@ -82,7 +88,7 @@ func (op *fetchOp) run(ctx context.Context) {
 	if op.remote != nil {
 		op.remote.round(ctx)
 	}
-	op.read()
+	op.read(ctx)
 	if op.enough() || wait <= 0 {
 		return
 	}
@@ -114,7 +120,7 @@ func (op *fetchOp) run(ctx context.Context) {
 		case 4:
 			return
 		}
-		op.read()
+		op.read(ctx)
 		if last || op.enough() {
 			return
 		}
@@ -122,7 +128,7 @@ func (op *fetchOp) run(ctx context.Context) {
 }
 
 func (op *fetchOp) enough() bool {
-	return op.failed || op.diverged || op.bytes >= op.minBytes || len(op.reads) == 0
+	return op.starved || op.failed || op.diverged || op.bytes >= op.minBytes || len(op.reads) == 0
 }
 
 // resolve finds the partitions once; they are looked up again with each read only where that failed.
@@ -163,9 +169,13 @@ func (op *fetchOp) resolve() {
 }
 
 // read reads every local partition anew within the limits, and takes what is there of the remote ones.
-func (op *fetchOp) read() {
+func (op *fetchOp) read(ctx context.Context) {
 	op.free(false)
-	op.bytes, op.failed, op.diverged = 0, false, false
+	op.bytes, op.buffers, op.failed, op.diverged = 0, 0, false, false
+	room := &op.b.fetchHeld
+	if op.starved = !room.await(ctx, minFetchBytes, memoryPatience, op.b.draining.ch); !op.starved {
+		defer room.give(minFetchBytes) // by then what was read is counted
+	}
 	for i := range op.reads {
 		r := &op.reads[i]
 		if r.local != nil {
@@ -187,7 +197,7 @@ func (op *fetchOp) readLocal(r *fetchRead) {
 		Offset: r.part.offset, CurrentLeaderEpoch: r.part.currentEpoch, LastFetchedEpoch: r.part.lastFetchedEpoch,
 		MaxBytes: min(max(int(r.part.maxBytes), 0), op.maxBytes-op.bytes), Follower: op.mayFollow(r.group),
 	}
-	full := op.bytes > 0 && op.maxBytes-op.bytes <= 0
+	full := op.starved || op.bytes > 0 && op.maxBytes-op.bytes <= 0
 	hw := r.local.HighWatermark()
 	switch {
 	case full:
@@ -198,7 +208,7 @@ func (op *fetchOp) readLocal(r *fetchRead) {
 		req.Buf = (*r.buf)[:0]
 	}
 	res, err := r.local.Fetch(req)
-	op.hold(r, res.Records)
+	res.Records = op.hold(r, res.Records)
 	if err != nil {
 		r.err = fetchError(err)
 		if r.err == kerr.NotLeaderForPartition || r.err == kerr.FencedLeaderEpoch {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -53,9 +52,12 @@ type Config struct {
 	MaxFetchWait time.Duration
 	// MaxFetchBytes bounds one Fetch response, whatever the client asks; default 64 MiB.
 	MaxFetchBytes int
-	// FetchHeldBytes bounds the records of all Fetch responses that are read and not written yet: what is asked for beyond
-	// it is answered 1 MiB at a time. Default 256 MiB.
+	// FetchHeldBytes bounds the records of all Fetch responses that are read and not written yet: near it fetches get little at
+	// a time, and at it they wait, some seconds at most. Default 256 MiB.
 	FetchHeldBytes int
+	// DecodedBytes bounds what large requests take once they are decoded, until they are answered: at it they wait, and their
+	// connections are closed if that takes too long. Default 64 MiB.
+	DecodedBytes int
 	// FetchSessions bounds the fetch session cache (KIP-227); default 2000. FetchSessionPartitions bounds the partitions
 	// of all of them; default 500,000.
 	FetchSessions, FetchSessionPartitions int
@@ -91,7 +93,8 @@ type Broker struct {
 	news         news
 	hops         hopFailures
 	sessions     *sessionCache
-	fetchHeld    atomic.Int64 // bytes of buffers under responses
+	fetchHeld    memory // bytes of buffers under responses
+	decoded      memory // of large requests
 	producerIDs  producerIDs
 }
 
@@ -111,6 +114,8 @@ func New(cfg Config) (*Broker, error) {
 		news:        news{clk: cfg.Clock, age: cfg.NewsAge},
 		sessions:    newSessionCache(cfg.Clock, cfg.FetchSessions, cfg.FetchSessionPartitions, m),
 		producerIDs: newProducerIDs(),
+		fetchHeld:   memory{clk: cfg.Clock, limit: int64(cfg.FetchHeldBytes)},
+		decoded:     memory{clk: cfg.Clock, limit: int64(cfg.DecodedBytes)},
 	}
 	var seed [8]byte
 	if _, err := rand.Read(seed[:]); err != nil {
@@ -133,6 +138,7 @@ func setDefaults(cfg *Config) {
 	defaultTo(&cfg.MaxFetchWait, 5*time.Minute)
 	defaultTo(&cfg.MaxFetchBytes, 64<<20)
 	defaultTo(&cfg.FetchHeldBytes, 256<<20)
+	defaultTo(&cfg.DecodedBytes, 64<<20)
 	defaultTo(&cfg.FetchSessions, 2000)
 	defaultTo(&cfg.FetchSessionPartitions, 500_000)
 	defaultTo(&cfg.NewsAge, 5*time.Second)

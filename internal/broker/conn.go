@@ -56,24 +56,52 @@ func (c *conn) begin(ctx context.Context, key, version int16, rest []byte) (fini
 		}
 		return nil, fmt.Errorf("%w: API key %d, version %d is not supported", errRequest, key, version)
 	}
-	req, clientID, err := decodeRequest(key, version, rest)
+	r, err := walkRequest(key, version, rest)
 	if err != nil {
 		c.b.metrics.malformed(key)
 		return nil, err
 	}
+	// What is large once decoded is counted until it is answered; at the limit this socket is not read.
+	if r.size > 0 && !c.b.decoded.await(ctx, r.size, memoryPatience, nil) {
+		c.b.metrics.starved(key)
+		return nil, fmt.Errorf("API key %d, version %d: %w", key, version, errBusy)
+	}
+	finish, err := c.beginWalked(ctx, a, r, len(rest))
+	switch {
+	case err != nil:
+		c.b.decoded.give(r.size)
+		return nil, err
+	case r.size == 0:
+		return finish, nil
+	}
+	return func(ctx context.Context) (net.Buffers, func(), error) {
+		defer c.b.decoded.give(r.size)
+		return finish(ctx)
+	}, nil
+}
+
+// beginWalked decodes a request that was found sound, and begins it.
+func (c *conn) beginWalked(ctx context.Context, a *api, r walked, size int) (finishFunc, error) {
+	key, version := r.req.Key(), r.req.GetVersion()
+	if err := r.decode(); err != nil {
+		c.b.metrics.malformed(key)
+		return nil, err
+	}
+	req := r.req
 	rc := &RequestContext{
-		Key: key, Version: version, ClientID: clientID, Listener: c.listener, Mode: c.mode,
+		Key: key, Version: version, ClientID: r.clientID, Listener: c.listener, Mode: c.mode,
 		Local: c.local, Remote: c.remote, Received: c.b.cfg.Clock.Now(), conn: c,
 	}
 	finish := func(ctx context.Context) (kmsg.Response, error) { return a.handle(c.b, ctx, rc, req) }
 	if a.start != nil {
+		var err error
 		if finish, err = a.start(c.b, ctx, rc, req); err != nil {
 			return nil, err
 		}
 	}
 	return func(ctx context.Context) (net.Buffers, func(), error) {
 		resp, err := finish(ctx)
-		c.b.metrics.request(key, c.b.cfg.Clock.Now().Sub(rc.Received), len(rest), err)
+		c.b.metrics.request(key, c.b.cfg.Clock.Now().Sub(rc.Received), size, err)
 		if err != nil || resp == nil {
 			return nil, nil, err
 		}
@@ -83,21 +111,60 @@ func (c *conn) begin(ctx context.Context, key, version int16, rest []byte) (fini
 	}, nil
 }
 
-// decodeRequest reads the rest of the header and the body. Versions are the range table's.
-func decodeRequest(key, version int16, rest []byte) (kmsg.Request, *string, error) {
-	req := kmsg.RequestForKey(key)
-	req.SetVersion(version)
-	clientID, body, err := parseClientID(rest, req.IsFlexible())
+// walked is a request whose bytes were walked, and found sound, and not decoded yet.
+type walked struct {
+	req      kmsg.Request
+	clientID *string
+	body     []byte
+	// size is what it takes once decoded, beyond its frame; 0 for what is not worth counting.
+	size int64
+}
+
+// elementBytes is what an array's element takes once decoded, about; requests below decodedMin are not counted: there are no
+// more of them at a time than requests in flight.
+const (
+	elementBytes = 200
+	decodedMin   = 64 << 10
+)
+
+// errBusy: large requests wait for memory, and this one did for too long.
+var errBusy error = busyError{}
+
+type busyError struct{}
+
+func (busyError) Error() string {
+	return "other large requests hold the memory that this one needs: try again later, or with a smaller one"
+}
+
+// Overloaded tells internal/server that the client did nothing wrong.
+func (busyError) Overloaded() bool { return true }
+
+// walkRequest reads the rest of the header and walks the body. Versions are the range table's.
+func walkRequest(key, version int16, rest []byte) (r walked, err error) {
+	r.req = kmsg.RequestForKey(key)
+	r.req.SetVersion(version)
+	if r.clientID, r.body, err = parseClientID(rest, r.req.IsFlexible()); err != nil {
+		return r, fmt.Errorf("%w: header of API key %d, version %d: %w", errRequest, key, version, err)
+	}
+	elements, err := guard(key, version, r.req.IsFlexible(), r.body)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: header of API key %d, version %d: %w", errRequest, key, version, err)
+		return r, fmt.Errorf("%w: API key %d, version %d: %w", errRequest, key, version, err)
 	}
-	if err := guard(key, version, req.IsFlexible(), body); err != nil {
-		return nil, nil, fmt.Errorf("%w: API key %d, version %d: %w", errRequest, key, version, err)
+	r.size = int64(elements) * elementBytes
+	if key != int16(kmsg.Produce) { // its records stay where they are, in the frame
+		r.size += int64(len(r.body))
 	}
-	if err := req.ReadFrom(body); err != nil {
-		return nil, nil, fmt.Errorf("%w: API key %d, version %d: %w", errRequest, key, version, err)
+	if r.size < decodedMin {
+		r.size = 0
 	}
-	return req, clientID, nil
+	return r, nil
+}
+
+func (r *walked) decode() error {
+	if err := r.req.ReadFrom(r.body); err != nil {
+		return fmt.Errorf("%w: API key %d, version %d: %w", errRequest, r.req.Key(), r.req.GetVersion(), err)
+	}
+	return nil
 }
 
 // parseClientID reads what follows the correlation id: the client id, whose length is an int16 in every header version, and

@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -65,8 +66,8 @@ func TestFetchedBytesAreTheLogsAtEveryVersionAndSize(t *testing.T) {
 			}
 		}
 	}
-	if n := f.nodes[1].b.fetchHeld.Load(); n != 0 {
-		until(t, "all buffers are given back", func() bool { return f.nodes[1].b.fetchHeld.Load() == 0 })
+	if n := f.nodes[1].b.fetchHeld.inUse(); n != 0 {
+		until(t, "all buffers are given back", func() bool { return f.nodes[1].b.fetchHeld.inUse() == 0 })
 	}
 }
 
@@ -128,16 +129,100 @@ func TestFetchHoldsBoundedMemory(t *testing.T) {
 	if all > 3<<20 || all < 2<<20 {
 		t.Errorf("%d bytes with nothing held by others", all)
 	}
-	n.b.fetchHeld.Add(1 << 30)
+	// Others hold nearly all: little at a time.
+	n.b.fetchHeld.take(3<<20 - minFetchBytes)
 	all = 0
 	for _, s := range sizes(ask[*kmsg.FetchResponse](c, 12, fetchReq(topic, 0, 0, 0, 0, 0, 0, 0, 0, 0))) {
 		all += s
 	}
-	if all > 1<<20 || all == 0 {
-		t.Errorf("%d bytes with a GiB held by others", all)
+	if all > 512<<10 || all == 0 { // one batch, larger than what is left
+		t.Errorf("%d bytes with nearly all held by others", all)
 	}
-	until(t, "given back", func() bool { return n.b.fetchHeld.Load() == 1<<30 })
-	n.b.fetchHeld.Add(-1 << 30)
+	until(t, "given back", func() bool { return n.b.fetchHeld.inUse() == 3<<20-minFetchBytes })
+	// Others hold all of it: a fetch waits until some is given back.
+	n.b.fetchHeld.take(minFetchBytes)
+	req := fetchReq(topic, 0, 0)
+	corr := c.send(12, req)
+	until(t, "it waits", func() bool {
+		n.b.fetchHeld.mu.Lock()
+		defer n.b.fetchHeld.mu.Unlock()
+		return n.b.fetchHeld.queue.Len() == 1
+	})
+	n.b.fetchHeld.give(3 << 20)
+	if got := sizes(recv[*kmsg.FetchResponse](c, corr, req)); len(got) != 1 || got[0] == 0 {
+		t.Errorf("with room again: %d", got)
+	}
+	until(t, "given back", func() bool { return n.b.fetchHeld.inUse() == 0 })
+}
+
+// A fetch of many partitions with little in each holds what they have, and not a buffer for each.
+func TestFetchOfManySmallPartitionsHoldsLittle(t *testing.T) {
+	f := newFleet(t, 1)
+	topic := f.topic("t", 200)
+	offsets := make([]int64, 200)
+	for i := range int32(200) {
+		fillPart(t, f, topic, i, 1, 100)
+	}
+	n := f.nodes[1]
+	op := &fetchOp{b: n.b, rc: &RequestContext{Version: 12}, req: fetchReq(topic, 0, offsets...), maxBytes: 64 << 20}
+	op.req.Version = 12
+	p, kerror := n.b.sessions.plan(op.req)
+	if kerror != nil {
+		t.Fatal(kerror)
+	}
+	op.plan = p
+	op.resolve()
+	op.read(t.Context())
+	if held := n.b.fetchHeld.inUse(); op.bytes < 200*100 || held > 2*fetchPooledParts<<20 {
+		t.Errorf("%d bytes of records hold %d", op.bytes, held)
+	}
+	op.free(true)
+	if held := n.b.fetchHeld.inUse(); held != 0 {
+		t.Errorf("%d bytes were never given back", held)
+	}
+}
+
+// Large requests wait for each other's memory, and are refused when that takes too long; small ones pass by.
+func TestDecodedRequestsAreBounded(t *testing.T) {
+	f := newFleet(t, 1, func(_ int32, c *Config) { c.DecodedBytes = 1 << 20 })
+	b := f.nodes[1].b
+	begin, _ := b.Connect("main", nil, nil)
+	large := kmsg.NewPtrMetadataRequest()
+	large.SetVersion(1)
+	for range 4000 {
+		large.Topics = append(large.Topics, kmsg.MetadataRequestTopic{Topic: kmsg.StringPtr("t")})
+	}
+	rest := large.AppendTo([]byte{0xff, 0xff})
+	first, err := begin(t.Context(), 3, 1, rest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.decoded.inUse() < 4000*elementBytes {
+		t.Fatalf("%d bytes counted", b.decoded.inUse())
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	refused := make(chan error, 1)
+	go func() { _, err := begin(ctx, 3, 1, rest); refused <- err }()
+	until(t, "it waits", func() bool {
+		b.decoded.mu.Lock()
+		defer b.decoded.mu.Unlock()
+		return b.decoded.queue.Len() == 1
+	})
+	if _, err := begin(t.Context(), 3, 1, []byte{0xff, 0xff, 0, 0, 0, 0}); err != nil {
+		t.Errorf("a small one: %v", err)
+	}
+	cancel() // as its patience would end
+	if err := <-refused; !errors.Is(err, errBusy) {
+		t.Errorf("refused with %v", err)
+	}
+	if _, release, err := first(t.Context()); err != nil {
+		t.Error(err)
+	} else {
+		release()
+	}
+	if n := b.decoded.inUse(); n != 0 {
+		t.Errorf("%d bytes were never given back", n)
+	}
 }
 
 // read_committed: [] ; read_uncommitted: null. Without transactions the last stable offset is the high watermark.
@@ -349,7 +434,7 @@ func TestOneAddressFetchReachesOtherNodes(t *testing.T) {
 	if p := ask[*kmsg.FetchResponse](c, 12, fetchReq(topic, 60_000, 0, 0, 0)).Topics[0].Partitions[2]; p.ErrorCode != 6 || p.RecordBatches == nil {
 		t.Errorf("%+v", p)
 	}
-	until(t, "all buffers are given back", func() bool { return f.nodes[1].b.fetchHeld.Load() == 0 })
+	until(t, "all buffers are given back", func() bool { return f.nodes[1].b.fetchHeld.inUse() == 0 })
 }
 
 // A long poll over partitions of three nodes wakes for news of any of them.

@@ -16,8 +16,21 @@ var fetchBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<20+64<<10
 // fetchPooledMax is the largest of them worth keeping.
 const fetchPooledMax = 8 << 20
 
-// hold counts the memory that a read took, and keeps a larger buffer that it needed.
-func (op *fetchOp) hold(r *fetchRead, records []byte) {
+// fetchPooledParts is how many partitions of one response keep the buffers they were read into, whatever these hold. Those of a
+// fetch of a thousand partitions with a record each would be a GiB.
+const fetchPooledParts = 4
+
+// hold counts the memory that a read took, and keeps a larger buffer that it needed. It returns the records, which may have
+// moved to a buffer of their size.
+func (op *fetchOp) hold(r *fetchRead, records []byte) []byte {
+	if r.buf != nil {
+		op.buffers++
+		if n := len(records); n < cap(*r.buf)/2 && (op.buffers > fetchPooledParts || op.b.fetchHeld.left() < op.b.fetchHeld.limit/2) {
+			records = append(make([]byte, 0, n), records...)
+			fetchBuffers.Put(r.buf)
+			r.buf = nil
+		}
+	}
 	if r.buf != nil && cap(records) > cap(*r.buf) && cap(records) <= fetchPooledMax {
 		*r.buf = records[:0]
 	}
@@ -27,13 +40,14 @@ func (op *fetchOp) hold(r *fetchRead, records []byte) {
 	default:
 		r.held = cap(records)
 	}
-	op.b.fetchHeld.Add(int64(r.held))
+	op.b.fetchHeld.take(int64(r.held))
+	return records
 }
 
 // holdRemote counts what another node sent in place of what it sent before.
 func (op *fetchOp) holdRemote(r *fetchRead) {
 	n := cap(r.res.Records)
-	op.b.fetchHeld.Add(int64(n - r.held))
+	op.b.fetchHeld.give(int64(r.held - n))
 	r.held = n
 }
 
@@ -44,7 +58,7 @@ func (op *fetchOp) free(all bool) {
 		if r.local == nil && !all {
 			continue
 		}
-		op.b.fetchHeld.Add(-int64(r.held))
+		op.b.fetchHeld.give(int64(r.held))
 		r.held = 0
 		if r.buf != nil {
 			fetchBuffers.Put(r.buf)

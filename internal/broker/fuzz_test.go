@@ -14,6 +14,7 @@ import (
 
 // hasty makes every wait of a broker as short as can be: a fuzzer has no time for long polls.
 func hasty(_ int32, c *Config) {
+	c.Registerer = nil
 	c.MaxFetchWait, c.AutoCreateWait, c.RequestTimeout, c.ProduceTimeout = time.Millisecond, time.Millisecond, time.Millisecond, 50*time.Millisecond
 }
 
@@ -35,7 +36,7 @@ func FuzzConnection(f *testing.F) {
 	f.Add(int16(18), int16(99), []byte{1, 2, 3}, false)
 	local, remote := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 2}
 	f.Fuzz(func(t *testing.T, key, version int16, rest []byte, oneAddress bool) {
-		fl := newFleet(t, 1, hasty)
+		fl := newDryFleet(t, 1, hasty)
 		fl.topic("text", 3)
 		listener := "main"
 		if oneAddress {
@@ -88,7 +89,7 @@ func FuzzPeerRequest(f *testing.F) {
 		}
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
-		fl := newFleet(t, 1, hasty)
+		fl := newDryFleet(t, 1, hasty)
 		fl.topic("text", 3)
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()

@@ -19,18 +19,18 @@ var (
 // all their configs, or a fetch of 100,000 partitions, are well within.
 const maxElements = 250_000
 
-// guard checks that body is one request of key and version, structurally.
-func guard(key, version int16, flexible bool, body []byte) error {
+// guard checks that body is one request of key and version, structurally, and counts its arrays' elements.
+func guard(key, version int16, flexible bool, body []byte) (elements int, err error) {
 	return guardBy(shapes[key], key, version, flexible, body)
 }
 
-func guardBy(sh *shape, key, version int16, flexible bool, body []byte) error {
+func guardBy(sh *shape, key, version int16, flexible bool, body []byte) (elements int, err error) {
 	if sh == nil {
-		return fmt.Errorf("no shape is known for API key %d", key)
+		return 0, fmt.Errorf("no shape is known for API key %d", key)
 	}
 	s := scanner{src: body, version: version, flexible: flexible, elements: maxElements}
 	s.fields(sh)
-	return s.err
+	return maxElements - s.elements, s.err
 }
 
 // scanner walks bytes by a shape.

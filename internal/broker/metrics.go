@@ -74,3 +74,6 @@ func (m *metrics) refusal(key int16, err *kerr.Error) {
 }
 
 func (m *metrics) malformed(key int16) { m.bad.WithLabelValues(apiName(key)).Inc() }
+
+// starved: there was no memory to decode a request.
+func (m *metrics) starved(key int16) { m.errors.WithLabelValues(apiName(key), "no memory").Inc() }

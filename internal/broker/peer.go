@@ -29,7 +29,7 @@ func (b *Broker) askPeer(ctx context.Context, node int32, req kmsg.Request) (kms
 // decodeAnswer reads another node's answer into resp, walked first like a request: a peer that lies costs no memory either.
 func decodeAnswer(resp kmsg.Response, version int16, b []byte) (kmsg.Response, error) {
 	resp.SetVersion(version)
-	if err := guardBy(answerShapes[resp.Key()], resp.Key(), version, resp.IsFlexible(), b); err != nil {
+	if _, err := guardBy(answerShapes[resp.Key()], resp.Key(), version, resp.IsFlexible(), b); err != nil {
 		return nil, err
 	}
 	if err := resp.ReadFrom(b); err != nil {
@@ -59,7 +59,7 @@ func (b *Broker) HandleCall(ctx context.Context, from int32, method uint16, body
 	}
 	req := kmsg.RequestForKey(key)
 	req.SetVersion(version)
-	if err := guard(key, version, req.IsFlexible(), body[4:]); err != nil {
+	if _, err := guard(key, version, req.IsFlexible(), body[4:]); err != nil {
 		return nil, err
 	}
 	if err := req.ReadFrom(body[4:]); err != nil {

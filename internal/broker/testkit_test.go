@@ -76,6 +76,35 @@ type partData struct {
 
 func newFleet(t testing.TB, n int, edit ...func(id int32, c *Config)) *fleet {
 	t.Helper()
+	f := newDryFleet(t, n, edit...)
+	for id := int32(1); id <= int32(n); id++ {
+		node := f.nodes[id]
+		var err error
+		node.srv, err = server.New(server.Config{
+			Listeners: []server.ListenerConfig{{Name: "main", Addr: "127.0.0.1:0"}, {Name: "one", Addr: "127.0.0.1:0"}},
+			Handler:   node.b, Logger: slog.New(slog.DiscardHandler), Registerer: node.reg,
+		})
+		if err == nil {
+			err = node.srv.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.img.Nodes[id].KafkaPort = int32(node.srv.Addr("main").(*net.TCPAddr).Port)
+		t.Cleanup(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			if err := node.srv.Shutdown(ctx); err != nil {
+				t.Errorf("shutdown of node %d: %v", id, err)
+			}
+		})
+	}
+	return f
+}
+
+// newDryFleet is a fleet without sockets.
+func newDryFleet(t testing.TB, n int, edit ...func(id int32, c *Config)) *fleet {
+	t.Helper()
 	f := &fleet{
 		t: t, nodes: map[int32]*fleetNode{}, changed: make(chan struct{}), leaders: map[uint64]hint{}, dead: map[int32]bool{},
 		parts: map[string]*partData{}, nextPID: 4000,
@@ -96,25 +125,8 @@ func newFleet(t testing.TB, n int, edit ...func(id int32, c *Config)) *fleet {
 		if node.b, err = New(cfg); err != nil {
 			t.Fatal(err)
 		}
-		node.srv, err = server.New(server.Config{
-			Listeners: []server.ListenerConfig{{Name: "main", Addr: "127.0.0.1:0"}, {Name: "one", Addr: "127.0.0.1:0"}},
-			Handler:   node.b, Logger: slog.New(slog.DiscardHandler), Registerer: node.reg,
-		})
-		if err == nil {
-			err = node.srv.Start()
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
 		f.nodes[id] = node
-		f.img.Nodes[id] = &metadata.Node{ID: id, KafkaHost: "127.0.0.1", KafkaPort: int32(node.srv.Addr("main").(*net.TCPAddr).Port)}
-		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-			defer cancel()
-			if err := node.srv.Shutdown(ctx); err != nil {
-				t.Errorf("shutdown of node %d: %v", id, err)
-			}
-		})
+		f.img.Nodes[id] = &metadata.Node{ID: id, KafkaHost: "127.0.0.1", KafkaPort: 9092}
 	}
 	return f
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -27,6 +28,7 @@ type conn struct {
 	cancel   context.CancelFunc
 	begin    Begin
 	pending  chan pending
+	spoke    bool // the reader's own: a frame has begun
 
 	draining atomic.Bool
 	inFlight atomic.Int64 // requests begun and not finished
@@ -68,9 +70,7 @@ func (c *conn) serve() {
 	written := make(chan struct{})
 	go func() { defer close(written); c.write() }()
 	if err := c.read(); err != nil {
-		if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {
-			c.s.log.Warn("connection closed", "remote", c.addr, "listener", c.listener, "error", err)
-		}
+		c.ended(err)
 		// Nobody will read what is parked.
 		c.cancel()
 	}
@@ -103,7 +103,7 @@ func (c *conn) read() error {
 		size, err := frameSize(prefix, c.s.cfg.MaxFrameBytes)
 		if err != nil {
 			c.s.metrics.garbage.Inc()
-			return err
+			return &cutError{cutBad, err}
 		}
 		if err := c.readRequest(size); err != nil {
 			if c.draining.Load() && errors.Is(err, os.ErrDeadlineExceeded) {
@@ -127,8 +127,11 @@ func (c *conn) readRequest(size int) error {
 	acct.settle()
 	if err != nil {
 		acct.release()
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return io.EOF
+		case errors.Is(err, os.ErrDeadlineExceeded) && !c.draining.Load():
+			return &cutError{cutSlowFrame, err}
 		}
 		return err
 	}
@@ -136,14 +139,21 @@ func (c *conn) readRequest(size int) error {
 	h, rest, err := parseHeader(frame)
 	if err != nil {
 		acct.release()
-		return err
+		return &cutError{cutBad, err}
 	}
 	c.s.metrics.requests.Inc()
 	finish, err := c.begin(c.ctx, h.key, h.version, rest)
 	if err != nil {
-		c.s.metrics.garbage.Inc()
 		acct.release()
-		return err
+		var busy interface{ Overloaded() bool }
+		switch {
+		case c.ctx.Err() != nil:
+			return err
+		case errors.As(err, &busy) && busy.Overloaded():
+			return &cutError{cutMemory, err}
+		}
+		c.s.metrics.garbage.Inc()
+		return &cutError{cutBad, err}
 	}
 	c.mu.Lock()
 	c.bytes += int64(size)
@@ -171,12 +181,17 @@ func (c *conn) room() error {
 	}
 }
 
-// readPrefix waits for a frame's first bytes. The idle deadline begins anew while a request is parked.
+// readPrefix waits for a frame's first bytes. The idle deadline begins anew while a request is parked. Who has never sent
+// anything is given less time.
 func (c *conn) readPrefix(prefix []byte) error {
 	have := 0
 	idleSince := time.Now()
+	patience, late := c.s.cfg.IdleTimeout, &cutError{cutIdle, os.ErrDeadlineExceeded}
+	if !c.spoke {
+		patience, late = min(patience, c.s.cfg.FirstTimeout), &cutError{cutSilent, os.ErrDeadlineExceeded}
+	}
 	for {
-		deadline := idleSince.Add(c.s.cfg.IdleTimeout)
+		deadline := idleSince.Add(patience)
 		if have > 0 {
 			deadline = time.Now().Add(c.s.cfg.IOTimeout)
 		}
@@ -184,13 +199,17 @@ func (c *conn) readPrefix(prefix []byte) error {
 		n, err := io.ReadFull(c.in, prefix[have:])
 		have += n
 		if err == nil {
+			c.spoke = true
 			return nil
 		}
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			return io.EOF
 		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) || have > 0 || c.draining.Load() {
+		if !errors.Is(err, os.ErrDeadlineExceeded) || c.draining.Load() {
 			return err
+		}
+		if have > 0 {
+			return &cutError{cutSlowFrame, err}
 		}
 		busy := c.inFlight.Load() > 0
 		if done := time.Unix(0, c.lastDone.Load()); busy {
@@ -198,7 +217,7 @@ func (c *conn) readPrefix(prefix []byte) error {
 		} else if done.After(idleSince) {
 			idleSince = done
 		} else {
-			return io.EOF // idle for the whole time: no news for the log
+			return late
 		}
 	}
 }
@@ -225,9 +244,7 @@ func (c *conn) write() {
 		c.done(p)
 		if err != nil && !dead {
 			dead = true
-			if !errors.Is(err, net.ErrClosed) && !errors.Is(err, context.Canceled) {
-				c.s.log.Warn("connection closed", "remote", c.addr, "listener", c.listener, "error", err)
-			}
+			c.ended(err)
 			c.cancel()
 			c.nc.Close() // the reader wakes up
 		}
@@ -248,21 +265,48 @@ func (c *conn) done(p pending) {
 	}
 }
 
-// answer writes one response: size, correlation id, payload, in one vectored write.
+// writeStep is how often a writer looks whether its client reads, while memory is short.
+const writeStep = time.Second
+
+// answer writes one response: size, correlation id, payload, in one vectored write if the client keeps up. A client that reads
+// slower than MinRate is cut once its time is over, or as soon as others need the memory that waits for it.
 func (c *conn) answer(corr int32, payload net.Buffers) error {
 	size := 4
 	for _, b := range payload {
 		size += len(b)
 	}
+	s := c.s
+	held := s.responses.Add(int64(size))
+	defer s.responses.Add(-int64(size))
+	if held > s.cfg.MaxResponseBytes && held > int64(size) {
+		return &cutError{cutMemory, fmt.Errorf("clients have not read %d bytes of answers, and this one has %d", held-int64(size), size)}
+	}
 	binary.BigEndian.PutUint32(c.head[:], uint32(size))
 	binary.BigEndian.PutUint32(c.head[4:], uint32(corr))
 	c.vec = append(append(c.vec[:0], c.head[:]), payload...)
 	c.bufs = c.vec // WriteTo shortens what it is called on
-	c.nc.SetWriteDeadline(time.Now().Add(c.s.ioTime(size)))
-	n, err := c.bufs.WriteTo(c.nc)
-	clear(c.vec) // what was not written is not kept alive
-	c.s.metrics.bytesOut.Add(float64(n))
-	return err
+	defer clear(c.vec)
+	end := time.Now().Add(s.ioTime(size))
+	for {
+		now := time.Now()
+		c.nc.SetWriteDeadline(minTime(end, now.Add(writeStep)))
+		n, err := c.bufs.WriteTo(c.nc)
+		s.metrics.bytesOut.Add(float64(n))
+		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		short := s.responses.Load() > s.cfg.MaxResponseBytes/2
+		if !time.Now().Before(end) || short && n < int64(writeStep.Seconds()*float64(s.cfg.MinRate)) {
+			return &cutError{cutSlowReader, err}
+		}
+	}
+}
+
+func minTime(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 // ioTime is how long size bytes may take.

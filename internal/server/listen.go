@@ -76,15 +76,15 @@ func (s *Server) admit(l *boundListener, nc net.Conn) {
 	reason := ""
 	switch {
 	case s.draining:
-		reason = "stopping"
+		reason = refusedStopping
 	case len(s.conns) >= s.cfg.MaxConnections:
-		reason = "too many connections"
+		reason = refusedAll
 	case s.perAddr[addr] >= s.cfg.MaxConnectionsPerAddr:
-		reason = "too many connections from this address"
+		reason = refusedAddr
 	}
 	if reason != "" {
 		s.mu.Unlock()
-		s.metrics.refused.Inc()
+		s.metrics.refused.WithLabelValues(reason).Inc()
 		s.log.Warn("connection refused", "remote", addr, "reason", reason)
 		nc.Close()
 		return
@@ -92,6 +92,10 @@ func (s *Server) admit(l *boundListener, nc net.Conn) {
 	c := newConn(s, l.name, addr, nc)
 	s.conns[c] = struct{}{}
 	s.perAddr[addr]++
+	if s.perAddr[addr] > s.addrPeak {
+		s.addrPeak = s.perAddr[addr]
+		s.metrics.addrPeak.Set(float64(s.addrPeak))
+	}
 	s.wg.Add(1)
 	s.mu.Unlock()
 	s.metrics.accepted.Inc()

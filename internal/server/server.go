@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,6 +67,11 @@ type Config struct {
 	MaxInFlightBytes int64
 	// MaxBytes bounds the bytes of frames in flight of the node; default 256 MiB.
 	MaxBytes int64
+	// MaxResponseBytes bounds the bytes of responses that clients have yet to read, of the node; default 256 MiB. From half of it
+	// on a client that reads slower than MinRate is cut within a second or two; beyond it, whoever gets a response is.
+	MaxResponseBytes int64
+	// FirstTimeout bounds how long a new connection may say nothing; default 1 min.
+	FirstTimeout time.Duration
 	// IdleTimeout closes a connection that sends nothing while nothing is being answered; default 10 min, Kafka's
 	// connections.max.idle.ms. Time in which a request is parked does not count.
 	IdleTimeout time.Duration
@@ -83,6 +89,8 @@ func (c *Config) setDefaults() {
 	def(&c.MaxInFlight, 128)
 	def(&c.MaxInFlightBytes, 32<<20)
 	def(&c.MaxBytes, 256<<20)
+	def(&c.MaxResponseBytes, 256<<20)
+	def(&c.FirstTimeout, time.Minute)
 	def(&c.IdleTimeout, 10*time.Minute)
 	def(&c.IOTimeout, 30*time.Second)
 	def(&c.MinRate, 64<<10)
@@ -103,6 +111,8 @@ type Server struct {
 	log     *rateLog
 	budget  *budget
 	metrics *metrics
+	// responses counts the bytes of responses being written.
+	responses atomic.Int64
 
 	ctx    context.Context // ends when connections are to be cut
 	cancel context.CancelFunc
@@ -112,6 +122,7 @@ type Server struct {
 	listeners []*boundListener
 	conns     map[*conn]struct{}
 	perAddr   map[string]int
+	addrPeak  int
 	draining  bool
 }
 
@@ -126,13 +137,13 @@ func New(cfg Config) (*Server, error) {
 		return nil, errors.New("server: a handler and at least one listener are required")
 	}
 	cfg.setDefaults()
-	m, err := newMetrics(cfg.Registerer)
-	if err != nil {
-		return nil, err
-	}
 	s := &Server{
-		cfg: cfg, log: newRateLog(cfg.Logger, time.Second), budget: newBudget(cfg.MaxBytes), metrics: m,
+		cfg: cfg, log: newRateLog(cfg.Logger, time.Second), budget: newBudget(cfg.MaxBytes),
 		conns: map[*conn]struct{}{}, perAddr: map[string]int{},
+	}
+	var err error
+	if s.metrics, err = newMetrics(s, cfg.Registerer); err != nil {
+		return nil, err
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
@@ -223,6 +234,7 @@ func (s *Server) cut() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
+		s.metrics.cut.WithLabelValues(cutStopping).Inc()
 		c.nc.Close()
 	}
 }
