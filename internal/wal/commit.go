@@ -359,6 +359,7 @@ func (l *Log) syncActive() error {
 	l.stats.syncs.Add(1)
 	l.stats.lastSync.Store(uint64(l.opt.Clock.Now().Sub(begin)))
 	w.durable = w.end
+	l.durHint.Store(uint64(w.durable))
 	w.declare = w.saidFir
 	if l.anchorDue() {
 		l.putAnchor()
@@ -378,6 +379,7 @@ func (l *Log) switchFile() error {
 		return fmt.Errorf("next log file: %w", err)
 	}
 	w.prev = w.end
+	l.files.active().end.Store(w.end.off())
 	w.end = mkPos(next.seq, headerSize)
 	l.files.activate(next)
 	l.stats.switches.Add(1)

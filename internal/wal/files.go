@@ -23,6 +23,7 @@ type file struct {
 	zeroMu sync.Mutex
 	ready  atomic.Int64 // pre-written up to here
 	refs   atomic.Int32 // readers: a file is not reused under them
+	end    atomic.Int64 // where the log ended in it, once it goes on in another
 }
 
 // claim makes sure that no zeros will be written below end.

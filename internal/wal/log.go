@@ -53,6 +53,7 @@ type Log struct {
 
 	flightAt atomic.Int64  // when the oldest write being carried out came (UnixNano), 0 if none
 	endHint  atomic.Uint64 // the writer's end, for the background
+	durHint  atomic.Uint64 // what is durable, for the scrubber
 	stats    counters
 
 	started bool

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -74,7 +75,7 @@ func (l *Log) openFiles() (all []*found, err error) {
 			continue
 		}
 		l.files.nextSeq = max(l.files.nextSeq, seq+1)
-		f, err := openFound(l.opt.FS, fileName(l.opt.Dir, seq), seq)
+		f, err := openFound(l.opt.FS.OpenReadWrite, fileName(l.opt.Dir, seq), seq)
 		if f != nil {
 			all = append(all, f)
 		}
@@ -88,8 +89,8 @@ func (l *Log) openFiles() (all []*found, err error) {
 	return all, nil
 }
 
-func openFound(fsys vfs.FS, name string, seq uint32) (*found, error) {
-	f, err := fsys.OpenReadWrite(name)
+func openFound(open func(string) (vfs.File, error), name string, seq uint32) (*found, error) {
+	f, err := open(name)
 	if err != nil {
 		return nil, fmt.Errorf("wal: %w", err)
 	}
@@ -129,7 +130,11 @@ func (l *Log) recover(all []*found) error {
 	for _, fo := range all {
 		f := &file{seq: fo.seq, name: fo.name, f: fo.f}
 		f.ready.Store(max(fo.size, headerSize))
-		if contains(keep, fo) {
+		if i := slices.Index(keep, fo); i >= 0 {
+			f.end.Store(end.off())
+			if i+1 < len(keep) {
+				f.end.Store(keep[i+1].prev.off())
+			}
 			l.files.activate(f)
 		} else {
 			drop = append(drop, f)
@@ -149,15 +154,6 @@ func (l *Log) recover(all []*found) error {
 	l.files.freed = append(l.files.freed, drop...) // only now: a new file says, durably, that they are void
 	l.dropSpares()
 	return nil
-}
-
-func contains(list []*found, f *found) bool {
-	for _, x := range list {
-		if x == f {
-			return true
-		}
-	}
-	return false
 }
 
 // begin starts the file that this run of the log writes first. A new file, even after a clean stop, makes the cut behind
