@@ -6,6 +6,12 @@ import (
 	"strconv"
 )
 
+// Broker configs that Kafka does not have.
+const (
+	ScrubRate     = "log.scrub.bytes.per.second"
+	ScrubInterval = "log.scrub.interval.ms"
+)
+
 // Brokers is the table of broker configs: the defaults of topics under Kafka's broker names, and what a broker can say about
 // itself. Those that are neither ReadOnly nor Inert take effect when they are changed at run time.
 var Brokers = newTable("broker", brokerDefs())
@@ -54,6 +60,7 @@ func brokerOwnDefs() []*Def {
 		return &Def{Name: name, Type: t, Default: def, Doc: doc, ReadOnly: true}
 	}
 	ranged := func(d *Def, lo, hi float64) *Def { d.Min, d.Max = lo, hi; return d }
+	dynamic := func(d *Def) *Def { d.ReadOnly = false; return d }
 	null := func(d *Def) *Def { d.NullDefault = true; return d }
 	return []*Def{
 		null(ro("node.id", Int, "", "This node's id in the cluster (--node-id).")),
@@ -70,6 +77,8 @@ func brokerOwnDefs() []*Def {
 		ranged(ro("socket.request.max.bytes", Int, strconv.Itoa(DefaultMaxFrameBytes), "The largest request in bytes (--max-request-bytes)."), 1<<10, maxInt),
 		ranged(ro("max.connections", Int, strconv.Itoa(DefaultMaxConnections), "The most connections of Kafka clients at a time (--max-connections)."), 1, maxInt),
 		ranged(ro("max.connections.per.ip", Int, strconv.Itoa(DefaultMaxConnectionsPerAddr), "The most connections of Kafka clients from one address (--max-connections-per-addr)."), 1, maxInt),
+		dynamic(ranged(ro(ScrubRate, Long, "8388608", "How many bytes a second are read back from the disk in the background, to find damage while other replicas still hold what it hit; 0 reads nothing."), 0, maxLong)),
+		dynamic(ranged(ro(ScrubInterval, Long, "3600000", "How many milliseconds lie at least between the beginnings of two passes over everything on the disk."), 0, maxLong)),
 		ranged(ro("connections.max.idle.ms", Long, strconv.FormatInt(DefaultIdleTimeout.Milliseconds(), 10), "After how many milliseconds without a request a connection is closed (--idle-timeout)."), 1, maxLong),
 	}
 }

@@ -134,6 +134,15 @@ func (c *configs) partitions() int32 {
 	return c.cfg.NumPartitions
 }
 
+// number returns a broker config in force that is a number.
+func (c *configs) number(name string) int64 {
+	n, err := strconv.ParseInt(layers(c.cfg, c.static, c.source.Image()).BrokerValue(name), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
 func (c *configs) replication() int16 { return c.cfg.Replication(len(c.source.Image().Nodes)) }
 
 // configRules is what the controller asks about configurations.

@@ -19,6 +19,7 @@ import (
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/partition"
+	"github.com/chronik-go/chronik/internal/scrub"
 	"github.com/chronik-go/chronik/internal/segment"
 	"github.com/chronik-go/chronik/internal/transport"
 	"github.com/chronik-go/chronik/internal/vfs"
@@ -98,6 +99,7 @@ type Core struct {
 	configs    *configs
 	space      *space
 	broker     *broker.Broker
+	scrubber   *scrub.Scrubber
 	replicas   *replicas
 
 	port   atomic.Int32 // Kafka port in force
@@ -162,6 +164,7 @@ func (c *Core) openGroups() (err error) {
 		ElectionTicks:  int(l.ElectionTimeout / tick),
 		HeartbeatTicks: max(1, int(l.HeartbeatInterval/tick)),
 		OnLeader:       c.view.Observe,
+		OnFence:        c.fenced,
 	}))
 	return err
 }
@@ -187,6 +190,7 @@ func (c *Core) openPartitions() (err error) {
 	if err != nil {
 		return err
 	}
+	c.scrubber = c.newScrubber()
 	c.replicas = &replicas{core: c, wake: make(chan struct{}, 1), seen: map[string]*metadata.Topic{}, failed: map[uint64]error{}}
 	return nil
 }

@@ -24,6 +24,7 @@ func (c *Core) Start() {
 	c.controller.Start()
 	c.tasks.Go(c.gossip)
 	c.tasks.Go(func() { c.space.watch(c.ctx) })
+	c.tasks.Go(c.scrub)
 	cancel := c.machine.Watch(func(*metadata.Image) {
 		c.view.ImageChanged()
 		c.replicas.poke()

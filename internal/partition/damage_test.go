@@ -196,6 +196,22 @@ func TestDamageIsRememberedAcrossARestart(t *testing.T) {
 	}
 }
 
+// One answer may hold records of two damaged places and sound ones between them (found by the test of a running cluster).
+func TestTwoDamagedPlacesInOneSegment(t *testing.T) {
+	c := newCluster(t, 2, func(c *cluster) { c.limits.DeltaChunkBytes = 1 << 20 })
+	c.elect(0, false)
+	c.fillAll(20)
+	bad := c.nodes[1]
+	bad.flush()
+	log := path.Join(bad.p.log.Dir(), "00000000000000000000.log")
+	for _, at := range []int64{100, 2000} {
+		if err := bad.fs.FlipBit(log, at, 3); err != nil {
+			t.Fatal(err)
+		}
+	}
+	bad.check(t, 0, "two flips")
+}
+
 // The only copy: what is sound is served and written to; what is not has an error, and its bytes stay where they are.
 func TestDamageOfTheOnlyCopyDeletesNothing(t *testing.T) {
 	c := newCluster(t, 1, nil)

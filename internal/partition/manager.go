@@ -298,6 +298,35 @@ func (m *Manager) Partitions() []*Partition {
 	return append([]*Partition(nil), m.order...)
 }
 
+// Health counts what is and was wrong with the records of all partitions.
+type Health struct {
+	Damaged  int   // partitions with damage now
+	Diverged int   // of these, with records that are not the other replicas'
+	Ranges   int   // of offsets that can't be read now
+	Found    int64 // ranges found damaged since start
+	Mended   int64 // segments rebuilt
+	Fetched  int64 // bytes that came from other replicas for it
+	Compared int64 // comparisons of sums of the applied log, or of ranges on disk, between replicas
+	Unequal  int64 // of these, those that differed
+}
+
+// Health returns the figures of this moment.
+func (m *Manager) Health() Health {
+	s := &m.stats
+	h := Health{Found: s.found.Load(), Mended: s.mended.Load(), Fetched: s.fetched.Load(), Compared: s.compared.Load(), Unequal: s.unequal.Load()}
+	for _, p := range m.Partitions() {
+		if !p.unfit.Load() {
+			continue
+		}
+		h.Damaged++
+		h.Ranges += len(p.Damage())
+		if p.diverged.Load() {
+			h.Diverged++
+		}
+	}
+	return h
+}
+
 // Pinned is the log's hint that its oldest file waits for a checkpoint of a group at or above an index (wal.Options.OnPinned).
 func (m *Manager) Pinned(group, index uint64) {
 	if p, ok := m.Group(group); ok {

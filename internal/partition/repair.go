@@ -29,8 +29,8 @@ const (
 
 // stats counts what happened to records of all partitions of a node.
 type stats struct {
-	found, mended, fetched       atomic.Int64 // ranges, ranges, bytes
-	compared, diverged, unproven atomic.Int64 // of proof.go
+	found, mended, fetched atomic.Int64 // ranges, segments, bytes
+	compared, unequal      atomic.Int64 // sums of other replicas
 }
 
 // mending is a repair under way. All but session, source and inbox, which stageMu guards, are the step's.
@@ -238,11 +238,12 @@ func (p *Partition) takeMissing(r *mending, c *deltaChunk) error {
 	if _, _, err := checkChunk(c.batches); err != nil && !r.build.Compacted() {
 		return err
 	}
-	n := 0
+	n, more := 0, true
 	_, end := r.build.Range()
 	err := record.Each(c.batches, func(h record.Header, b []byte) error {
 		bad, _ := p.damageAt(max(h.BaseOffset, c.from), end)
-		if bad != nil && h.LastOffset() < end && (n > 0 || h.BaseOffset <= c.from || r.build.Compacted()) {
+		more = more && bad != nil && h.LastOffset() < end && (n > 0 || h.BaseOffset <= c.from || r.build.Compacted())
+		if more { // what is sound here comes from here, also between two that are not
 			n += len(b)
 		}
 		return nil
