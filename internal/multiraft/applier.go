@@ -36,6 +36,9 @@ func (a *applier) Step() (more bool) {
 	return !a.inbox.empty()
 }
 
+// Ready says whether a step would find something to do.
+func (a *applier) Ready() bool { return !a.inbox.empty() }
+
 func (a *applier) do(t *applyTask) {
 	r := t.r
 	switch {

@@ -81,8 +81,13 @@ func (s *Service) Tick() {
 	}
 }
 
-// Stepper does what is ready and says whether more is.
-type Stepper interface{ Step() (more bool) }
+// Stepper is a worker that its caller steps.
+type Stepper interface {
+	// Step does what is ready and says whether more is.
+	Step() (more bool)
+	// Ready says whether a step would find something to do.
+	Ready() bool
+}
 
 // Shards returns the shard workers, for a caller that steps them itself.
 func (s *Service) Shards() []Stepper {

@@ -107,6 +107,9 @@ func (sh *shard) Step() (more bool) {
 	return len(sh.active) > 0 || !sh.inbox.empty()
 }
 
+// Ready says whether a step would find something to do.
+func (sh *shard) Ready() bool { return len(sh.active) > 0 || !sh.inbox.empty() }
+
 func (sh *shard) activate(r *Replica) {
 	if !r.active {
 		r.active = true

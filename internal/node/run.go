@@ -71,13 +71,13 @@ type Steps struct {
 	// Tick is to be called every Service.TickInterval.
 	Tick             func()
 	Shards, Appliers []multiraft.Stepper
-	// Partitions may be called by several workers; beside each other they take different partitions.
-	Partitions func() bool
+	// Partitions may be stepped by several workers; beside each other they take different partitions.
+	Partitions multiraft.Stepper
 }
 
 // Steps returns the workers.
 func (c *Core) Steps() Steps {
-	return Steps{Tick: c.groups.Tick, Shards: c.groups.Shards(), Appliers: c.groups.Appliers(), Partitions: c.manager.Step}
+	return Steps{Tick: c.groups.Tick, Shards: c.groups.Shards(), Appliers: c.groups.Appliers(), Partitions: c.manager}
 }
 
 // Broker takes the requests of Kafka clients.

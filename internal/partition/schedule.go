@@ -38,7 +38,7 @@ func (m *Manager) work() {
 		for m.Step() {
 		}
 		m.mu.Lock()
-		for !m.closed && !m.pending() && m.timerAt.After(m.cfg.Clock.Now()) {
+		for !m.closed && !m.due() {
 			m.cond.Wait()
 		}
 		closed := m.closed
@@ -50,6 +50,16 @@ func (m *Manager) work() {
 }
 
 func (m *Manager) pending() bool { return len(m.ready) > 0 || len(m.trash) > 0 }
+
+// Ready says whether a step would find something to do.
+func (m *Manager) Ready() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return !m.closed && m.due()
+}
+
+// due is called with mu held.
+func (m *Manager) due() bool { return m.pending() || !m.timerAt.After(m.cfg.Clock.Now()) }
 
 // Step does one piece of background work and says whether more is ready. Several goroutines may step at a time; a partition
 // is never worked on by two. A simulator calls it on its own thread, also after time has moved.

@@ -61,7 +61,6 @@ func (l *Log) runBackground() {
 		for !b.due && len(b.reads) == 0 && !b.stopped {
 			b.wake.Wait()
 		}
-		b.due = false
 		stopped := b.stopped
 		b.mu.Unlock()
 		if stopped {
@@ -74,6 +73,14 @@ func (l *Log) runBackground() {
 			}
 		}
 	}
+}
+
+// BackgroundReady says whether StepBackground would find something to do.
+func (l *Log) BackgroundReady() bool {
+	b := &l.back
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.due || len(b.reads) > 0
 }
 
 func (b *background) isStopped() bool {
@@ -92,6 +99,9 @@ func (l *Log) StepBackground() (more bool) {
 		p.run(l)
 		return true
 	}
+	b.mu.Lock()
+	b.due = false
+	b.mu.Unlock()
 	if b.isStopped() || l.failure() != nil {
 		return false
 	}

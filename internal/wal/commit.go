@@ -151,7 +151,7 @@ func (l *Log) take(carry []carried) (items []*item, seal bool) {
 		l.flightAt.Store(l.queueAt.UnixNano())
 	}
 	l.queued = 0
-	seal, l.sealDue = l.sealDue, false
+	seal, l.sealDue, l.nudge = l.sealDue, false, false
 	for _, c := range carry {
 		if it := c.capture(l); it != nil {
 			items = append(items, it)

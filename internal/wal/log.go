@@ -309,16 +309,25 @@ func (l *Log) Start() {
 	go l.runBackground()
 }
 
+// due says whether a step has something to do; mu is held.
+func (l *Log) due() bool { return len(l.queue) > 0 || l.nudge || l.sealDue }
+
+// Ready says whether Step would find something to do.
+func (l *Log) Ready() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.due()
+}
+
 func (l *Log) runWriter() {
 	defer l.wg.Done()
 	for {
 		for l.Step() {
 		}
 		l.mu.Lock()
-		for len(l.queue) == 0 && !l.closed && !l.nudge && !l.sealDue {
+		for !l.closed && !l.due() {
 			l.wake.Wait()
 		}
-		l.nudge = false
 		over := l.closed && len(l.queue) == 0
 		l.mu.Unlock()
 		if over {
