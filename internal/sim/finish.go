@@ -5,35 +5,44 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/chronik-go/chronik/internal/controller"
+	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/partition"
 )
 
 const (
-	// writableWithin is how soon after healing every partition must take a write.
+	// writableWithin is how soon after healing every partition must take a write, in election timeouts besides.
 	writableWithin = 10 * time.Second
 	// calm is how long the producers go on after healing: the state that the chaos left must bear load.
-	calm = time.Second
+	calm = 2 * time.Second
 	// equalWithin is how soon after that all replicas must hold the same, catching up included.
 	equalWithin = 60 * time.Second
 )
 
-// heal ends the chaos: every link works, every node runs, every disk is quick.
+// heal ends the chaos: every link works, every node runs, every disk is quick, every clock right in its speed.
 func (w *world) heal() {
 	w.healed = true
 	w.log("healed")
-	w.net.each(func(l *link) { l.cut, l.slow, l.loss = false, 0, 0 })
+	w.links.each(func(l *link) { l.cut, l.deaf, l.slow, l.loss = false, false, 0, 0 })
+	w.links.each(func(l *link) { w.links.check(l, w.links.between(5*ms, 100*ms)) })
 	for _, n := range w.nodes {
+		n.setClock(0, 1)
 		if n.syncFault != nil && n.syncFault.Fired() == 0 {
 			n.syncFault.Remove()
 			n.syncFault = nil
 		}
+		n.fs.SetCapacity(0)
 		if n.proc != nil {
-			n.proc.frozen, n.proc.cut = false, -1
+			n.proc.slow, n.proc.cut = 0, -1
+			n.proc.thaw()
 			continue
 		}
 		n.boot(-1, w.cutKind())
 	}
 }
+
+// bound is how long after healing something must have happened.
+func (w *world) bound(d time.Duration) time.Duration { return d + 100*w.set.tick }
 
 // finish heals, lets the producers end, and checks everything that must hold in the end.
 func (w *world) finish() {
@@ -43,10 +52,16 @@ func (w *world) finish() {
 	if w.failed != nil {
 		return
 	}
-	if !w.run(writableWithin, w.idle) && w.failed == nil {
-		for _, c := range w.clients {
-			if len(c.queue) > 0 {
-				w.fail("partition %d takes no write %v after healing: producer %d waits for %d batches, %d answers", c.part, writableWithin, c.id, len(c.queue), len(c.sent))
+	if !w.run(w.bound(writableWithin), w.idle) && w.failed == nil {
+		for i, made := range w.made {
+			if !made {
+				w.fail("topic %s can't be made %v after healing: %s", topicName(i), w.bound(writableWithin), w.describe())
+			}
+		}
+		for _, p := range w.producers {
+			if !p.idle() {
+				w.fail("%s takes no write %v after healing: producer %d waits for %d batches, %d under way: %s", p.part, w.bound(writableWithin), p.id,
+					len(p.queue), len(p.flying), w.describe())
 			}
 		}
 	}
@@ -54,11 +69,14 @@ func (w *world) finish() {
 	if w.failed != nil {
 		return
 	}
-	if !w.run(equalWithin, w.equal) && w.failed == nil {
-		w.fail("the replicas are not equal %v after healing: %s", equalWithin, w.describe())
+	if !w.run(w.bound(equalWithin), w.equal) && w.failed == nil {
+		w.fail("the replicas are not equal %v after healing: %s", w.bound(equalWithin), w.describe())
 	}
-	for i := range w.model.parts {
-		w.checkPartition(w.model.parts[i])
+	if w.failed == nil {
+		w.checkMetadata()
+	}
+	for _, p := range w.model.parts {
+		w.checkPartition(p)
 	}
 	if w.failed == nil {
 		w.checkBatches()
@@ -67,8 +85,13 @@ func (w *world) finish() {
 
 // idle says whether the producers have nothing left to do.
 func (w *world) idle() bool {
-	for _, c := range w.clients {
-		if len(c.queue) > 0 || len(c.sent) > 0 {
+	for _, made := range w.made {
+		if !made {
+			return false
+		}
+	}
+	for _, p := range w.producers {
+		if !p.idle() {
 			return false
 		}
 	}
@@ -77,34 +100,58 @@ func (w *world) idle() bool {
 
 // lastWrites sends one batch more to every partition, by a producer of its own.
 func (w *world) lastWrites() {
-	for i := range int32(w.set.partitions) {
-		c := &producer{w: w, part: i, id: int64(5000 + i), node: 1}
-		b := w.model.newBatch(i, c.id, 0, 1, 50)
-		c.seq, c.queue, c.resend = 1, []*batch{b}, true
-		w.clients = append(w.clients, c)
-		c.later()
+	w.ending = false
+	for _, part := range w.model.parts {
+		w.newProducer(part, true, 1)
 	}
-	if !w.run(writableWithin, w.idle) && w.failed == nil {
-		w.fail("not every partition takes a write %v after healing: %s", writableWithin, w.describe())
+	for _, p := range w.producers[:len(w.producers)-len(w.model.parts)] {
+		p.budget = 0
 	}
+	if !w.run(w.bound(writableWithin), w.idle) && w.failed == nil {
+		w.fail("not every partition takes a write %v after healing: %s", w.bound(writableWithin), w.describe())
+	}
+	w.ending = true
 }
 
-// equal says whether every replica of every partition has applied the same, and everybody runs.
+// equal says whether every replica of every partition has applied the same, and everybody runs with the same metadata.
 func (w *world) equal() bool {
-	for i := range w.model.parts {
-		var first *replicaView
-		for _, n := range w.nodes {
-			if n.proc == nil || n.proc.dead {
+	var img *metadata.Image
+	for _, n := range w.nodes {
+		if !n.up() || !n.proc.registered {
+			return false
+		}
+		if i := n.proc.core.Metadata().Image(); img == nil {
+			img = i
+		} else if i.Index != img.Index {
+			return false
+		}
+	}
+	for _, t := range img.Topics {
+		for _, p := range t.Partitions {
+			if !w.equalReplicas(t, p) {
 				return false
 			}
-			v := n.proc.parts[i]
-			if first == nil {
-				first = v
-				continue
-			}
-			if v.p.HighWatermark() != first.p.HighWatermark() || v.p.LogStart() != first.p.LogStart() || v.r.AppliedIndex() != first.r.AppliedIndex() {
-				return false
-			}
+		}
+	}
+	return true
+}
+
+func (w *world) equalReplicas(t *metadata.Topic, p *metadata.Partition) bool {
+	var first *partition.Partition
+	var applied uint64
+	for _, r := range p.Replicas {
+		core := w.nodes[r.Node-1].proc.core
+		v, ok := core.Partitions().Lookup(t.Name, p.Index)
+		raft, ok2 := core.Groups().Group(p.Group)
+		if !ok || !ok2 || v.Group() != p.Group {
+			return false
+		}
+		if first == nil {
+			first, applied = v, raft.AppliedIndex()
+			continue
+		}
+		if v.HighWatermark() != first.HighWatermark() || v.LogStart() != first.LogStart() || raft.AppliedIndex() != applied {
+			return false
 		}
 	}
 	return true
@@ -113,19 +160,37 @@ func (w *world) equal() bool {
 func (w *world) describe() string {
 	var b bytes.Buffer
 	for _, n := range w.nodes {
-		if n.proc == nil {
-			b.WriteString(" (down)")
+		if !n.up() || n.proc.core == nil {
+			fmt.Fprintf(&b, " node %d is down;", n.id)
 			continue
 		}
-		for _, v := range n.proc.parts {
-			st := v.r.Status()
-			b.WriteString(" node ")
-			b.WriteByte(byte('0' + n.id))
-			b.WriteString(fmt.Sprint(" partition ", v.p.Index(), " term ", st.Term, " leader ", st.LeaderNode, " ready ", st.Ready, " commit ", st.Commit,
-				" applied ", st.Applied, " hw ", v.p.HighWatermark(), " start ", v.p.LogStart(), ";"))
+		fmt.Fprintf(&b, " node %d, metadata %d, registered %v:", n.id, n.proc.core.Metadata().Image().Index, n.proc.registered)
+		for _, r := range n.proc.core.Groups().Replicas() {
+			st := r.Status()
+			fmt.Fprintf(&b, " %s-%d term %d leader %d ready %v commit %d applied %d;", r.Topic(), r.Partition(), st.Term, st.LeaderNode, st.Ready,
+				st.Commit, st.Applied)
 		}
 	}
 	return b.String()
+}
+
+// checkMetadata compares every node's metadata, byte by byte, and looks for an order that explains it.
+func (w *world) checkMetadata() {
+	var first []byte
+	for _, n := range w.nodes {
+		b, err := controller.EncodeImage(n.proc.core.Metadata().Image())
+		if err != nil {
+			w.fail("node %d: its metadata does not encode: %v", n.id, err)
+			return
+		}
+		if first == nil {
+			first = b
+		} else if !bytes.Equal(first, b) {
+			w.fail("node %d holds other metadata than node %d", n.id, w.nodes[0].id)
+			return
+		}
+	}
+	w.checkHistory(w.nodes[0].proc.core.Metadata().Image())
 }
 
 // checkPartition reads every replica from its log start to its end: dense, equal, and what the model knows.
@@ -133,89 +198,87 @@ func (w *world) checkPartition(p *partModel) {
 	if w.failed != nil {
 		return
 	}
+	t := w.nodes[0].proc.core.Metadata().Image().Topics[p.topic]
+	if t == nil || int(p.index) >= len(t.Partitions) {
+		w.fail("%s is in nobody's metadata", p)
+		return
+	}
 	var first []byte
-	for _, n := range w.nodes {
-		v := n.proc.parts[p.index]
-		start, hw := v.p.LogStart(), v.p.HighWatermark()
-		raw, err := v.read(func(off int64) ([]byte, error) {
-			res, err := v.p.Fetch(partition.FetchRequest{Offset: off, MaxBytes: 16 << 10, CurrentLeaderEpoch: -1, LastFetchedEpoch: -1, Follower: true})
-			return res.Records, err
-		}, start, hw)
+	var firstNode int32
+	for _, r := range t.Partitions[p.index].Replicas {
+		v, _ := w.nodes[r.Node-1].proc.core.Partitions().Lookup(p.topic, p.index)
+		start, hw := v.LogStart(), v.HighWatermark()
+		raw, err := readReplica(v, start, hw)
 		if err != nil {
-			w.fail("partition %d on node %d: reading from %d to %d: %v", p.index, n.id, start, hw, err)
+			w.fail("%s on node %d: reading from %d to %d: %v", p, r.Node, start, hw, err)
 			return
 		}
-		end, ok := w.model.sawAll(p, start, raw, fmt.Sprint("node ", n.id, " in the end"))
+		end, ok := w.model.sawAll(p, start, raw, fmt.Sprint("node ", r.Node, " in the end"))
 		if !ok {
 			return
 		}
 		if end != hw {
-			w.fail("partition %d on node %d: the log ends at %d, its high watermark is %d", p.index, n.id, end, hw)
+			w.fail("%s on node %d: the log ends at %d, its high watermark is %d", p, r.Node, end, hw)
 			return
 		}
 		if first == nil {
-			first = raw
+			first, firstNode = raw, r.Node
 		} else if !bytes.Equal(first, raw) {
-			w.fail("partition %d: node %d holds other bytes than node 1", p.index, n.id)
+			w.fail("%s: node %d holds other bytes than node %d", p, r.Node, firstNode)
 			return
 		}
-		w.checkAcked(p, n.id, start, hw)
+		w.checkAcked(p, r.Node, start, hw)
 		w.counts["bytes compared"] += len(raw)
+		w.checkOverlaps(p, hw)
 	}
-	w.checkOverlaps(p)
 }
 
 // checkAcked looks for every acknowledged batch in a replica that has just been read whole.
 func (w *world) checkAcked(p *partModel, node int32, start, hw int64) {
 	for id := uint64(1); id <= w.model.next; id++ {
 		b := w.model.sent[id]
-		if b.part != p.index || !b.acked || b.offset+int64(b.count) <= start {
+		if b.part != p || !b.acked || b.offset+int64(b.count) <= start {
 			continue
 		}
 		if s := p.stored[b.offset]; b.offset+int64(b.count) > hw || s.id != id || s.sum == 0 {
-			w.fail("partition %d on node %d: acknowledged batch %d is not at offset %d (log from %d to %d)", p.index, node, id, b.offset, start, hw)
+			w.fail("%s on node %d: acknowledged batch %d is not at offset %d (log from %d to %d)", p, node, id, b.offset, start, hw)
 			return
 		}
 	}
 }
 
 // checkOverlaps sees to it that no two batches anybody has ever been told of claim one offset.
-func (w *world) checkOverlaps(p *partModel) {
+func (w *world) checkOverlaps(p *partModel, hw int64) {
 	last := int64(-1)
-	for off, n := int64(0), w.nodes[0].proc.parts[p.index].p.HighWatermark(); off < n; {
+	for off := int64(0); off < hw; off++ {
 		s, ok := p.stored[off]
 		if !ok {
-			off++
 			continue
 		}
 		if off < last {
-			w.fail("partition %d: batch %d at offset %d begins before %d, where the one before ends", p.index, s.id, off, last)
+			w.fail("%s: batch %d at offset %d begins before %d, where the one before ends", p, s.id, off, last)
 			return
 		}
 		last = s.end
-		off++
 	}
 }
 
 // checkBatches checks what each producer must be sure of.
 func (w *world) checkBatches() {
+	last := map[*producer]int64{}
 	for id := uint64(1); id <= w.model.next; id++ {
 		b := w.model.sent[id]
-		if b.idempotent && !b.acked {
-			w.fail("partition %d: batch %d of producer %d was never acknowledged", b.part, id, b.producer)
+		if !b.idempotent {
+			continue
+		}
+		if !b.acked {
+			w.fail("%s: batch %d of producer %d was never acknowledged", b.part, id, b.producer)
 			return
 		}
-	}
-	for _, c := range w.clients {
-		last := int64(-1)
-		for id := uint64(1); c.id >= 0 && id <= w.model.next; id++ {
-			if b := w.model.sent[id]; b.producer == c.id && b.idempotent {
-				if b.offset <= last {
-					w.fail("partition %d: batch %d of producer %d is at offset %d, the one before at %d", c.part, id, c.id, b.offset, last)
-					return
-				}
-				last = b.offset
-			}
+		if before, ok := last[b.by]; ok && b.offset <= before {
+			w.fail("%s: batch %d of producer %d is at offset %d, the one before at %d", b.part, id, b.producer, b.offset, before)
+			return
 		}
+		last[b.by] = b.offset
 	}
 }

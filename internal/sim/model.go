@@ -3,32 +3,52 @@ package sim
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/fnv"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/record"
 )
 
 // model is what the clients were told, and what was seen in the logs. Everything that contradicts it is a violation.
 type model struct {
-	w     *world
-	parts []*partModel
-	sent  map[uint64]*batch // by number
-	next  uint64
-	acked int
+	w      *world
+	parts  []*partModel // of the topics that stay
+	groups map[uint64]*groupModel
+	sent   map[uint64]*batch // by number
+	next   uint64
+	acked  int
+	ids    map[int64]bool // producer ids given out
 }
 
-// partModel is one partition's.
-type partModel struct {
-	index int32
-	// stored maps the offset a batch begins at to what it is: one value for ever, on every replica.
-	stored map[int64]storedBatch
+// groupModel is what is known of a raft group, whatever topic it belongs to.
+type groupModel struct {
+	name string
 	// leaders names who led a term.
 	leaders map[uint64]int32
 	// readHW is, for each term, the highest watermark that its ready leader has shown; terms ascending.
 	readHW []termHW
+	part   *partModel // nil: of a topic that comes and goes
+}
+
+// partModel is one partition's.
+type partModel struct {
+	topic      string
+	topicIndex int
+	index      int32
+	// acked is the highest end of an acknowledged batch.
+	acked int64
+	// stored maps the offset a batch begins at to what it is: one value for ever, on every replica.
+	stored map[int64]storedBatch
 	// asked is the highest log start that anybody asked for.
 	asked int64
 }
+
+// String names the partition.
+func (p *partModel) String() string { return fmt.Sprintf("%s-%d", p.topic, p.index) }
 
 type storedBatch struct {
 	end int64 // offset after the last record
@@ -44,8 +64,9 @@ type termHW struct {
 // batch is one batch as its producer knows it.
 type batch struct {
 	id         uint64
-	part       int32
+	part       *partModel
 	idempotent bool
+	by         *producer
 	producer   int64
 	seq        int32
 	count      int32
@@ -60,11 +81,37 @@ type batch struct {
 }
 
 func newModel(w *world) *model {
-	m := &model{w: w, sent: make(map[uint64]*batch)}
-	for i := range int32(w.set.partitions) {
-		m.parts = append(m.parts, &partModel{index: i, stored: make(map[int64]storedBatch), leaders: make(map[uint64]int32)})
+	return &model{w: w, sent: make(map[uint64]*batch), groups: make(map[uint64]*groupModel), ids: make(map[int64]bool)}
+}
+
+func (m *model) addPart(topic int, index int32) *partModel {
+	p := &partModel{topic: topicName(topic), topicIndex: topic, index: index, stored: make(map[int64]storedBatch)}
+	m.parts = append(m.parts, p)
+	return p
+}
+
+// group returns what is known of a raft group.
+func (m *model) group(id uint64, topic string, index int32) *groupModel {
+	g := m.groups[id]
+	if g == nil {
+		g = &groupModel{name: fmt.Sprintf("%s-%d", topic, index), leaders: make(map[uint64]int32)}
+		for _, p := range m.parts {
+			if p.topic == topic && p.index == index {
+				g.part = p
+			}
+		}
+		m.groups[id] = g
 	}
-	return m
+	return g
+}
+
+// gaveID notes that a producer id was given to a client.
+func (m *model) gaveID(id int64) {
+	if m.ids[id] {
+		m.w.fail("producer id %d was given out twice", id)
+	}
+	m.ids[id] = true
+	m.w.counts["producer ids"]++
 }
 
 // build makes the bytes of a batch: the same ones at every call.
@@ -104,9 +151,9 @@ func fullSum(b []byte) uint64 {
 }
 
 // newBatch enters a batch that is about to be sent.
-func (m *model) newBatch(part int32, producer int64, seq, count int32, size int) *batch {
+func (m *model) newBatch(by *producer, count int32, size int) *batch {
 	m.next++
-	b := &batch{id: m.next, part: part, idempotent: producer >= 0, producer: producer, seq: seq, count: count, size: size, offset: -1}
+	b := &batch{id: m.next, part: by.part, idempotent: by.idempotent, by: by, producer: by.id, seq: by.seq, count: count, size: size, offset: -1}
 	b.body = bodySum(b.build())
 	m.sent[b.id] = b
 	return b
@@ -116,16 +163,17 @@ func (m *model) newBatch(part int32, producer int64, seq, count int32, size int)
 func (m *model) ack(b *batch, offset int64) {
 	w := m.w
 	if b.acked && b.offset != offset {
-		w.fail("partition %d: batch %d acknowledged at offset %d and at %d", b.part, b.id, b.offset, offset)
+		w.fail("%s: batch %d acknowledged at offset %d and at %d", b.part, b.id, b.offset, offset)
 		return
 	}
 	if !b.acked {
 		m.acked++
 	}
 	b.acked, b.offset = true, offset
-	p := m.parts[b.part]
+	p := b.part
+	p.acked = max(p.acked, offset+int64(b.count))
 	if s, ok := p.stored[offset]; ok && s.id != b.id {
-		w.fail("partition %d: batch %d acknowledged at offset %d, where batch %d is", b.part, b.id, offset, s.id)
+		w.fail("%s: batch %d acknowledged at offset %d, where batch %d is", b.part, b.id, offset, s.id)
 		return
 	}
 	p.stored[offset] = storedBatch{end: offset + int64(b.count), sum: p.stored[offset].sum, id: b.id}
@@ -136,7 +184,7 @@ func (m *model) saw(p *partModel, raw []byte, where string) (end int64, ok bool)
 	w := m.w
 	h, err := record.Validate(raw)
 	if err != nil {
-		w.fail("partition %d, %s: unsound batch: %v", p.index, where, err)
+		w.fail("%s, %s: unsound batch: %v", p, where, err)
 		return 0, false
 	}
 	end = h.LastOffset() + 1
@@ -148,26 +196,26 @@ func (m *model) saw(p *partModel, raw []byte, where string) (end int64, ok bool)
 		return nil
 	})
 	b := m.sent[id]
-	if err != nil || b == nil || b.part != p.index {
-		w.fail("partition %d, %s: the batch at offset %d is nobody's (%v)", p.index, where, h.BaseOffset, err)
+	if err != nil || b == nil || b.part != p {
+		w.fail("%s, %s: the batch at offset %d is nobody's (%v)", p, where, h.BaseOffset, err)
 		return 0, false
 	}
 	if bodySum(raw) != b.body {
-		w.fail("partition %d, %s: batch %d at offset %d is not what was sent", p.index, where, id, h.BaseOffset)
+		w.fail("%s, %s: batch %d at offset %d is not what was sent", p, where, id, h.BaseOffset)
 		return 0, false
 	}
 	sum := fullSum(raw)
 	known, seen := p.stored[h.BaseOffset]
 	if seen && (known.id != id || known.sum != 0 && known.sum != sum) {
-		w.fail("partition %d, %s: offset %d held batch %d and now holds batch %d", p.index, where, h.BaseOffset, known.id, id)
+		w.fail("%s, %s: offset %d held batch %d and now holds batch %d", p, where, h.BaseOffset, known.id, id)
 		return 0, false
 	}
 	if b.offset >= 0 && b.offset != h.BaseOffset {
-		w.fail("partition %d, %s: batch %d is at offset %d and at %d", p.index, where, id, b.offset, h.BaseOffset)
+		w.fail("%s, %s: batch %d is at offset %d and at %d", p, where, id, b.offset, h.BaseOffset)
 		return 0, false
 	}
 	if b.unclear == 0 {
-		w.fail("partition %d, %s: batch %d at offset %d, which every answer so far has refused for certain", p.index, where, id, h.BaseOffset)
+		w.fail("%s, %s: batch %d at offset %d, which every answer so far has refused for certain", p, where, id, h.BaseOffset)
 		return 0, false
 	}
 	b.offset = h.BaseOffset
@@ -182,11 +230,11 @@ func (m *model) sawAll(p *partModel, from int64, raw []byte, where string) (end 
 	for len(raw) > 0 {
 		h, err := record.ParseHeader(raw)
 		if err != nil || h.Size() > len(raw) {
-			m.w.fail("partition %d, %s: half a batch after offset %d (%v)", p.index, where, end, err)
+			m.w.fail("%s, %s: half a batch after offset %d (%v)", p, where, end, err)
 			return end, false
 		}
 		if first && (h.BaseOffset > from || h.LastOffset() < from) || !first && h.BaseOffset != end {
-			m.w.fail("partition %d, %s: at offset %d comes a batch from %d to %d", p.index, where, end, h.BaseOffset, h.LastOffset())
+			m.w.fail("%s, %s: at offset %d comes a batch from %d to %d", p, where, end, h.BaseOffset, h.LastOffset())
 			return end, false
 		}
 		if end, ok = m.saw(p, raw[:h.Size()], where); !ok {
@@ -198,74 +246,99 @@ func (m *model) sawAll(p *partModel, from int64, raw []byte, where string) (end 
 }
 
 // elected checks that a term has one leader.
-func (m *model) elected(part int32, term uint64, node int32) {
-	p := m.parts[part]
-	if other, ok := p.leaders[term]; ok && other != node {
-		m.w.fail("partition %d: nodes %d and %d lead term %d", part, other, node, term)
+func (m *model) elected(r *multiraft.Replica, term uint64, node int32) {
+	g := m.group(r.GroupID(), r.Topic(), r.Partition())
+	if other, ok := g.leaders[term]; ok && other != node {
+		m.w.fail("%s: nodes %d and %d lead term %d", g.name, other, node, term)
 	}
-	p.leaders[term] = node
+	g.leaders[term] = node
 }
 
 // watch looks at every replica: watermarks and log starts never go back within a life, and a leader that serves knows all that
 // earlier leaders have shown.
 func (m *model) watch() {
 	for _, n := range m.w.nodes {
-		if n.proc == nil || n.proc.dead {
+		if !n.up() || n.proc.core == nil {
 			continue
 		}
-		for i, v := range n.proc.parts {
-			m.watchReplica(n, m.parts[i], v)
+		groups := n.proc.core.Groups()
+		for _, p := range n.proc.core.Partitions().Partitions() {
+			if r, ok := groups.Group(p.Group()); ok {
+				m.watchReplica(n, p, r.Status())
+			}
 		}
 	}
 }
 
-func (m *model) watchReplica(n *node, p *partModel, v *replicaView) {
+func (m *model) watchReplica(n *node, p *partition.Partition, st multiraft.Status) {
 	w := m.w
-	start, hw, st := v.p.LogStart(), v.p.HighWatermark(), v.r.Status()
+	g := m.group(p.Group(), p.Topic(), p.Index())
+	v := n.proc.views[p.Group()]
+	if v == nil {
+		v = &replicaView{}
+		n.proc.views[p.Group()] = v
+	}
+	start, hw := p.LogStart(), p.HighWatermark()
 	switch {
 	case hw < v.hw:
-		w.fail("partition %d on node %d: the high watermark went from %d to %d", p.index, n.id, v.hw, hw)
+		w.fail("%s on node %d: the high watermark went from %d to %d", g.name, n.id, v.hw, hw)
 	case start < v.start:
-		w.fail("partition %d on node %d: the log start went from %d to %d", p.index, n.id, v.start, start)
+		w.fail("%s on node %d: the log start went from %d to %d", g.name, n.id, v.start, start)
 	case start > hw:
-		w.fail("partition %d on node %d: log start %d is above the high watermark %d", p.index, n.id, start, hw)
+		w.fail("%s on node %d: log start %d is above the high watermark %d", g.name, n.id, start, hw)
 	case st.Term < v.term:
-		w.fail("partition %d on node %d: the term went from %d to %d", p.index, n.id, v.term, st.Term)
-	case w.set.segment.RetentionBytes <= 0 && start > p.asked:
-		w.fail("partition %d on node %d: log start %d, nobody asked for more than %d", p.index, n.id, start, p.asked)
+		w.fail("%s on node %d: the term went from %d to %d", g.name, n.id, v.term, st.Term)
+	case g.part != nil && w.set.segment.RetentionBytes <= 0 && start > g.part.asked:
+		w.fail("%s on node %d: log start %d, nobody asked for more than %d", g.name, n.id, start, g.part.asked)
+	case g.part == nil && hw > 0:
+		w.fail("%s on node %d: %d records in a topic to which nobody writes", g.name, n.id, hw)
 	}
 	v.hw, v.start, v.term = hw, start, st.Term
 	if st.Ready {
-		m.leaderShows(p, n.id, st.Term, hw)
+		m.leaderShows(g, n.id, st.Term, hw)
 	}
 }
 
 // leaderShows checks a ready leader's watermark against those of earlier terms, and remembers it.
-func (m *model) leaderShows(p *partModel, node int32, term uint64, hw int64) {
-	i := len(p.readHW)
-	for i > 0 && p.readHW[i-1].term > term {
+func (m *model) leaderShows(g *groupModel, node int32, term uint64, hw int64) {
+	i := len(g.readHW)
+	for i > 0 && g.readHW[i-1].term > term {
 		i--
 	}
-	for k := range p.readHW[:i] {
-		if e := &p.readHW[k]; e.term < term && e.hw > hw {
-			m.w.fail("partition %d: node %d serves term %d with high watermark %d; in term %d it was %d", p.index, node, term, hw, e.term, e.hw)
+	for k := range g.readHW[:i] {
+		if e := &g.readHW[k]; e.term < term && e.hw > hw {
+			m.w.fail("%s: node %d serves term %d with high watermark %d; in term %d it was %d", g.name, node, term, hw, e.term, e.hw)
 			return
 		}
 	}
-	if i > 0 && p.readHW[i-1].term == term {
-		p.readHW[i-1].hw = max(p.readHW[i-1].hw, hw)
+	if i > 0 && g.readHW[i-1].term == term {
+		g.readHW[i-1].hw = max(g.readHW[i-1].hw, hw)
 		return
 	}
-	p.readHW = append(p.readHW, termHW{})
-	copy(p.readHW[i+1:], p.readHW[i:])
-	p.readHW[i] = termHW{term, hw}
+	g.readHW = append(g.readHW, termHW{})
+	copy(g.readHW[i+1:], g.readHW[i:])
+	g.readHW[i] = termHW{term, hw}
 }
 
-// replicaBytes reads a replica's whole log from an offset to its high watermark.
-func (v *replicaView) read(fetch func(offset int64) ([]byte, error), from, to int64) ([]byte, error) {
+// traceAnswer enters a server's answer to a batch into the trace.
+func (w *world) traceAnswer(b *batch, r *kmsg.ProduceResponseTopicPartition) {
+	at := w.clk.Now().Sub(epoch)
+	w.trace.mix(uint64(at), b.id, uint64(r.BaseOffset), uint64(r.ErrorCode))
+	if w.trace.sink != nil {
+		message := ""
+		if r.ErrorMessage != nil {
+			message = *r.ErrorMessage
+		}
+		w.trace.print(at, fmt.Sprintf("%s: batch %d of producer %d seq %d answered: offset %d code %d %s", b.part, b.id, b.producer, b.seq, r.BaseOffset, r.ErrorCode, message))
+	}
+}
+
+// readReplica reads a replica's whole log from an offset to its high watermark.
+func readReplica(p *partition.Partition, from, to int64) ([]byte, error) {
 	var out bytes.Buffer
 	for at := from; at < to; {
-		b, err := fetch(at)
+		res, err := p.Fetch(partition.FetchRequest{Offset: at, MaxBytes: 64 << 10, CurrentLeaderEpoch: -1, LastFetchedEpoch: -1, Follower: true})
+		b := res.Records
 		if err != nil || len(b) == 0 {
 			return out.Bytes(), err
 		}

@@ -1,212 +1,364 @@
 package sim
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"syscall"
 	"time"
 
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
+// event is a fault that is planned: when, which, and what its details are drawn from. A run's plan is drawn whole before it
+// begins, so that a part of it can be run again.
+type event struct {
+	at   time.Duration // from the beginning
+	kind *fault
+	seed uint64
+}
+
+// String names the event.
+func (e event) String() string { return fmt.Sprintf("at %v: %s", e.at.Round(ms), e.kind.name) }
+
 // fault is something that goes wrong.
 type fault struct {
-	name   string
-	weight int
-	strike func(w *world) bool // false: not possible just now
+	name string
+	// strike makes it happen, or says that it is not possible just now.
+	strike func(w *world, r *rand.Rand) bool
+	// always: it is a rate that holds from the beginning to the healing.
+	always bool
 }
 
-var faults = []fault{
-	{"isolate", 4, isolate},
-	{"one-way cut", 3, oneWay},
-	{"flapping link", 2, flap},
-	{"slow link", 2, slowLink},
-	{"loss burst", 2, lossBurst},
-	{"kill", 4, killOne},
-	{"power cut", 4, powerOne},
-	{"power cut in a step", 4, powerInStep},
-	{"power cut of all", 3, powerAll},
-	{"pause", 3, pause},
-	{"slow disk", 3, slowDisk},
-	{"failed sync", 2, failSync},
-	{"long absence", 3, absence},
-	{"leadership transfer", 3, transfer},
-	{"clock jump", 2, clockJump},
+var faults = []*fault{
+	{name: "messages dropped", always: true, strike: noisy(func(n *noise, r *rand.Rand) { n.drop = pick(r, 0.002, 0.02) })},
+	{name: "messages doubled", always: true, strike: noisy(func(n *noise, r *rand.Rand) { n.dup = pick(r, 0.01, 0.05) })},
+	{name: "lost answers", always: true, strike: noisy(func(n *noise, r *rand.Rand) { n.answers = pick(r, 0.002, 0.01) })},
+	{name: "power cuts around snapshots", always: true, strike: noisy(func(n *noise, r *rand.Rand) { n.snapshotCuts = 0.2 })},
+	{name: "power cuts while starting", always: true, strike: noisy(func(n *noise, r *rand.Rand) { n.restartCuts = pick(r, 0.1, 0.3) })},
+	{name: "isolate", strike: isolate},
+	{name: "one-way cut", strike: oneWay},
+	{name: "flapping link", strike: flap},
+	{name: "half-open link", strike: halfOpen},
+	{name: "slow link", strike: slowLink},
+	{name: "loss burst", strike: lossBurst},
+	{name: "kill", strike: killOne},
+	{name: "long absence", strike: absence},
+	{name: "power cut", strike: powerOne},
+	{name: "power cut in a step", strike: powerInStep},
+	{name: "power cut of all", strike: powerAll},
+	{name: "pause", strike: pause},
+	{name: "slow node", strike: slowNode},
+	{name: "slow disk", strike: slowDisk},
+	{name: "stalled reads", strike: stallReads},
+	{name: "failed sync", strike: failSync},
+	{name: "full disk", strike: fullDisk},
+	{name: "leadership transfer", strike: transfer},
+	{name: "clock jump", strike: clockJump},
+	{name: "clock drift", strike: clockDrift},
 }
 
-// chaosLater strikes again and again until the cluster is healed.
-func (w *world) chaosLater() {
-	w.after(w.between(w.set.faultInterval/4, 2*w.set.faultInterval), func() {
-		if w.healed || w.failed != nil {
-			return
-		}
-		if f := w.drawFault(); f != nil && f.strike(w) {
-			w.counts["fault: "+f.name]++
-		}
-		w.chaosLater()
-	})
-}
-
-func (w *world) drawFault() *fault {
-	total := 0
-	for i := range w.set.faults {
-		total += w.set.faults[i].weight
+func noisy(set func(n *noise, r *rand.Rand)) func(*world, *rand.Rand) bool {
+	return func(w *world, r *rand.Rand) bool {
+		set(&w.noise, r)
+		return true
 	}
-	if total == 0 {
-		return nil
-	}
-	at := w.rng.IntN(total)
-	for i := range w.set.faults {
-		f := &w.set.faults[i]
-		if at -= f.weight; at < 0 {
-			w.log("fault: %s", f.name)
+}
+
+func faultNamed(name string) *fault {
+	for _, f := range faults {
+		if f.name == name {
 			return f
 		}
 	}
-	return nil
+	panic("sim: no fault " + name)
 }
 
-func (w *world) anyNode() *node { return w.nodes[w.rng.IntN(len(w.nodes))] }
+// planFaults draws a swarm: a subset of the faults, each at a rate of its own, so that rare combinations come about (Groce et al.,
+// "Swarm Testing", ISSTA 2012). Now and then it is a storm of power cuts and nothing else.
+func planFaults(r *rand.Rand, set settings, bench bool) (plan []event) {
+	rates := make([]float64, len(faults))
+	interval := pick(r, 150*ms, 300*ms, 900*ms)
+	storm := r.IntN(6) == 0
+	for i, f := range faults {
+		switch {
+		case bench:
+		case storm:
+			if f.name == "power cut of all" {
+				rates[i] = 1
+			}
+			interval = pick(r, 150*ms, 300*ms, 600*ms)
+		case r.IntN(5) < 2:
+			rates[i] = pick[float64](r, 1, 1, 2, 4)
+		}
+	}
+	if bench {
+		for i, f := range faults {
+			if f.name == "kill" || f.name == "isolate" || f.name == "power cut" {
+				rates[i] = 1
+			}
+		}
+		interval = 5 * time.Second
+	}
+	total := 0.0
+	for i, f := range faults {
+		if f.always {
+			if rates[i] > 0 {
+				plan = append(plan, event{0, f, r.Uint64()})
+			}
+			rates[i] = 0
+		}
+		total += rates[i]
+	}
+	if total == 0 {
+		rates[len(rates)-1], total = 1, 1
+	}
+	for at := time.Duration(0); ; {
+		at += interval/4 + time.Duration(r.Int64N(int64(interval)*7/4))
+		if at > set.chaos {
+			return plan
+		}
+		x := r.Float64() * total
+		for i, f := range faults {
+			if x -= rates[i]; x < 0 && rates[i] > 0 {
+				plan = append(plan, event{at, f, r.Uint64()})
+				break
+			}
+		}
+	}
+}
 
-// up draws a node that runs, nil if none does.
-func (w *world) up() *node {
-	first := w.rng.IntN(len(w.nodes))
+// unleash puts the plan on the clock.
+func (w *world) unleash() {
+	for i, e := range w.plan {
+		if e.kind == nil {
+			continue // left out
+		}
+		w.after(e.at, func() {
+			if w.healed || w.failed != nil {
+				return
+			}
+			w.log("fault %d: %s", i, e.kind.name)
+			if e.kind.strike(w, rand.New(rand.NewPCG(e.seed, 0x6661))) {
+				w.counts[FaultPrefix+e.kind.name]++
+			}
+		})
+	}
+}
+
+func (w *world) anyNode(r *rand.Rand) *node { return w.nodes[r.IntN(len(w.nodes))] }
+
+// anyUp draws a node that runs, nil if none does.
+func (w *world) anyUp(r *rand.Rand) *node {
+	first := r.IntN(len(w.nodes))
 	for i := range w.nodes {
-		if n := w.nodes[(first+i)%len(w.nodes)]; n.proc != nil && !n.proc.dead {
+		if n := w.nodes[(first+i)%len(w.nodes)]; n.up() {
 			return n
 		}
 	}
 	return nil
 }
 
-func (w *world) anyLink() *link {
-	a := int32(w.rng.IntN(3))
-	b := (a + 1 + int32(w.rng.IntN(2))) % 3
-	return w.net.link(a+1, b+1)
-}
-
-func isolate(w *world) bool {
-	id := w.anyNode().id
-	set := func(cut bool) {
-		w.net.each(func(l *link) {
-			if l.from == id || l.to == id {
-				l.cut = cut
-			}
-		})
+// anyLink draws a link, nil where there is only one node.
+func (w *world) anyLink(r *rand.Rand) *link {
+	n := len(w.nodes)
+	if n == 1 {
+		return nil
 	}
-	set(true)
-	w.after(w.between(50*time.Millisecond, 2*time.Second), func() { set(false) })
+	a := r.IntN(n)
+	return w.links.links[a][(a+1+r.IntN(n-1))%n]
+}
+
+func upTo(r *rand.Rand, d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d) + 1)) }
+
+func between(r *rand.Rand, lo, hi time.Duration) time.Duration { return lo + upTo(r, hi-lo) }
+
+// cut lets nothing through a link, or lets everything through again.
+func (w *world) cut(l *link, cut bool) {
+	l.cut = cut
+	w.links.changed(l)
+}
+
+// isolate takes a group of nodes from the others: one, mostly.
+func isolate(w *world, r *rand.Rand) bool {
+	n := len(w.nodes)
+	if n == 1 {
+		return false
+	}
+	in := make([]bool, n)
+	in[r.IntN(n)] = true
+	for i := range in {
+		in[i] = in[i] || r.IntN(4) == 0
+	}
+	var cut []*link
+	w.links.each(func(l *link) {
+		if in[l.from.id-1] != in[l.to.id-1] {
+			w.cut(l, true)
+			cut = append(cut, l)
+		}
+	})
+	w.after(between(r, 50*ms, 2*time.Second), func() {
+		for _, l := range cut {
+			w.cut(l, false)
+		}
+	})
+	return len(cut) > 0
+}
+
+func oneWay(w *world, r *rand.Rand) bool {
+	l := w.anyLink(r)
+	if l == nil {
+		return false
+	}
+	w.cut(l, true)
+	w.after(between(r, 50*ms, 2*time.Second), func() { w.cut(l, false) })
 	return true
 }
 
-func oneWay(w *world) bool {
-	l := w.anyLink()
-	l.cut = true
-	w.after(w.between(50*time.Millisecond, 2*time.Second), func() { l.cut = false })
-	return true
-}
-
-func flap(w *world) bool {
-	l := w.anyLink()
+func flap(w *world, r *rand.Rand) bool {
+	l := w.anyLink(r)
+	if l == nil {
+		return false
+	}
 	var turn func(left int)
 	turn = func(left int) {
-		l.cut = left > 0 && !l.cut && !w.healed
+		w.cut(l, left > 0 && !l.cut && !w.healed)
 		if left > 0 {
-			w.after(w.between(5*time.Millisecond, 100*time.Millisecond), func() { turn(left - 1) })
+			w.after(between(r, 5*ms, 100*ms), func() { turn(left - 1) })
 		}
 	}
 	turn(12)
 	return true
 }
 
-func slowLink(w *world) bool {
-	l := w.anyLink()
-	l.slow = w.between(10*time.Millisecond, 300*time.Millisecond)
-	w.after(w.between(100*time.Millisecond, 2*time.Second), func() { l.slow = 0 })
+// halfOpen swallows what a link carries, and nobody is told.
+func halfOpen(w *world, r *rand.Rand) bool {
+	l := w.anyLink(r)
+	if l == nil {
+		return false
+	}
+	l.deaf = true
+	w.links.changed(l)
+	w.after(between(r, 100*ms, 3*time.Second), func() {
+		l.deaf = false
+		w.links.changed(l)
+	})
 	return true
 }
 
-func lossBurst(w *world) bool {
-	loss := 0.05 + 0.4*w.rng.Float64()
-	w.net.each(func(l *link) { l.loss = loss })
-	w.after(w.between(100*time.Millisecond, time.Second), func() { w.net.each(func(l *link) { l.loss = 0 }) })
+func slowLink(w *world, r *rand.Rand) bool {
+	l := w.anyLink(r)
+	if l == nil {
+		return false
+	}
+	l.slow = between(r, 10*ms, 300*ms)
+	w.after(between(r, 100*ms, 2*time.Second), func() { l.slow = 0 })
 	return true
 }
 
-func killOne(w *world) bool {
-	n := w.up()
+func lossBurst(w *world, r *rand.Rand) bool {
+	loss := 0.05 + 0.4*r.Float64()
+	w.links.each(func(l *link) { l.loss = loss })
+	w.after(between(r, 100*ms, time.Second), func() { w.links.each(func(l *link) { l.loss = 0 }) })
+	return len(w.nodes) > 1
+}
+
+func killOne(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
 	if n == nil {
 		return false
 	}
-	n.kill()
-	if w.chance(0.3) {
+	n.killNow()
+	if r.IntN(10) < 3 {
 		// Before it comes back the power fails as well: what the kernel had kept is gone.
 		w.counts["power cut after a kill"]++
 		n.powerCut()
 	}
-	n.restartIn(w.between(10*time.Millisecond, 2*time.Second))
+	n.restartIn(between(r, 10*ms, 2*time.Second))
 	return true
 }
 
-func powerOne(w *world) bool {
-	n := w.up()
+// absence takes a node away for so long that the others' logs move on without it.
+func absence(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
+	if n == nil {
+		return false
+	}
+	n.killNow()
+	n.restartIn(between(r, 2*time.Second, 6*time.Second))
+	return true
+}
+
+func powerOne(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
 	if n == nil {
 		return false
 	}
 	n.powerCut()
-	n.restartIn(w.between(10*time.Millisecond, 2*time.Second))
+	n.restartIn(between(r, 10*ms, 2*time.Second))
 	return true
 }
 
 // powerInStep lets the power fail at one of the next operations on a disk.
-func powerInStep(w *world) bool {
-	n := w.up()
+func powerInStep(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
 	if n == nil || n.proc.cut >= 0 {
 		return false
 	}
-	n.proc.cut, n.proc.cutKeep = w.rng.IntN(60), w.cutKind()
+	n.proc.cut, n.proc.cutKeep = r.IntN(60), w.cutKind()
 	return true
 }
 
-func powerAll(w *world) bool {
+// powerAll takes the power from all machines: each as it is, or, now and then, one of them in the middle of a step.
+func powerAll(w *world, r *rand.Rand) bool {
+	longest := pick(r, 30*ms, 800*ms)
 	for _, n := range w.nodes {
 		n.powerCut()
-		n.restartIn(w.between(10*time.Millisecond, 800*time.Millisecond))
+		n.restartIn(between(r, 5*ms, longest))
 	}
+	w.counts["power cuts of the whole cluster"]++
 	return true
 }
 
 // pause is SIGSTOP and SIGCONT.
-func pause(w *world) bool {
-	n := w.up()
+func pause(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
 	if n == nil || n.proc.frozen {
 		return false
 	}
 	p := n.proc
 	p.frozen = true
-	w.after(w.between(50*time.Millisecond, 2*time.Second), func() {
-		p.frozen = false
+	w.after(between(r, 50*ms, 2*time.Second), func() {
 		if !p.dead {
 			w.log("node %d goes on", n.id)
+			p.thaw()
 		}
 	})
 	return true
 }
 
-// whenThawed runs f once the process goes on.
-func (p *proc) whenThawed(f func()) {
-	p.node.w.after(quantum, func() { p.callback(f) })
-}
-
-// slowDisk makes operations take long, or holds the log's writer back before one begins.
-func slowDisk(w *world) bool {
-	n := w.up()
+// slowNode makes everything that a process does take its time.
+func slowNode(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
 	if n == nil {
 		return false
 	}
-	if w.chance(0.5) {
-		n.fs.Inject(vfs.Fault{Ops: vfs.OpSync | vfs.OpWrite, Count: 1 + w.rng.IntN(20), Delay: w.between(5*time.Millisecond, 100*time.Millisecond)})
+	p := n.proc
+	p.slow = between(r, 2*ms, 80*ms)
+	w.after(between(r, 200*ms, 2*time.Second), func() { p.slow = 0 })
+	return true
+}
+
+// slowDisk makes operations take long, or holds the log's writer back before one begins.
+func slowDisk(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
+	if n == nil {
+		return false
+	}
+	if r.IntN(2) == 0 {
+		n.fs.Inject(vfs.Fault{Ops: vfs.OpSync | vfs.OpWrite, Count: 1 + r.IntN(20), Delay: between(r, 5*ms, 100*ms)})
 		return true
 	}
-	until := w.clk.Now().Add(w.between(100*time.Millisecond, 1500*time.Millisecond))
+	until := w.clk.Now().Add(between(r, 100*ms, 1500*ms))
 	for _, a := range n.proc.actors {
 		if a.name == "log" {
 			a.restUntil = until
@@ -215,44 +367,72 @@ func slowDisk(w *world) bool {
 	return true
 }
 
+func stallReads(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
+	if n == nil {
+		return false
+	}
+	n.fs.Inject(vfs.Fault{Ops: vfs.OpRead, Count: 1 + r.IntN(10), Delay: between(r, 10*ms, 400*ms)})
+	return true
+}
+
 // failSync makes one of the next syncs fail: the process must stop.
-func failSync(w *world) bool {
-	n := w.up()
+func failSync(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
 	if n == nil || n.syncFault != nil {
 		return false
 	}
-	match := pick(w.rng, "", "*.wal")
-	n.syncFault = n.fs.Inject(vfs.Fault{Ops: vfs.OpSync, Match: match, Skip: w.rng.IntN(10), Err: syscall.EIO})
+	match := pick(r, "", "*.wal")
+	n.syncFault = n.fs.Inject(vfs.Fault{Ops: vfs.OpSync, Match: match, Skip: r.IntN(10), Err: syscall.EIO})
 	return true
 }
 
-// absence takes a node away for so long that the others' logs move on without it.
-func absence(w *world) bool {
-	n := w.up()
-	if n == nil {
+// fullDisk leaves little room on a disk, or none, for a while.
+func fullDisk(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
+	if n == nil || n.full {
 		return false
 	}
-	n.kill()
-	n.restartIn(w.between(2*time.Second, 5*time.Second))
+	n.full = true
+	n.fs.SetCapacity(n.fs.Used() + r.Int64N(reserveBytes*5/4))
+	w.after(between(r, 200*ms, 4*time.Second), func() {
+		n.full = false
+		n.fs.SetCapacity(0)
+	})
 	return true
 }
 
-func transfer(w *world) bool {
-	n := w.up()
-	if n == nil {
+func transfer(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
+	if n == nil || n.proc.core == nil {
 		return false
 	}
-	for _, v := range n.proc.parts {
-		if v.r.IsLeader() {
-			v.r.TransferLeadership(pick[int32](w.rng, -1, 1, 2, 3))
+	struck := false
+	for _, v := range n.proc.core.Groups().Replicas() {
+		if v.IsLeader() {
+			to := int32(-1)
+			if r.IntN(4) > 0 {
+				to = w.anyNode(r).id
+			}
+			v.TransferLeadership(to)
+			struck = true
 		}
 	}
-	return true
+	w.touch(n.proc)
+	return struck
 }
 
 // clockJump moves a machine's wall clock, either way. Raft counts ticks and is not concerned.
-func clockJump(w *world) bool {
-	n := w.anyNode()
-	n.skew += w.between(-time.Minute, time.Minute)
+func clockJump(w *world, r *rand.Rand) bool {
+	n := w.anyNode(r)
+	n.setClock(between(r, -time.Minute, time.Minute), n.rate)
 	return true
 }
+
+// clockDrift makes a machine's clock run too fast or too slow.
+func clockDrift(w *world, r *rand.Rand) bool {
+	w.anyNode(r).setClock(0, 0.7+0.6*r.Float64())
+	return true
+}
+
+var _ = faultNamed

@@ -5,16 +5,19 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/config"
+	"github.com/chronik-go/chronik/internal/controller"
+	"github.com/chronik-go/chronik/internal/controller/bootstrap"
 	"github.com/chronik-go/chronik/internal/multiraft"
+	nodepkg "github.com/chronik-go/chronik/internal/node"
 	"github.com/chronik-go/chronik/internal/partition"
-	"github.com/chronik-go/chronik/internal/segment"
-	"github.com/chronik-go/chronik/internal/transport"
 	"github.com/chronik-go/chronik/internal/vfs"
 	"github.com/chronik-go/chronik/internal/wal"
 )
 
-// node is a machine: a disk that outlives what runs on it.
+const dataDir = "/data"
+
+// node is a machine: a disk that outlives what runs on it, and a clock that may be wrong.
 type node struct {
 	w    *world
 	id   int32
@@ -22,102 +25,130 @@ type node struct {
 	proc *proc // nil while nothing runs
 	// boots counts processes; it tells a late restart that another one has come first.
 	boots int
-	skew  time.Duration // of the wall clock
+	// The machine's clock: elapsed at simulated time since, and from then on times rate; the wall clock is ahead by skew.
+	elapsed time.Duration
+	since   time.Time
+	rate    float64
+	skew    time.Duration
 	// syncFault is the injected failure of a sync that the process must not survive.
 	syncFault *vfs.Injected
+	full      bool // its disk has little room, or none
 }
 
 // proc is one life of a node's process.
 type proc struct {
-	node   *node
-	fs     *vfs.Mem
-	dead   bool // it is over: nothing it still does counts
-	frozen bool // stopped by a signal
-	log    *wal.Log
-	svc    *multiraft.Service
-	mgr    *partition.Manager
-	actors []*actor
-	parts  []*replicaView // by partition index
-	fatal  error
+	node    *node
+	fs      *vfs.Mem
+	dead    bool // it is over: nothing it still does counts
+	frozen  bool // stopped by a signal
+	touched bool
+	slow    time.Duration // added to whatever a worker does
+	log     *wal.Log
+	core    *nodepkg.Core
+	actors  []*actor
+	tasks   []*task
+	held    []func() // callbacks while frozen
+	later   []unit   // what was about to run when it was frozen
+	views   map[uint64]*replicaView
+	fatal   error
+	// registered: the cluster knows this life's address, and all it shall hold is open.
+	registered bool
 	// cut is how many disk operations remain until the power fails; -1 is never.
 	cut     int
 	cutKeep vfs.PowerCut
 }
 
-// actor is a step function of a process.
-type actor struct {
-	p         *proc
-	name      string
-	step      func() bool
-	disk      bool
-	restUntil time.Time
-}
-
 // replicaView is what the checks saw last of a replica in this life.
 type replicaView struct {
-	p     *partition.Partition
-	r     *multiraft.Replica
 	hw    int64
 	start int64
 	term  uint64
 }
 
 func newNode(w *world, id int32) *node {
-	n := &node{w: w, id: id, fs: vfs.NewMem(w.seed<<8 + uint64(id))}
+	n := &node{w: w, id: id, fs: vfs.NewMem(w.seed<<8 + uint64(id)), since: epoch, rate: 1}
 	n.fs.SetNow(w.clk.Now)
+	if err := vfs.MkdirAllSync(n.fs, dataDir); err != nil {
+		panic(err)
+	}
+	identity := &bootstrap.Identity{
+		Format: bootstrap.FormatVersion, Dir: dirOf(id), Node: id, ClusterID: bootstrap.ClusterID(w.founders), Founders: w.founders,
+	}
+	if err := identity.Save(n.fs, dataDir); err != nil {
+		panic(err)
+	}
 	return n
 }
 
-// procClock is the machine's clock as one process sees it: its callbacks end with the process.
-type procClock struct{ p *proc }
-
-// Now implements clock.Clock.
-func (c procClock) Now() time.Time { return c.p.node.w.clk.Now().Add(c.p.node.skew) }
-
-// AfterFunc implements clock.Clock. A frozen process runs its callbacks once it goes on.
-func (c procClock) AfterFunc(d time.Duration, f func()) clock.Timer {
-	return c.p.node.w.clk.AfterFunc(d, func() { c.p.callback(f) })
+// time is what the machine's clock shows.
+func (n *node) time() time.Time {
+	d := n.running()
+	return reading(epoch.Add(d+n.skew), d)
 }
 
-func (p *proc) callback(f func()) {
-	switch {
-	case p.dead:
-	case p.frozen:
-		p.node.w.after(quantum, func() { p.callback(f) })
-	default:
-		f()
+// running is how long the machine has been running, by its own clock.
+func (n *node) running() time.Duration {
+	d := n.w.clk.Now().Sub(n.since)
+	if n.rate != 1 {
+		d = time.Duration(float64(d) * n.rate)
 	}
+	return n.elapsed + d
 }
 
-// Send implements multiraft.Sender.
-func (p *proc) Send(to int32, env transport.Envelope) { p.node.w.net.send(p, to, env) }
+// setClock makes the wall clock jump, and the machine's time run at a rate from now on.
+func (n *node) setClock(jump time.Duration, rate float64) {
+	n.elapsed, n.since, n.rate = n.running(), n.w.clk.Now(), rate
+	n.skew += jump
+}
+
+// real is how long it takes for d to pass by the machine's clock.
+func (n *node) real(d time.Duration) time.Duration {
+	if n.rate == 1 {
+		return d
+	}
+	return time.Duration(float64(d) / n.rate)
+}
+
+func (n *node) up() bool { return n.proc != nil && !n.proc.dead }
 
 // boot starts a process on the node. A power cut armed before may hit it at any point.
 func (n *node) boot(cut int, keep vfs.PowerCut) {
 	w := n.w
 	n.boots++
-	p := &proc{node: n, fs: n.fs, cut: cut, cutKeep: keep}
+	p := &proc{node: n, fs: n.fs, cut: cut, cutKeep: keep, views: map[uint64]*replicaView{}}
 	n.proc = p
 	w.counts["boots"]++
 	w.log("node %d boots", n.id)
 	n.fs.SetHook(func(vfs.Op, string, time.Duration) { p.operation() })
-	err := p.open()
-	switch {
-	case p.dead: // the power failed on the way
-	case p.fatal != nil || err != nil && n.syncFired():
-		w.log("node %d refuses to start: %v %v", n.id, err, p.fatal)
-		n.exit(w.between(50*time.Millisecond, time.Second))
-	case err != nil:
-		n.tree("/data")
-		w.fail("node %d does not start: %v", n.id, err)
-	default:
-		n.tickLater(p, w.upTo(tick))
-	}
+	w.spawn(p, func() {
+		err := p.open()
+		switch {
+		case p.dead: // the power failed on the way
+		case p.fatal != nil || err != nil && (n.syncFired() || n.full):
+			w.log("node %d refuses to start: %v %v", n.id, err, p.fatal)
+			n.exit(w.between(50*time.Millisecond, time.Second))
+		case err != nil:
+			n.tree(dataDir)
+			w.fail("node %d does not start: %v", n.id, err)
+		default:
+			w.links.started(p)
+			n.tickLater(p, w.upTo(w.set.tick))
+			if err := p.core.Register(never, host(n.id), kafkaPort); err != nil {
+				w.fail("node %d can't register: %v", n.id, err)
+			}
+			p.registered = true
+		}
+	})
 }
 
+const kafkaPort = 9092
+
+func host(id int32) string { return fmt.Sprintf("sim-%d", id) }
+
+// open does what a server does from its data directory on.
 func (p *proc) open() error {
 	n, w := p.node, p.node.w
-	clk := procClock{p}
+	clk := machineClock{p}
 	logger := slog.New(&logHandler{p: p})
 	fatal := func(err error) {
 		if p.fatal == nil && !p.dead {
@@ -125,73 +156,104 @@ func (p *proc) open() error {
 			w.log("node %d must stop: %v", n.id, err)
 		}
 	}
-	var err error
-	p.log, err = wal.Open(wal.Options{FS: p.fs, Dir: "/data/wal", Clock: clk, Logger: logger, FileBytes: w.set.walFile,
+	identity, err := bootstrap.Open(bootstrap.OpenOptions{FS: p.fs, Dir: dataDir, Node: n.id, Ignore: []string{"wal"}})
+	if err != nil {
+		return err
+	}
+	p.log, err = wal.Open(wal.Options{
+		FS: p.fs, Dir: dataDir + "/wal", Clock: clk, Logger: logger, FileBytes: w.set.walFile,
 		MaxBytes: 4 * w.set.walFile, CacheBytes: w.set.walCache, OnFatal: fatal,
 		OnPinned: func(group, index uint64) {
-			if p.mgr != nil {
-				p.mgr.Pinned(group, index)
+			if p.core != nil {
+				p.core.Pinned(group, index)
 			}
-		}})
+		},
+	})
 	if err != nil {
 		return fmt.Errorf("opening the log: %w", err)
 	}
-	p.svc, err = multiraft.NewService(multiraft.Config{NodeID: n.id, Log: p.log, Sender: p, Clock: clk, Logger: logger,
-		Shards: w.set.shards, TickInterval: tick, MaxEntryBytes: w.set.maxEntry, MaxUnappliedBytes: w.set.maxUnapplied,
-		MaxQueuedBytes: 64 << 10, MaxInflightBytes: w.set.maxInflight, MaxAppendBacklog: w.set.backlog,
-		PrefetchBytes: 4 << 10, StallLimit: 300 * time.Millisecond,
-		OnLeader: func(r *multiraft.Replica, st multiraft.Status) { p.leader(r, st) },
-		OnFence: func(r *multiraft.Replica, err error) {
-			// A disk that failed fences first and stops the node next.
-			if !p.dead && p.fatal == nil {
-				w.fail("node %d fenced partition %d: %v", n.id, r.Partition(), err)
-			}
-		}})
-	if err != nil {
+	core, err := nodepkg.OpenCore(never, nodepkg.CoreConfig{
+		Config: p.config(), Identity: *identity, FS: p.fs, Clock: clk, WAL: p.log, Peers: p, Logger: logger, Fail: fatal,
+		Tune: p.tuning(), Opened: func(c *nodepkg.Core) { p.core = c },
+	})
+	if err != nil || p.dead {
 		return err
 	}
-	p.mgr, err = partition.NewManager(partition.ManagerConfig{FS: p.fs, Dir: "/data/topics", Clock: clk, Logger: logger,
-		Service: p.svc, Log: p.log, Files: segment.NewFiles(p.fs, 16), OnFatal: fatal, Limits: w.set.limits,
-		Configs: func(string) partition.TopicConfig { return partition.DefaultTopicConfig(w.set.segment) }})
-	if err != nil {
-		return err
-	}
-	for _, part := range w.topic.Partitions {
-		for _, r := range part.Replicas {
-			if r.Node != n.id {
-				continue
-			}
-			if err := p.mgr.Open(w.topic, part, r); err != nil {
-				return err
-			}
-			sp, _ := p.mgr.Lookup(topicName, part.Index)
-			sr, _ := p.svc.Group(part.Group)
-			p.parts = append(p.parts, &replicaView{p: sp, r: sr, hw: sp.HighWatermark(), start: sp.LogStart()})
-		}
-	}
-	p.makeActors()
+	p.makeActors(core)
+	core.Start()
 	return nil
 }
 
-func (p *proc) makeActors() {
-	add := func(name string, disk bool, step func() bool) {
-		p.actors = append(p.actors, &actor{p: p, name: name, disk: disk, step: func() bool {
-			more := step()
-			p.settleFatal()
-			return more
-		}})
+func (p *proc) config() *config.Node {
+	c, set := config.Default(), &p.node.w.set
+	c.NodeID, c.DataDir, c.AdminAddr = p.node.id, dataDir, ""
+	for _, f := range p.node.w.founders {
+		c.Peers = append(c.Peers, config.Peer{ID: f.Node, Addr: host(f.Node) + ":5001"})
 	}
-	for i, s := range p.svc.Shards() {
-		add(fmt.Sprint("shard ", i), false, s.Step)
+	c.RaftAddr, c.KafkaAddr = host(p.node.id)+":5001", fmt.Sprintf("%s:%d", host(p.node.id), kafkaPort)
+	c.AutoCreateTopics = false
+	c.Limits.ElectionTimeout, c.Limits.HeartbeatInterval = 10*set.tick, time.Duration(set.beat)*set.tick
+	c.Limits.MaxOpenFiles = 16
+	return c
+}
+
+// tuning makes everything small, so that little data fills it.
+func (p *proc) tuning() *nodepkg.Tuning {
+	w, set := p.node.w, &p.node.w.set
+	return &nodepkg.Tuning{
+		Groups: func(c *multiraft.Config) {
+			c.Shards, c.TickInterval, c.ElectionTicks, c.HeartbeatTicks = set.shards, set.tick, 10, set.beat
+			c.MaxEntryBytes, c.MaxUnappliedBytes, c.MaxQueuedBytes = set.maxEntry, set.maxUnapplied, 64<<10
+			c.MaxInflightBytes, c.MaxAppendBacklog, c.PrefetchBytes = set.maxInflight, set.backlog, 4<<10
+			c.StallLimit = 15 * set.tick
+			observe := c.OnLeader
+			c.OnLeader = func(r *multiraft.Replica, st multiraft.Status) {
+				p.leader(r, st)
+				observe(r, st)
+			}
+			c.OnFence = func(r *multiraft.Replica, err error) {
+				// A disk that failed fences first and stops the node next.
+				if !p.dead && p.fatal == nil {
+					w.fail("node %d fenced %s-%d: %v", p.node.id, r.Topic(), r.Partition(), err)
+				}
+			}
+		},
+		Metadata: func(c *controller.MachineConfig) { c.CheckpointEntries = set.metaEntries },
+		Partitions: func(c *partition.ManagerConfig) {
+			c.Limits = set.limits
+			configs := c.Configs
+			c.Configs = func(topic string) partition.TopicConfig {
+				tc := configs(topic)
+				tc.Segment = set.segment
+				return tc
+			}
+		},
+		Reserve: reserveBytes, Ballast: ballastBytes,
 	}
-	for i, s := range p.svc.Appliers() {
-		add(fmt.Sprint("applier ", i), false, s.Step)
+}
+
+// What a node keeps free on its disk in here.
+const (
+	reserveBytes = 512 << 10
+	ballastBytes = 64 << 10
+)
+
+func (p *proc) makeActors(core *nodepkg.Core) {
+	add := func(name string, disk bool, step func() bool, ready func() bool) {
+		p.actors = append(p.actors, &actor{p: p, name: name, disk: disk, step: step, ready: ready})
 	}
-	add("log", true, p.log.Step)
-	add("log background", true, p.log.StepBackground)
-	add("partitions", false, p.mgr.Step)
+	s := core.Steps()
+	for i, x := range s.Shards {
+		add(fmt.Sprint("shard ", i), false, x.Step, x.Ready)
+	}
+	for i, x := range s.Appliers {
+		add(fmt.Sprint("applier ", i), false, x.Step, x.Ready)
+	}
+	add("log", true, p.log.Step, p.log.Ready)
+	add("log background", true, p.log.StepBackground, p.log.BackgroundReady)
+	add("partitions", false, s.Partitions.Step, s.Partitions.Ready)
 	for range 2 {
-		add("partitions", true, p.mgr.Step)
+		add("partitions", true, s.Partitions.Step, s.Partitions.Ready)
 	}
 }
 
@@ -201,6 +263,11 @@ func (p *proc) settleFatal() {
 		return
 	}
 	w := p.node.w
+	if p.node.full {
+		w.counts["stopped by a full disk"]++
+		p.node.exit(w.between(50*time.Millisecond, time.Second))
+		return
+	}
 	if !p.node.syncFired() {
 		w.fail("node %d stopped though its disk is sound: %v", p.node.id, p.fatal)
 		return
@@ -236,15 +303,16 @@ func (n *node) drop() {
 		p.dead = true
 		n.proc = nil
 		n.fs.SetHook(nil)
+		n.w.kill(p)
+		n.w.links.ended(p)
 	}
 }
 
-// kill is kill -9: what was written stays with the kernel.
-func (n *node) kill() {
+// killNow is kill -9: what was written stays with the kernel.
+func (n *node) killNow() {
 	n.w.log("node %d killed", n.id)
 	n.drop()
 	n.fs.Kill()
-	n.w.net.closed(n.id)
 }
 
 // powerCut ends the machine between two steps.
@@ -252,6 +320,7 @@ func (n *node) powerCut() {
 	n.drop()
 	rep := n.fs.Crash(n.w.rng.Uint64())
 	n.w.log("node %d power cut: %+v", n.id, rep)
+	n.w.counts["power cuts"]++
 	n.w.counts["sectors lost"] += rep.SectorsLost
 	n.w.counts["names lost"] += rep.NamesLost
 }
@@ -270,11 +339,11 @@ func (p *proc) operation() {
 	p.cut = -1
 	old := n.fs
 	n.fs = old.CrashCloneWith(p.cutKeep)
-	p.dead = true
-	n.proc = nil
+	n.drop()
 	old.SetHook(nil)
 	rep := n.fs.Stats().Cut
 	n.w.log("node %d power cut within a step: %+v", n.id, rep)
+	n.w.counts["power cuts"]++
 	n.w.counts["power cut within a step"]++
 	n.w.counts["sectors lost"] += rep.SectorsLost
 	n.syncFault = nil
@@ -289,7 +358,7 @@ func (n *node) restartIn(d time.Duration) {
 			return
 		}
 		cut, keep := -1, vfs.LoseUnsynced()
-		if !n.w.healed && n.w.chance(0.1) {
+		if !n.w.healed && n.w.chance(n.w.noise.restartCuts) {
 			cut, keep = n.w.rng.IntN(120), n.w.cutKind()
 		}
 		n.boot(cut, keep)
@@ -308,15 +377,19 @@ func (w *world) cutKind() vfs.PowerCut {
 }
 
 func (n *node) tickLater(p *proc, d time.Duration) {
-	n.w.after(d, func() {
+	steps := p.core.Steps()
+	var tick func()
+	tick = func() {
 		if p.dead {
 			return
 		}
 		if !p.frozen {
-			p.svc.Tick()
+			steps.Tick()
+			n.w.touch(p)
 		}
-		n.tickLater(p, tick)
-	})
+		n.w.after(n.real(n.w.set.tick), tick)
+	}
+	n.w.after(d, tick)
 }
 
 // leader notes a change of a replica's view in the trace.
@@ -324,17 +397,18 @@ func (p *proc) leader(r *multiraft.Replica, st multiraft.Status) {
 	if p.dead {
 		return
 	}
-	p.node.w.log("node %d partition %d: term %d leader %d ready %v commit %d", p.node.id, r.Partition(), st.Term, st.LeaderNode, st.Ready, st.Commit)
+	w := p.node.w
+	w.log("node %d %s-%d: term %d leader %d ready %v commit %d", p.node.id, r.Topic(), r.Partition(), st.Term, st.LeaderNode, st.Ready, st.Commit)
 	if st.IsLeader && !st.Ready {
-		p.node.w.counts["elections"]++
-		p.node.w.model.elected(r.Partition(), st.Term, p.node.id)
+		w.counts["elections"]++
+		w.model.elected(r, st.Term, p.node.id)
 	}
 }
 
-// heard lets the harness count, and strike, at what a process logs.
-func (p *proc) heard(message string, attrs map[string]string) {
+// heard lets the simulator count, and strike, at what a process logs.
+func (p *proc) heard(r *slog.Record) {
 	w := p.node.w
-	switch message {
+	switch r.Message {
 	case "catching up by delta":
 		w.counts["delta begun"]++
 	case "catching up whole":
@@ -342,16 +416,19 @@ func (p *proc) heard(message string, attrs map[string]string) {
 	case "snapshot installed":
 		w.counts["snapshot installed"]++
 	case "snapshot staged":
-		if attrs["whole"] == "true" {
-			w.counts["staged whole"]++
-		} else {
-			w.counts["staged by delta"]++
-		}
+		name := "staged by delta"
+		r.Attrs(func(a slog.Attr) bool {
+			if a.Key == "whole" && a.Value.String() == "true" {
+				name = "staged whole"
+			}
+			return true
+		})
+		w.counts[name]++
 	default:
 		return
 	}
 	// Around a snapshot is where a crash hurts most (fault 18).
-	if !w.healed && p.cut < 0 && w.chance(0.2) {
+	if !w.healed && p.cut < 0 && w.chance(w.noise.snapshotCuts) {
 		p.cut, p.cutKeep = w.rng.IntN(30), w.cutKind()
 		w.counts["cut armed at a snapshot"]++
 	}

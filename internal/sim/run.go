@@ -2,11 +2,9 @@ package sim
 
 import (
 	"crypto/rand"
-	"fmt"
 	"io"
 	randv2 "math/rand/v2"
 	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -22,6 +20,10 @@ type Options struct {
 	// Trace is given every line of the trace, in order; nil where nobody looks, which is much faster. The run and its hash are
 	// the same either way.
 	Trace func(line string)
+
+	// Bench replaces the settings that the seed draws by those of the benchmark: three nodes with a server's own timing, eight
+	// partitions, a steady load, and a fault every few seconds, for a minute.
+	Bench bool
 }
 
 // Result is what a run leaves.
@@ -72,18 +74,19 @@ func seedRandom(seed uint64) func() {
 // from the seed: no server may run beside it, and a second Run waits for the first.
 func Run(o Options) (res Result) {
 	defer seedRandom(o.Seed)()
-	w := newWorld(o.Seed, o.Trace)
+	w := newWorld(o)
 	defer func() {
 		if p := recover(); p != nil {
 			w.fail("panic: %v\n%s", p, debug.Stack())
 		}
+		w.stopAll()
 		res = w.result()
 	}()
-	w.log("settings %+v", w.set.describe())
+	w.log("settings %+v", w.set)
 	for _, n := range w.nodes {
 		n.boot(-1, vfs.LoseUnsynced())
 	}
-	w.chaosLater()
+	w.unleash()
 	w.run(w.set.chaos, nil)
 	if w.failed == nil {
 		w.finish()
@@ -101,7 +104,7 @@ func (w *world) checkWorth() {
 	if w.model.acked < minAcked {
 		w.fail("only %d batches were acknowledged: such a run shows nothing", w.model.acked)
 	}
-	if len(w.set.faults) > 0 && w.counts.Faults() == 0 {
+	if len(w.plan) > 0 && w.counts.Faults() == 0 {
 		w.fail("no fault came about: such a run shows nothing")
 	}
 }
@@ -115,14 +118,4 @@ func (w *world) result() Result {
 		r.Violation = w.failed.text
 	}
 	return r
-}
-
-// describe is the settings without what does not print the same twice.
-func (s settings) describe() string {
-	names := make([]string, len(s.faults))
-	for i, f := range s.faults {
-		names[i] = f.name
-	}
-	s.faults = nil
-	return fmt.Sprintf("%+v faults %s", s, strings.Join(names, ", "))
 }

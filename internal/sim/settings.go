@@ -1,0 +1,110 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/partition"
+	"github.com/chronik-go/chronik/internal/segment"
+)
+
+// settings are drawn from the seed: the same operations under many configurations.
+type settings struct {
+	nodes        int
+	topics       []int // partitions of each topic that stays
+	replication  int16
+	tick         time.Duration // of raft
+	beat         int           // ticks between a leader's heartbeats
+	walFile      int64
+	walCache     int64
+	shards       int
+	maxEntry     int
+	maxUnapplied int64
+	maxInflight  uint64
+	backlog      int64
+	metaEntries  int // entries between checkpoints of the metadata
+	segment      segment.Config
+	limits       partition.Limits
+	syncTime     time.Duration // the longest a write of the log takes
+	stepTime     time.Duration // the longest another worker rests
+	netDelay     time.Duration
+	producers    int
+	consumers    int     // of each partition
+	idempotent   float64 // of the producers
+	valueBytes   int
+	pace         time.Duration // the longest a producer rests
+	deletes      bool          // records are deleted
+	admin        bool          // topics come and go, and are configured
+	chaos        time.Duration
+}
+
+func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
+
+const ms = time.Millisecond
+
+func drawSettings(r *rand.Rand) settings {
+	s := settings{
+		nodes:        pick(r, 1, 2, 3, 3, 3, 3, 3, 3, 4, 5, 5, 7),
+		tick:         pick(r, 20*ms, 20*ms, 50*ms, 100*ms),
+		beat:         pick(r, 1, 2, 3),
+		walFile:      pick[int64](r, 64<<10, 64<<10, 128<<10),
+		walCache:     pick[int64](r, 96<<10, 256<<10),
+		shards:       1 + r.IntN(2),
+		maxEntry:     pick(r, 2<<10, 16<<10, 1<<20),
+		maxUnapplied: pick[int64](r, 8<<10, 64<<10, 1<<20),
+		maxInflight:  pick[uint64](r, 8<<10, 64<<10, 1<<20),
+		backlog:      pick[int64](r, 16<<10, 1<<20),
+		metaEntries:  pick(r, 3, 20, 1000),
+		segment: segment.Config{
+			SegmentBytes: pick[int64](r, 8<<10, 32<<10, 64<<10), IndexIntervalBytes: 512,
+			SegmentAge: pick(r, 500*ms, time.Hour), RetentionBytes: -1, RetentionAge: -1,
+		},
+		limits: partition.Limits{
+			FlushInterval: pick(r, 100*ms, 400*ms, 2*time.Second),
+			FlushBytes:    pick[int64](r, 8<<10, 64<<10), MaintenanceInterval: 500 * ms,
+			DeltaBytesPerSecond: pick[int64](r, 1<<20, 16<<20), DeltaChunkBytes: pick(r, 1<<10, 8<<10),
+			Staging: 1 + r.IntN(2), StageTimeout: 2 * time.Second, PinBytes: pick[int64](r, 8<<10, 1<<20),
+		},
+		syncTime:   pick[time.Duration](r, 1, 4, 15) * ms,
+		stepTime:   pick[time.Duration](r, 0, 1, 5) * ms,
+		netDelay:   pick[time.Duration](r, 1, 3, 12) * ms,
+		producers:  3 + r.IntN(4),
+		consumers:  1 + r.IntN(2),
+		idempotent: pick(r, 0.5, 0.8, 1),
+		valueBytes: pick(r, 100, 600, 2000),
+		pace:       pick[time.Duration](r, 20, 50, 100) * ms,
+		deletes:    r.IntN(3) > 0,
+		admin:      r.IntN(3) > 0,
+		chaos:      time.Duration(5+r.IntN(8)) * time.Second,
+	}
+	for range 1 + r.IntN(2) {
+		s.topics = append(s.topics, 1+r.IntN(3))
+	}
+	s.replication = int16(min(s.nodes, pick(r, 3, 3, 3, 5)))
+	if s.replication == 2 {
+		s.replication = int16(1 + r.IntN(2))
+	}
+	if r.IntN(4) == 0 {
+		s.segment.RetentionBytes = 48 << 10
+	}
+	return s
+}
+
+// benchSettings are those of the benchmark: three nodes with a server's own timing, eight partitions, a steady load.
+func benchSettings() settings {
+	s := drawSettings(rand.New(rand.NewPCG(1, 1)))
+	s.nodes, s.topics, s.replication = 3, []int{8}, 3
+	s.tick, s.beat = 100*ms, 3
+	s.walFile, s.walCache, s.maxEntry, s.backlog = 128<<10, 256<<10, 1<<20, 1<<20
+	s.maxUnapplied, s.maxInflight, s.shards = 1<<20, 1<<20, 2
+	s.segment.SegmentBytes, s.segment.SegmentAge, s.segment.RetentionBytes = 64<<10, time.Hour, 48<<10
+	s.limits.FlushInterval, s.limits.FlushBytes, s.limits.MaintenanceInterval = 2*time.Second, 64<<10, 5*time.Second
+	s.syncTime, s.stepTime, s.netDelay = 4*ms, 0, 3*ms
+	s.producers, s.consumers, s.idempotent, s.valueBytes = 8, 1, 1, 600
+	s.pace, s.deletes, s.admin = 200*ms, true, true
+	s.chaos = time.Minute
+	return s
+}
+
+func topicName(i int) string { return fmt.Sprintf("t%d", i) }
