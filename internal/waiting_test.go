@@ -18,7 +18,7 @@ var stepped = []string{"segment", "multiraft", "metadata", "partition", "cluster
 
 var forbiddenCalls = map[string]string{
 	"context.WithTimeout": "clock.WithTimeout", "context.WithDeadline": "clock.WithTimeout", "time.Now": "the injected clock",
-	"time.Since": "the injected clock", "time.After": "clock.Select", "time.AfterFunc": "the injected clock", "time.Sleep": "clock.Sleep",
+	"time.Since": "the injected clock", "time.Until": "the injected clock", "time.After": "clock.Select", "time.AfterFunc": "the injected clock", "time.Sleep": "clock.Sleep",
 	"time.NewTimer": "the injected clock", "time.NewTicker": "the injected clock", "time.Tick": "the injected clock",
 }
 

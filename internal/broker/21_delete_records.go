@@ -134,7 +134,7 @@ func (op *deleteOp) send(node int32, i, j int, topic string, p *kmsg.DeleteRecor
 // ask asks another node, and hands its answers on in the order of the questions.
 func (op *deleteOp) ask(ctx context.Context, hop *deleteHop) {
 	if end, ok := ctx.Deadline(); ok {
-		hop.req.TimeoutMillis = int32(max(time.Until(end)/time.Millisecond, 1))
+		hop.req.TimeoutMillis = int32(max(end.Sub(op.b.cfg.Clock.Now())/time.Millisecond, 1))
 	}
 	answer, err := op.b.askPeer(ctx, hop.node, hop.req)
 	var got []kmsg.DeleteRecordsResponseTopicPartition

@@ -36,6 +36,9 @@ var codes = []struct {
 	err  error
 	code *kerr.Error
 }{
+	// Its fate is unknown: a retriable code that an idempotent producer answers by sending the same sequence again. First of all:
+	// such an error also names what it failed of, and that must not pass for a promise that nothing was done.
+	{multiraft.ErrUnknownOutcome, kerr.RequestTimedOut},
 	{partition.ErrCorrupt, kerr.CorruptMessage},
 	{partition.ErrRecordTooLarge, kerr.MessageTooLarge},
 	{partition.ErrInvalidTimestamp, kerr.InvalidTimestamp},
@@ -68,8 +71,6 @@ var codes = []struct {
 	{controller.ErrClosed, kerr.RequestTimedOut},
 
 	{multiraft.ErrNotLeader, kerr.NotLeaderForPartition},
-	// Its fate is unknown: a retriable code that an idempotent producer answers by sending the same sequence again.
-	{multiraft.ErrUnknownOutcome, kerr.RequestTimedOut},
 	// Certainly not in the log. NOT_ENOUGH_REPLICAS is what clients retry without a metadata storm.
 	{multiraft.ErrOverloaded, kerr.NotEnoughReplicas},
 	{multiraft.ErrStopped, kerr.NotLeaderForPartition},

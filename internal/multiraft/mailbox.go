@@ -1,6 +1,9 @@
 package multiraft
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // mailbox is the inbox of a worker: many posters, one taker, order kept. A condition variable wakes the taker: at this rate
 // of small messages it costs less than a channel operation each.
@@ -11,6 +14,8 @@ type mailbox[E any] struct {
 	spare  []E // the last batch's array, cleared, for reuse
 	tick   bool
 	closed bool
+	// due: there are items, or a tick.
+	due atomic.Bool
 }
 
 func (m *mailbox[E]) init() { m.cond.L = &m.mu }
@@ -23,6 +28,7 @@ func (m *mailbox[E]) post(items ...E) bool {
 		return false
 	}
 	m.items = append(m.items, items...)
+	m.due.Store(len(m.items) > 0 || m.tick)
 	if len(m.items) == len(items) {
 		m.cond.Signal()
 	}
@@ -32,6 +38,7 @@ func (m *mailbox[E]) post(items ...E) bool {
 func (m *mailbox[E]) postTick() {
 	m.mu.Lock()
 	m.tick = true
+	m.due.Store(true)
 	m.cond.Signal()
 	m.mu.Unlock()
 }
@@ -41,6 +48,7 @@ func (m *mailbox[E]) take() (items []E, tick bool) {
 	m.mu.Lock()
 	items, tick = m.items, m.tick
 	m.items, m.tick = m.spare[:0], false
+	m.due.Store(false)
 	m.spare = nil
 	m.mu.Unlock()
 	return items, tick
@@ -60,11 +68,7 @@ func (m *mailbox[E]) give(items []E) {
 	m.mu.Unlock()
 }
 
-func (m *mailbox[E]) empty() bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return len(m.items) == 0 && !m.tick
-}
+func (m *mailbox[E]) empty() bool { return !m.due.Load() }
 
 func (m *mailbox[E]) close() {
 	m.mu.Lock()

@@ -148,21 +148,22 @@ func (b *bystander) run() {
 			return
 		}
 		name := fmt.Sprintf("passing%d", b.rng.IntN(passing))
-		op := w.admin.history.begin(w, name)
+		var op *metaOp
 		var code *kerr.Error
 		var err error
+		h := &w.admin.history
 		switch b.rng.IntN(5) {
 		case 0, 1:
-			op.kind = opCreate
+			op = h.begin(name, opCreate, 0)
 			code, err = b.create(name, int32(1+b.rng.IntN(2)), min(w.set.replication, 3))
 		case 2, 3:
-			op.kind = opDelete
+			op = h.begin(name, opDelete, 0)
 			code, err = b.remove(name)
 		default:
-			op.kind, op.value = opConfigure, 1_000_000+b.rng.IntN(1_000_000)
+			op = h.begin(name, opConfigure, 1_000_000+b.rng.IntN(1_000_000))
 			code, err = b.configure(name, op.value)
 		}
-		w.admin.history.end(w, op, code, err)
+		h.end(w, op, code, err)
 	}
 }
 

@@ -43,10 +43,12 @@ func (c Counts) String() string {
 
 // mustHappen is what many seeds together must bring about, beside every fault.
 var mustHappen = []string{
-	"power cut within a step", "power cut after a kill", "stopped by a failed sync", "sectors lost", "names lost",
-	"messages lost", "messages duplicated", "losses never reported", "answers lost", "attempts again", "timeouts",
+	"power cuts of the whole cluster", "power cut within a step", "power cut after a kill", "cut armed at a snapshot",
+	"stopped by a failed sync", "stopped by a full disk", "sectors lost", "names lost",
+	"messages lost", "messages duplicated", "losses never reported", "answers lost", "batches sent again", "timeouts",
 	"log start moved", "log files recycled", "entries read from files", "groups carried forward",
 	"staged by delta", "staged whole", "snapshot installed", "consumers jumped to the log start", "elections",
+	"create topic: done", "delete topic: done", "alter config: done", "producer ids", "requests between nodes", "ends of a log asked for",
 }
 
 // Missing returns what never happened though enough seeds have run to bring it about: where something is missing the runs have

@@ -48,6 +48,8 @@ func (w *world) bound(d time.Duration) time.Duration { return d + 100*w.set.tick
 func (w *world) finish() {
 	w.heal()
 	w.run(calm, nil)
+	// Where the chaos left no time for work, the calm after it must bear it.
+	w.run(w.bound(writableWithin), func() bool { return w.model.acked >= minAcked })
 	w.ending = true
 	if w.failed != nil {
 		return

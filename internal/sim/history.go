@@ -48,31 +48,31 @@ const (
 	metaNothing // refused for a reason that says nothing of the topic
 )
 
-func (h *history) begin(_ *world, name string) *metaOp {
+// begin enters an operation. Until its answer is there, nobody knows what came of it.
+func (h *history) begin(name string, kind metaKind, value int) *metaOp {
 	h.tick++
-	return &metaOp{name: name, call: h.tick}
+	op := &metaOp{name: name, kind: kind, value: value, call: h.tick, back: math.MaxInt64, outcome: metaUnknown}
+	h.ops = append(h.ops, op)
+	return op
 }
 
 func (h *history) end(w *world, op *metaOp, code *kerr.Error, err error) {
 	h.tick++
-	op.back = h.tick
 	switch {
 	case err == errRefused:
-		return // never sent
+		op.outcome = metaNothing // never sent
 	case err != nil || code == kerr.RequestTimedOut || code == kerr.UnknownServerError:
-		op.outcome, op.back = metaUnknown, math.MaxInt64
+		return
 	case code == nil:
+		op.outcome = metaDone
 	case code == kerr.TopicAlreadyExists:
 		op.outcome = metaExists
 	case code == kerr.UnknownTopicOrPartition:
 		op.outcome = metaMissing
-		if op.kind == opConfigure {
-			return // judged by the asked node's copy of the metadata, which may be old
-		}
 	default:
 		op.outcome = metaNothing
 	}
-	h.ops = append(h.ops, op)
+	op.back = h.tick
 	w.log("%s: operation %d value %d: outcome %d", op.name, op.kind, op.value, op.outcome)
 }
 
@@ -143,13 +143,12 @@ func (w *world) checkHistory(img *metadata.Image) {
 		Equal: func(a, b any) bool { return a == b },
 	}).ToModel()
 	for _, name := range names {
-		read := h.begin(w, name)
-		read.kind = opRead
+		h.tick++
+		read := &metaOp{name: name, kind: opRead, call: h.tick}
 		if t := img.Topics[name]; t != nil {
 			read.exists = true
 			read.value, _ = strconv.Atoi(t.Configs["retention.ms"])
 		}
-		h.tick++
 		ops := append(byName[name], porcupine.Operation{Input: read, Call: read.call, Output: read, Return: math.MaxInt64})
 		w.counts["operations on metadata"] += len(ops)
 		switch porcupine.CheckOperationsTimeout(m, ops, 20*time.Second) {

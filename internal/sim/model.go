@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"hash/fnv"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -138,16 +137,16 @@ func (b *batch) build() []byte {
 
 // bodySum covers a stored batch from its magic on, except the leader epoch before it: all that a producer sent.
 func bodySum(b []byte) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write(b[8:12])
-	_, _ = h.Write(b[16:])
-	return h.Sum64()
+	var t trace
+	t.mixBytes(b[8:12])
+	t.mixBytes(b[16:])
+	return t.sum
 }
 
 func fullSum(b []byte) uint64 {
-	h := fnv.New64a()
-	_, _ = h.Write(b)
-	return h.Sum64()
+	var t trace
+	t.mixBytes(b)
+	return t.sum
 }
 
 // newBatch enters a batch that is about to be sent.

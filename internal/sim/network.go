@@ -40,8 +40,9 @@ type link struct {
 	peer     *proc // the process at the other end of the connection that is up
 	checked  int   // numbers the checks of its state
 	last     [streams]time.Time
-	lost     []lostTo    // bursts not yet reported, in the order they began
-	pending  []*exchange // asked and not answered, in that order
+	out      [streams][]transport.Envelope // sent at this instant
+	lost     []lostTo                      // bursts not yet reported, in the order they began
+	pending  []*exchange                   // asked and not answered, in that order
 }
 
 type lostTo struct {
@@ -150,6 +151,7 @@ func (n *network) started(p *proc) {
 		}
 		l := n.link(p.node.id, o.id)
 		l.up, l.peer, l.lost, l.pending = false, nil, nil, nil
+		l.out = [streams][]transport.Envelope{}
 		n.check(l, n.between(ms, 30*ms))
 		n.check(n.link(o.id, p.node.id), n.between(ms, 30*ms))
 	}
@@ -164,6 +166,7 @@ func (n *network) ended(p *proc) {
 		}
 		mine := n.link(p.node.id, o.id)
 		mine.up, mine.peer, mine.lost, mine.pending = false, nil, nil, nil
+		mine.out = [streams][]transport.Envelope{}
 		mine.checked++
 		if l := n.link(o.id, p.node.id); l.up {
 			after := n.between(ms, 20*ms)
@@ -232,15 +235,24 @@ func (p *proc) Send(to int32, env transport.Envelope) {
 		stream = streamBulk
 	}
 	w := n.w
-	copies := 1
-	if !w.healed && env.Kind == transport.KindRaft && w.noise.dup > 0 && w.net.Float64() < w.noise.dup {
-		copies = 2
-		w.counts["messages duplicated"]++
+	if len(l.out[stream]) == 0 {
+		// What is sent at one instant travels together, as many groups' messages do in one send of the transport.
+		dest := l.peer
+		w.after(0, func() { n.flush(p, dest, l, stream) })
 	}
-	dest, d := l.peer, n.arrival(l, stream)
-	for range copies {
-		flying := cloneEnvelope(env)
-		w.after(d, func() { n.deliver(p, dest, l, flying) })
+	l.out[stream] = append(l.out[stream], cloneEnvelope(env))
+	if !w.healed && env.Kind == transport.KindRaft && w.noise.dup > 0 && w.net.Float64() < w.noise.dup {
+		w.counts["messages duplicated"]++
+		l.out[stream] = append(l.out[stream], cloneEnvelope(env))
+	}
+}
+
+// flush sends what has gathered on a stream.
+func (n *network) flush(p, dest *proc, l *link, stream int) {
+	envs := l.out[stream]
+	l.out[stream] = nil
+	if len(envs) > 0 {
+		n.w.after(n.arrival(l, stream), func() { n.deliver(p, dest, l, envs) })
 	}
 }
 
@@ -279,15 +291,20 @@ func cloneEnvelope(env transport.Envelope) transport.Envelope {
 	return env
 }
 
-func (n *network) deliver(p, dest *proc, l *link, env transport.Envelope) {
-	if dest.dead || l.cut || l.deaf {
-		n.lose(p, l, &env)
-		return
+func (n *network) deliver(p, dest *proc, l *link, envs []transport.Envelope) {
+	lost := dest.dead || l.cut || l.deaf
+	for i := range envs {
+		if lost {
+			n.lose(p, l, &envs[i])
+			continue
+		}
+		n.w.messages++
+		n.w.traceMessage(l, &envs[i])
 	}
-	n.w.counts["messages"]++
-	n.w.traceMessage(l, &env)
-	dest.core.HandleEnvelopes(l.from.id, []transport.Envelope{env})
-	n.w.touch(dest)
+	if !lost {
+		dest.core.HandleEnvelopes(l.from.id, envs)
+		n.w.touch(dest)
+	}
 }
 
 // traceMessage enters a message that arrives into the trace. There are many: they are printed only where somebody looks.

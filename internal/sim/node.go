@@ -251,9 +251,9 @@ func (p *proc) makeActors(core *nodepkg.Core) {
 	}
 	add("log", true, p.log.Step, p.log.Ready)
 	add("log background", true, p.log.StepBackground, p.log.BackgroundReady)
-	add("partitions", false, s.Partitions.Step, s.Partitions.Ready)
+	add("partitions", false, s.Partitions.Step, nil)
 	for range 2 {
-		add("partitions", true, s.Partitions.Step, s.Partitions.Ready)
+		add("partitions", true, s.Partitions.Step, nil)
 	}
 }
 

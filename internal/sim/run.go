@@ -92,6 +92,7 @@ func Run(o Options) (res Result) {
 		w.finish()
 	}
 	w.collect()
+	w.counts["messages"] = w.messages
 	w.checkWorth()
 	return res
 }

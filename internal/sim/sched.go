@@ -20,7 +20,8 @@ type scheduler struct {
 	touched []*proc // something has happened to them
 	current *task
 	ended   []*task // belong to processes that are over, and have yet to be unwound
-	burst   int     // units run since time last moved
+	spare   []*coroutine
+	burst   int // units run since time last moved
 }
 
 // maxBurst is how much may run at one instant: more is work that makes work for ever.
@@ -37,23 +38,55 @@ type actor struct {
 	p     *proc
 	name  string
 	step  func() (more bool)
-	ready func() bool
+	ready func() bool // nil: as the partitions' workers are
 	disk  bool
 	// queued: it is about to run, or a timer will see to it. more: its last step said so.
 	queued, more bool
 	restUntil    time.Time
 }
 
-// task is code that waits: a coroutine. Those of a process wait through its clock; those of clients (p is nil) through idle.
+// task is code that waits: on a coroutine, while it runs. Those of a process wait through its clock; those of clients (p is nil)
+// through wait.
 type task struct {
 	s         *scheduler
 	p         *proc
-	next      func() (struct{}, bool)
-	yield     func(struct{}) bool
+	f         func()
+	co        *coroutine
 	ready     func() bool // what a process's task waits for; nil while it is about to run
 	killed    bool
 	unwinding bool
 	over      bool
+}
+
+// coroutine runs tasks, one after the other: a stack that has grown is used again.
+type coroutine struct {
+	next  func() (struct{}, bool)
+	stop  func()
+	yield func(struct{}) bool
+	t     *task
+}
+
+func newCoroutine() *coroutine {
+	co := &coroutine{}
+	co.next, co.stop = iter.Pull(func(yield func(struct{}) bool) {
+		co.yield = yield
+		for {
+			co.t.run()
+			if !yield(struct{}{}) {
+				return
+			}
+		}
+	})
+	return co
+}
+
+// run is a task from beginning to end.
+func (t *task) run() {
+	defer func() { t.over = true }()
+	defer t.caught()
+	if !t.killed {
+		t.f()
+	}
 }
 
 // errKilled unwinds a task whose process has ended.
@@ -61,14 +94,7 @@ var errKilled = fmt.Errorf("the process is over")
 
 // spawn starts f beside the caller: it runs once it is its turn.
 func (s *scheduler) spawn(p *proc, f func()) *task {
-	t := &task{s: s, p: p}
-	t.next, _ = iter.Pull(func(yield func(struct{}) bool) {
-		t.yield = yield
-		defer t.caught()
-		if !t.killed {
-			f()
-		}
-	})
+	t := &task{s: s, p: p, f: f}
 	if p != nil {
 		p.tasks = append(p.tasks, t)
 	}
@@ -87,12 +113,22 @@ func (s *scheduler) resume(t *task) {
 	if t.over {
 		return
 	}
+	if t.co == nil {
+		if n := len(s.spare); n > 0 {
+			t.co = s.spare[n-1]
+			s.spare = s.spare[:n-1]
+		} else {
+			t.co = newCoroutine()
+		}
+		t.co.t = t
+	}
 	was := s.current
 	s.current = t
-	_, more := t.next()
+	t.co.next()
 	s.current = was
-	if !more {
-		t.over = true
+	if t.over {
+		s.spare = append(s.spare, t.co)
+		t.co.t, t.co = nil, nil
 		if t.p != nil {
 			t.p.forget(t)
 		}
@@ -104,7 +140,7 @@ func (t *task) park() {
 	if t.unwinding {
 		return
 	}
-	t.yield(struct{}{})
+	t.co.yield(struct{}{})
 	t.check()
 }
 
@@ -167,8 +203,9 @@ func (w *world) settle() {
 		if p.dead || p.frozen {
 			continue
 		}
+		partitions := p.core != nil && p.core.Partitions().Ready()
 		for _, a := range p.actors {
-			if !a.queued && (a.more || a.ready()) {
+			if !a.queued && (a.more || a.ready == nil && partitions || a.ready != nil && a.ready()) {
 				w.schedule(a)
 			}
 		}
@@ -271,7 +308,9 @@ func (c machineClock) Now() time.Time { return c.p.node.time() }
 // AfterFunc implements clock.Clock. A frozen process runs its callbacks once it goes on.
 func (c machineClock) AfterFunc(d time.Duration, f func()) clock.Timer {
 	n := c.p.node
-	return machineTimer{n, n.w.clk.AfterFunc(n.real(d), func() { c.p.callback(f) })}
+	t := &machineTimer{n: n, due: n.running() + d}
+	t.t = n.w.clk.AfterFunc(n.real(d), func() { t.fire(c.p, f) })
+	return t
 }
 
 // WaitUntil implements clock.Scheduler.
@@ -285,15 +324,29 @@ func (c machineClock) Go(f func()) {
 }
 
 type machineTimer struct {
-	n *node
-	t clock.Timer
+	n   *node
+	t   clock.Timer
+	due time.Duration // by the machine's clock
+}
+
+// fire runs the callback. Where the clock has become slower since the timer was armed, it waits for the rest: when a timer goes
+// off, the clock shows no less than it was set to.
+func (t *machineTimer) fire(p *proc, f func()) {
+	if left := t.due - t.n.running(); left > 0 && !p.dead {
+		t.t.Reset(max(t.n.real(left), 1))
+		return
+	}
+	p.callback(f)
 }
 
 // Stop implements clock.Timer.
-func (t machineTimer) Stop() bool { return t.t.Stop() }
+func (t *machineTimer) Stop() bool { return t.t.Stop() }
 
 // Reset implements clock.Timer.
-func (t machineTimer) Reset(d time.Duration) bool { return t.t.Reset(t.n.real(d)) }
+func (t *machineTimer) Reset(d time.Duration) bool {
+	t.due = t.n.running() + d
+	return t.t.Reset(t.n.real(d))
+}
 
 // callback runs f in the process, once it is not frozen.
 func (p *proc) callback(f func()) {

@@ -102,7 +102,7 @@ func benchSettings() settings {
 	s.limits.FlushInterval, s.limits.FlushBytes, s.limits.MaintenanceInterval = 2*time.Second, 64<<10, 5*time.Second
 	s.syncTime, s.stepTime, s.netDelay = 4*ms, 0, 3*ms
 	s.producers, s.consumers, s.idempotent, s.valueBytes = 8, 1, 1, 600
-	s.pace, s.deletes, s.admin = 200*ms, true, true
+	s.pace, s.deletes, s.admin = 2*time.Second, false, false
 	s.chaos = time.Minute
 	return s
 }

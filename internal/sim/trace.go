@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"encoding/binary"
 	"fmt"
 	"time"
 )
@@ -20,14 +21,19 @@ func (t *trace) mix(values ...uint64) {
 	}
 }
 
-func (t *trace) mixString(s string) {
-	t.mix(uint64(len(s)))
-	for ; len(s) >= 8; s = s[8:] {
-		t.mix(uint64(s[0]) | uint64(s[1])<<8 | uint64(s[2])<<16 | uint64(s[3])<<24 | uint64(s[4])<<32 | uint64(s[5])<<40 | uint64(s[6])<<48 | uint64(s[7])<<56)
+func (t *trace) mixString(s string) { t.mixBytes([]byte(s)) }
+
+func (t *trace) mixBytes(b []byte) {
+	sum := (t.sum ^ uint64(len(b))) * 0x100000001b3
+	for ; len(b) >= 8; b = b[8:] {
+		sum = (sum ^ binary.LittleEndian.Uint64(b)) * 0x100000001b3
+		sum ^= sum >> 29
 	}
-	for i := range len(s) {
-		t.mix(uint64(s[i]))
+	for _, c := range b {
+		sum = (sum ^ uint64(c)) * 0x100000001b3
+		sum ^= sum >> 29
 	}
+	t.sum = sum
 }
 
 // print shows a line that is in the hash already.

@@ -47,6 +47,7 @@ type world struct {
 	ending     bool // no more new batches
 	counts     Counts
 	operations int
+	messages   int
 	trace      trace
 	failed     *violation
 }
@@ -161,6 +162,9 @@ func (w *world) stopAll() {
 	}
 	w.current = nil
 	w.unwindEnded()
+	for _, co := range w.spare {
+		co.stop()
+	}
 }
 
 // logHandler writes what a process logs into the trace, and tells the simulator what it wants to know of it.

@@ -315,8 +315,9 @@ func (l *Log) due() bool { return len(l.queue) > 0 || l.nudge || l.sealDue }
 // Ready says whether Step would find something to do.
 func (l *Log) Ready() bool {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.due()
+	ready := l.due()
+	l.mu.Unlock()
+	return ready
 }
 
 func (l *Log) runWriter() {

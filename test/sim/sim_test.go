@@ -2,7 +2,9 @@
 package sim
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,10 +14,26 @@ import (
 	"github.com/chronik-go/chronik/internal/sim"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// hashesOf names, for a child process, the seeds whose trace hashes it shall print.
+const hashesOf = "CHRONIK_SIM_HASHES_OF"
+
+func TestMain(m *testing.M) {
+	if seeds := os.Getenv(hashesOf); seeds != "" {
+		for s := range strings.SplitSeq(seeds, ",") {
+			seed, err := strconv.ParseUint(s, 10, 64)
+			if err != nil {
+				fmt.Println(err)
+				os.Exit(1)
+			}
+			fmt.Printf("%x\n", sim.Run(sim.Options{Seed: seed}).Hash)
+		}
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // defaultSeeds is how many seeds a plain go test runs.
-const defaultSeeds = 20
+const defaultSeeds = 12
 
 // seeds returns which seeds to run: CHRONIK_SIM_SEEDS is a number or a range such as 100-400.
 func seeds(t *testing.T) (from, count uint64) {
@@ -47,19 +65,40 @@ func TestSimulation(t *testing.T) {
 	t.Logf("%s", total)
 }
 
-// TestSameSeedSameRun repeats runs and compares everything that happened in them.
+// TestSameSeedSameRun repeats runs: in this process, watched and not, and in another one that schedules and collects garbage
+// differently and hashes its maps by other seeds. Everything that happens must be the same; two seeds must differ.
 func TestSameSeedSameRun(t *testing.T) {
+	list := []uint64{3, 11, 14, 1_000_003}
+	var names []string
 	hashes := map[uint64]uint64{}
-	for _, seed := range []uint64{3, 11, 1_000_003} {
+	for _, seed := range list {
+		names = append(names, strconv.FormatUint(seed, 10))
 		a := sim.Run(sim.Options{Seed: seed})
 		b := sim.Run(sim.Options{Seed: seed, Trace: func(string) {}})
 		if a.Hash != b.Hash {
 			t.Errorf("seed %d: trace hashes %x and %x: %s", seed, a.Hash, b.Hash, firstDifference(seed))
 		}
-		if other, ok := hashes[a.Hash]; ok {
-			t.Errorf("seeds %d and %d: the same trace", seed, other)
+		for other, hash := range hashes {
+			if hash == a.Hash {
+				t.Errorf("seeds %d and %d: the same trace", seed, other)
+			}
 		}
-		hashes[a.Hash] = seed
+		hashes[seed] = a.Hash
+	}
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), hashesOf+"="+strings.Join(names, ","), "GOMAXPROCS=1", "GOGC=20")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for i, line := range strings.Fields(string(out)) {
+		if want := fmt.Sprintf("%x", hashes[list[i]]); line != want {
+			t.Errorf("seed %d: trace hash %s here and %s in another process", list[i], want, line)
+		}
 	}
 }
 
