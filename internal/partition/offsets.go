@@ -91,6 +91,20 @@ func epochAt(l *segment.Log, offset, hw int64) int32 {
 	return h.LeaderEpoch
 }
 
+// Barrier calls done with nil once a quorum has confirmed this replica's leadership and everything committed before the call is
+// applied here, else with why not. It does not block; done is called once, from anywhere, and must not block.
+func (p *Partition) Barrier(done func(error)) {
+	r := p.raft()
+	if err := p.refusal(); err != nil || r == nil {
+		if err == nil {
+			err = multiraft.ErrStopped
+		}
+		done(err)
+		return
+	}
+	r.ReadIndex(done)
+}
+
 // readIndex waits until everything committed before the call is applied here.
 func (p *Partition) readIndex(ctx context.Context) error {
 	r := p.raft()

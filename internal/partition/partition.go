@@ -139,6 +139,9 @@ func (p *Partition) LeaderEpoch() int32 {
 	return -1
 }
 
+// Leading returns the term in which this replica leads and serves, 0 if it does not.
+func (p *Partition) Leading() uint64 { return p.leading.Load() }
+
 // HighWatermark returns the end offset of what is committed and applied here; it never goes back.
 func (p *Partition) HighWatermark() int64 { return p.hw.Load() }
 

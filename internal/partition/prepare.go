@@ -178,6 +178,9 @@ func (p *Partition) prepared(e *raftpb.Entry) bool {
 // for a duplicate of something applied).
 func (p *Partition) place(pr *produceProposal, f *flight, epoch int32, now int64) (ok, join bool, err error) {
 	h := &pr.hdr
+	if pr.term != 0 && pr.term != uint64(uint32(epoch)) {
+		return false, false, &multiraft.NotLeaderError{Group: p.group, Term: uint64(uint32(epoch)), LeaderNode: -1}
+	}
 	if h.ProducerID >= 0 {
 		known := p.producer(h.ProducerID)
 		dup, err := known.check(h.ProducerEpoch, h.BaseSequence, h.LastSequence())

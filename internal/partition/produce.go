@@ -27,7 +27,8 @@ type produceProposal struct {
 	p          *Partition
 	batch      []byte
 	hdr        record.Header
-	appendTime bool // the topic wants LogAppendTime, as configured when the batch came
+	appendTime bool   // the topic wants LogAppendTime, as configured when the batch came
+	term       uint64 // the only term it may be proposed in; 0: any
 	done       func(ProduceResult)
 
 	// Under Partition.mu.
@@ -74,7 +75,15 @@ func (pr *produceProposal) finish(err error) {
 // Produce validates one batch and enqueues it; batches enqueued one after the other are decided in that order. records must
 // hold exactly one batch of version 2; it is changed in place and belongs to the partition from now on. done, which may be nil
 // (acks=0), is called exactly once, from anywhere, possibly before Produce returns; it must not block.
-func (p *Partition) Produce(records []byte, done func(ProduceResult)) {
+func (p *Partition) Produce(records []byte, done func(ProduceResult)) { p.produceIn(0, records, done) }
+
+// ProduceIn is Produce for what was decided from the state that the log had in a term: led again in a later one, the replica
+// refuses it with multiraft.ErrNotLeader.
+func (p *Partition) ProduceIn(term uint64, records []byte, done func(ProduceResult)) {
+	p.produceIn(term, records, done)
+}
+
+func (p *Partition) produceIn(term uint64, records []byte, done func(ProduceResult)) {
 	fail := func(err error) {
 		if done != nil {
 			start := int64(-1) // as Kafka: only what failed record by record tells where the log starts
@@ -107,7 +116,7 @@ func (p *Partition) Produce(records []byte, done func(ProduceResult)) {
 		return
 	}
 	r.Enqueue(&produceProposal{
-		p: p, batch: batch, hdr: hdr, appendTime: cfg.TimestampType == LogAppendTime,
+		p: p, batch: batch, hdr: hdr, appendTime: cfg.TimestampType == LogAppendTime, term: term,
 		done: done, base: -1, stamp: -1,
 	})
 }

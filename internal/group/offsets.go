@@ -1,0 +1,362 @@
+package group
+
+import (
+	"cmp"
+	"errors"
+	"maps"
+	"slices"
+)
+
+type topicPartition struct {
+	topic     string
+	partition int32
+}
+
+// offset is a committed offset. Times are ms since 1970.
+type offset struct {
+	offset      int64
+	committed   int64
+	expires     int64 // -1: as the settings say
+	at          int64 // its record's offset
+	metadata    string
+	leaderEpoch int32 // -1: none
+}
+
+// put takes a committed offset unless a later one is there.
+func (g *group) put(tp topicPartition, o *offset) {
+	if old := g.offsets[tp]; old != nil && old.at > o.at {
+		return
+	}
+	if g.offsets == nil {
+		g.offsets = map[topicPartition]*offset{}
+	}
+	g.offsets[tp] = o
+}
+
+// remove carries out a tombstone at an offset of the log.
+func (g *group) remove(tp topicPartition, at int64) {
+	if old := g.offsets[tp]; old != nil && old.at <= at {
+		delete(g.offsets, tp)
+	}
+}
+
+// CommitPartition is one partition of a commit.
+type CommitPartition struct {
+	Topic       string
+	Partition   int32
+	Offset      int64
+	LeaderEpoch int32 // -1: none
+	Metadata    string
+}
+
+// CommitRequest asks for offsets to be kept.
+type CommitRequest struct {
+	Group      string
+	Generation int32 // -1: none, from outside of the group's membership
+	Member     string
+	Instance   *string
+	// RetentionMs is how long the offsets are to be kept whatever the group does (OffsetCommit v2 to v4); -1: as the settings say.
+	RetentionMs int64
+	// Version is OffsetCommit's: what an unknown group is answered depends on it.
+	Version    int16
+	Partitions []CommitPartition
+}
+
+// Commit keeps offsets. done gets an error for the request, or one for each partition (nil: committed).
+func (c *Coordinator) Commit(req CommitRequest, done func(each []error, err error)) {
+	fail := func(err error) { done(nil, err) }
+	c.with(req.Group, fail, func(s *shard) {
+		if err := s.commit(&req, done); err != nil {
+			s.reply(func() { fail(err) })
+		}
+	})
+}
+
+func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
+	g, err := s.find(req.Group)
+	switch {
+	case errors.Is(err, ErrGroupNotFound) && req.Generation < 0:
+		g, err = s.findOrMake(req.Group)
+	case errors.Is(err, ErrGroupNotFound) && req.Version < 9:
+		err = ErrIllegalGeneration
+	}
+	if err == nil {
+		err = s.classicMayCommit(g, req)
+	}
+	if err != nil {
+		return err
+	}
+	each := make([]error, len(req.Partitions))
+	now := s.c.wall()
+	expires := int64(-1)
+	if req.RetentionMs >= 0 {
+		expires = now + req.RetentionMs
+	}
+	var records []keyValue
+	var tps []topicPartition
+	var offsets []*offset
+	for i := range req.Partitions {
+		p := &req.Partitions[i]
+		if len(p.Metadata) > s.c.cfg.Settings.MaxOffsetMetadata {
+			each[i] = ErrMetadataTooLarge
+			continue
+		}
+		tp := topicPartition{p.Topic, p.Partition}
+		o := &offset{offset: p.Offset, leaderEpoch: p.LeaderEpoch, metadata: p.Metadata, committed: now, expires: expires}
+		records, tps, offsets = append(records, offsetRecord(g.id, tp, o)), append(tps, tp), append(offsets, o)
+	}
+	if len(records) == 0 {
+		s.reply(func() { done(each, nil) })
+		s.forget(g)
+		return nil
+	}
+	finish := func(err error) {
+		for i := range each {
+			if each[i] == nil {
+				each[i] = err
+			}
+		}
+		done(each, nil)
+	}
+	g.pending++
+	s.append(records, func(base int64, err error) {
+		g.pending--
+		if err == nil {
+			for i, o := range offsets {
+				o.at = base + int64(i)
+				g.put(tps[i], o)
+			}
+		} else {
+			err = appendError(err, ErrCommitTooLarge)
+			s.forget(g)
+		}
+		s.reply(func() { finish(err) })
+		s.calm(g)
+	}, func(err error) { finish(lostError(err)) })
+	return nil
+}
+
+// forget drops a group that never came to anything.
+func (s *shard) forget(g *group) {
+	if g.pending == 0 && !g.deleting && len(g.offsets) == 0 && g.classic.unused() && s.groups[g.id] == g {
+		delete(s.groups, g.id)
+	}
+}
+
+// whenQuiet has f called once no commits of the group are under way: what they write is to be known to it.
+func (s *shard) whenQuiet(g *group, f func()) {
+	if g.pending == 0 {
+		f()
+		return
+	}
+	g.quiet = append(g.quiet, f)
+}
+
+func (s *shard) calm(g *group) {
+	if g.pending > 0 {
+		return
+	}
+	fs := g.quiet
+	g.quiet = nil
+	for _, f := range fs {
+		f()
+	}
+}
+
+// FetchedOffset is a committed offset as it is fetched.
+type FetchedOffset struct {
+	Topic       string
+	Partition   int32
+	Offset      int64 // -1: none
+	LeaderEpoch int32 // -1: none
+	Metadata    string
+}
+
+// Partition names one.
+type Partition struct {
+	Topic     string
+	Partition int32
+}
+
+// Fetch finds committed offsets: those of the partitions named, in their order, or all, by topic and partition, if all is set.
+// A quorum confirms first that nobody else coordinates the group, so that what was committed is seen. An unknown group has none.
+func (c *Coordinator) Fetch(id string, partitions []Partition, all bool, done func([]FetchedOffset, error)) {
+	fail := func(err error) { done(nil, err) }
+	c.with(id, fail, func(s *shard) {
+		life := s.life
+		s.from.Barrier(func(err error) {
+			s.post(func() {
+				switch {
+				case s.life != life:
+					s.reply(func() { fail(ErrNotCoordinator) })
+				case err != nil:
+					s.reply(func() { fail(appendError(err, ErrNotAvailable)) })
+				default:
+					out := s.fetch(id, partitions, all)
+					s.reply(func() { done(out, nil) })
+				}
+			})
+		})
+	})
+}
+
+func (s *shard) fetch(id string, partitions []Partition, all bool) []FetchedOffset {
+	g := s.groups[id]
+	if all {
+		partitions = nil
+		if g != nil {
+			for _, tp := range g.sortedOffsets() {
+				partitions = append(partitions, Partition{tp.topic, tp.partition})
+			}
+		}
+	}
+	out := make([]FetchedOffset, len(partitions))
+	for i, p := range partitions {
+		out[i] = FetchedOffset{Topic: p.Topic, Partition: p.Partition, Offset: -1, LeaderEpoch: -1}
+		if g == nil {
+			continue
+		}
+		if o := g.offsets[topicPartition{p.Topic, p.Partition}]; o != nil {
+			out[i].Offset, out[i].LeaderEpoch, out[i].Metadata = o.offset, o.leaderEpoch, o.metadata
+		}
+	}
+	return out
+}
+
+func (g *group) sortedOffsets() []topicPartition {
+	return slices.SortedFunc(maps.Keys(g.offsets), func(a, b topicPartition) int {
+		return cmp.Or(cmp.Compare(a.topic, b.topic), cmp.Compare(a.partition, b.partition))
+	})
+}
+
+// DeleteOffsets removes offsets of topics that no member subscribes to (KIP-496). done gets an error for the request, or one
+// for each partition.
+func (c *Coordinator) DeleteOffsets(id string, partitions []Partition, done func(each []error, err error)) {
+	fail := func(err error) { done(nil, err) }
+	c.with(id, fail, func(s *shard) {
+		g, err := s.find(id)
+		if err == nil {
+			err = g.classic.mayDeleteOffsets()
+		}
+		if err != nil {
+			s.reply(func() { fail(err) })
+			return
+		}
+		life := s.life
+		s.whenQuiet(g, func() {
+			if s.life != life {
+				s.reply(func() { fail(ErrNotCoordinator) })
+				return
+			}
+			s.deleteOffsets(g, partitions, done)
+		})
+	})
+}
+
+func (s *shard) deleteOffsets(g *group, partitions []Partition, done func([]error, error)) {
+	each := make([]error, len(partitions))
+	var gone []topicPartition
+	for i, p := range partitions {
+		tp := topicPartition{p.Topic, p.Partition}
+		if g.classic.subscribes(p.Topic) {
+			each[i] = ErrSubscribed
+		} else if g.offsets[tp] != nil {
+			gone = append(gone, tp)
+		}
+	}
+	s.bury(g, gone, func(err error) {
+		if err != nil {
+			done(nil, err)
+			return
+		}
+		done(each, nil)
+	})
+}
+
+// bury removes offsets, in the log and then here. done, which may be nil, is called without mu.
+func (s *shard) bury(g *group, gone []topicPartition, done func(error)) {
+	if done == nil {
+		done = func(error) {}
+	}
+	records := make([]keyValue, len(gone))
+	for i, tp := range gone {
+		records[i] = keyValue{key: offsetKey(g.id, tp)}
+	}
+	rest := gone
+	s.appendAll(records, func(batch []keyValue, base int64) {
+		for i, tp := range rest[:len(batch)] {
+			g.remove(tp, base+int64(i))
+		}
+		rest = rest[len(batch):]
+	}, func(err error) {
+		if err != nil {
+			err = appendError(err, ErrNotAvailable)
+		}
+		s.forget(g)
+		s.reply(func() { done(err) })
+	}, func(err error) { done(lostError(err)) })
+}
+
+// dropTopics removes the offsets of topics that have been deleted.
+func (s *shard) dropTopics(topics map[string]bool) {
+	switch {
+	case s.term == 0:
+		return
+	case s.load != nil:
+		if s.load.dropped == nil {
+			s.load.dropped = map[string]bool{}
+		}
+		maps.Copy(s.load.dropped, topics)
+		return
+	}
+	for _, g := range s.sorted() {
+		life := s.life
+		s.whenQuiet(g, func() {
+			if s.life != life || s.groups[g.id] != g || g.deleting {
+				return
+			}
+			var gone []topicPartition
+			for _, tp := range g.sortedOffsets() {
+				if topics[tp.topic] {
+					gone = append(gone, tp)
+				}
+			}
+			if len(gone) > 0 {
+				s.bury(g, gone, nil)
+			}
+		})
+	}
+}
+
+// expire removes offsets that nobody has had a use for in the retention time (KIP-211), and groups without members and
+// offsets.
+func (s *shard) expire() {
+	if s.load != nil {
+		return
+	}
+	now, retention := s.c.wall(), s.c.cfg.Settings.OffsetsRetention.Milliseconds()
+	for _, g := range s.sorted() {
+		if g.pending > 0 || g.deleting {
+			continue // at the next look
+		}
+		var gone []topicPartition
+		for _, tp := range g.sortedOffsets() {
+			o := g.offsets[tp]
+			if o.expires >= 0 {
+				if now >= o.expires {
+					gone = append(gone, tp)
+				}
+				continue
+			}
+			if since, ok := g.classic.unusedSince(tp.topic, o); ok && now-since >= retention {
+				gone = append(gone, tp)
+			}
+		}
+		switch {
+		case len(gone) == len(g.offsets) && g.classic.deletable():
+			s.deleteGroup(g, nil)
+		case len(gone) > 0:
+			s.bury(g, gone, nil)
+		}
+	}
+}
