@@ -177,6 +177,7 @@ func (p *Partition) commitState(e *raftpb.Entry, batches []applied, c *command) 
 			st.producers.observe(h, e.Index)
 		}
 		st.end = h.LastOffset() + 1
+		st.sum += record.Sum(*h)
 	}
 	if c != nil {
 		switch c.kind {
@@ -190,6 +191,7 @@ func (p *Partition) commitState(e *raftpb.Entry, batches []applied, c *command) 
 		p.ov.release(st.end)
 	}
 	p.hw.Store(st.end)
+	p.noteApplied(st)
 }
 
 // moveLogStart lets the segments follow the applied log start. The files go later (Tidy).

@@ -10,7 +10,7 @@ import (
 // hold. An empty encoding is the state of a new partition. Big endian:
 //
 //	 0  2 bytes  "CP"
-//	 2  uint8    version, 1
+//	 2  uint8    version, 2
 //	 3  uint8    0
 //	 4  uint32   CRC-32C of what follows
 //	 8  uint64   replica id of the writer
@@ -19,9 +19,13 @@ import (
 //	32  uint64   its term
 //	40  int64    log start offset
 //	48  int64    end offset
-//	56  uint32   number of producers, then for each, by age:
+//	56  int64    offset from which the sum was counted (proof.go)
+//	64  uint64   sum of the batches applied since (record.Sum)
+//	72  uint32   number of producers, then for each, by age:
 //	             int64 id, int16 epoch, uint8 batches, uint64 raft index of the last batch; for each batch, oldest first:
 //	             int32 first, int32 last sequence, int64 base offset, int64 append time in ms or -1
+//
+// Version 1 has neither offset nor sum: producers are at 56, and the sum is counted from its end offset.
 //
 // Replica and generation say whose directory is meant: a replica that finds another's state as its checkpoint has crashed
 // after the snapshot mark became durable, and takes the directory that was staged for that index (chooseGeneration).
@@ -31,12 +35,15 @@ type state struct {
 	index      uint64
 	term       uint64
 	start, end int64
+	origin     int64
+	sum        uint64
 	producers  *producerTable
 }
 
 const (
-	stateVersion      = 1
-	stateHeader       = 60
+	stateVersion      = 2
+	stateHeader       = 76
+	stateHeaderV1     = 60
 	stateProducerSize = 8 + 2 + 1 + 8
 	stateBatchSize    = 4 + 4 + 8 + 8
 )
@@ -57,6 +64,8 @@ func (s *state) encode() []byte {
 	b = be.AppendUint64(b, s.term)
 	b = be.AppendUint64(b, uint64(s.start))
 	b = be.AppendUint64(b, uint64(s.end))
+	b = be.AppendUint64(b, uint64(s.origin))
+	b = be.AppendUint64(b, s.sum)
 	b = be.AppendUint32(b, uint32(s.producers.len()))
 	for n := s.producers.root.next; n != &s.producers.root; n = n.next {
 		b = be.AppendUint64(b, uint64(n.id))
@@ -81,10 +90,14 @@ func decodeState(b []byte) (state, error) {
 		return s, nil
 	}
 	be := binary.BigEndian
+	header := stateHeader
+	if len(b) > 2 && b[2] == 1 {
+		header = stateHeaderV1
+	}
 	switch {
-	case len(b) < stateHeader || b[0] != 'C' || b[1] != 'P':
+	case len(b) < header || b[0] != 'C' || b[1] != 'P':
 		return s, fmt.Errorf("%w: %d bytes", errState, len(b))
-	case b[2] != stateVersion || b[3] != 0:
+	case b[2] != stateVersion && b[2] != 1 || b[3] != 0:
 		return s, fmt.Errorf("%w: version %d is not known; a newer version of the program wrote it", errState, b[2])
 	case be.Uint32(b[4:]) != crc32.Checksum(b[8:], castagnoli):
 		return s, fmt.Errorf("%w: CRC", errState)
@@ -92,11 +105,14 @@ func decodeState(b []byte) (state, error) {
 	s.replica, s.generation = be.Uint64(b[8:]), be.Uint64(b[16:])
 	s.index, s.term = be.Uint64(b[24:]), be.Uint64(b[32:])
 	s.start, s.end = int64(be.Uint64(b[40:])), int64(be.Uint64(b[48:]))
-	count := int(be.Uint32(b[56:]))
-	if s.start < 0 || s.end < s.start || count > maxProducers {
+	if s.origin = s.end; header == stateHeader {
+		s.origin, s.sum = int64(be.Uint64(b[56:])), be.Uint64(b[64:])
+	}
+	count := int(be.Uint32(b[header-4:]))
+	if s.origin < 0 || s.start < 0 || s.end < s.start || count > maxProducers {
 		return s, fmt.Errorf("%w: log from %d to %d, %d producers", errState, s.start, s.end, count)
 	}
-	rest := b[stateHeader:]
+	rest := b[header:]
 	for range count {
 		var err error
 		if rest, err = s.decodeProducer(rest); err != nil {

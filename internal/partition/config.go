@@ -75,6 +75,8 @@ type Limits struct {
 	FlushBytes    int64
 	// MaintenanceInterval paces retention and producer expiry. Default 1 min.
 	MaintenanceInterval time.Duration
+	// ProofInterval is how often a leader tells its followers the sum of what was applied, if anything was. Default 10 s.
+	ProofInterval time.Duration
 	// DeltaBytesPerSecond bounds what this node sends to followers that catch up. Default 64 MiB/s.
 	DeltaBytesPerSecond int64
 	// DeltaChunkBytes is the size of one chunk. Default 1 MiB.
@@ -97,6 +99,7 @@ func (l *Limits) setDefaults() {
 	def(&l.FlushInterval, 5*time.Second)
 	def(&l.FlushBytes, 64<<20)
 	def(&l.MaintenanceInterval, time.Minute)
+	def(&l.ProofInterval, 10*time.Second)
 	def(&l.DeltaBytesPerSecond, 64<<20)
 	def(&l.DeltaChunkBytes, 1<<20)
 	def(&l.Staging, 4)

@@ -83,21 +83,23 @@ type Manager struct {
 	byNameMu sync.RWMutex
 	byName   map[topicPartition]*Partition
 
-	mu         sync.Mutex
-	cond       sync.Cond
-	byGroup    map[uint64]*Partition
-	order      []*Partition // in the order opened
-	ready      []*Partition // have tasks
-	dirty      []*Partition // listed, oldest first
-	trash      []string     // directories of deleted partitions
-	slots      int          // staging slots free
-	slotWait   []*Partition
-	maintainAt time.Time
-	timer      clock.Timer
-	timerAt    time.Time // zero: not armed
-	started    bool
-	closed     bool
-	wg         sync.WaitGroup
+	mu          sync.Mutex
+	cond        sync.Cond
+	byGroup     map[uint64]*Partition
+	order       []*Partition // in the order opened
+	ready       []*Partition // have tasks
+	dirty       []*Partition // listed, oldest first
+	trash       []string     // directories of deleted partitions
+	slots       int          // staging slots free
+	slotWait    []*Partition
+	maintainAt  time.Time
+	proveAt     time.Time
+	proveWanted bool // something was applied
+	timer       clock.Timer
+	timerAt     time.Time // zero: not armed
+	started     bool
+	closed      bool
+	wg          sync.WaitGroup
 }
 
 type topicPartition struct {
@@ -130,6 +132,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 	m.cond.L = &m.mu
 	m.rate.init(cfg.Limits.DeltaBytesPerSecond, cfg.Clock.Now())
 	m.maintainAt = cfg.Clock.Now().Add(cfg.Limits.MaintenanceInterval)
+	m.proveAt = cfg.Clock.Now().Add(cfg.Limits.ProofInterval)
 	return m, nil
 }
 

@@ -66,6 +66,11 @@ type Partition struct {
 	waitMu  sync.Mutex
 	waiters waitNode // ring
 
+	proofMu    sync.Mutex // after mu
+	prove      proving
+	proofWaits atomic.Bool // prove.waiting is not empty
+	provable   atomic.Bool // something was applied since the followers were told last
+
 	hurtMu sync.Mutex
 	hurt   health
 

@@ -18,6 +18,7 @@ const (
 	taskMaintain
 	taskSnapshots
 	taskRepair
+	taskProof
 )
 
 // Start runs the steps on a few goroutines of the manager's own. Close ends them.
@@ -122,6 +123,9 @@ func (p *Partition) run(t task) (again task) {
 	if t&taskRepair != 0 {
 		again |= p.stepRepair()
 	}
+	if t&taskProof != 0 {
+		again |= p.stepProof()
+	}
 	return again
 }
 
@@ -160,7 +164,21 @@ func (m *Manager) poll(now time.Time) {
 			m.push(p, taskMaintain)
 		}
 	}
+	if m.proveWanted && !now.Before(m.proveAt) {
+		m.proveAt = now.Add(m.cfg.Limits.ProofInterval)
+		m.proveWanted = false
+		for _, p := range m.order {
+			m.proveWanted = m.proveWanted || p.dirty.Load() // more may be applied before it is listed anew
+			if p.leading.Load() != 0 && p.provable.Swap(false) {
+				p.proofDue()
+				m.push(p, taskProof)
+			}
+		}
+	}
 	next := m.maintainAt
+	if m.proveWanted && m.proveAt.Before(next) {
+		next = m.proveAt
+	}
 	if len(m.dirty) > 0 {
 		if due := m.dirty[0].dirtySince.Add(m.cfg.Limits.FlushInterval); due.Before(next) {
 			next = due
@@ -212,6 +230,7 @@ func (m *Manager) markDirty(p *Partition, bytes int) {
 	if m.closed {
 		return
 	}
+	m.proveWanted = true
 	if first && !p.listed {
 		now := m.cfg.Clock.Now()
 		p.listed, p.dirtySince = true, now

@@ -34,6 +34,9 @@ func (c *Scrub) Step(max int64) (out segment.Scrubbed, err error) {
 			p.Report(d)
 		}
 	}
+	if err == nil {
+		p.scrubbed(&out)
+	}
 	if errors.Is(err, segment.ErrClosed) || errors.Is(err, multiraft.ErrStopped) {
 		return segment.Scrubbed{Done: true}, nil
 	}

@@ -36,6 +36,8 @@ func (p *Partition) Receive(env transport.Envelope, from multiraft.Peer) {
 		if p.enqueueServe(r) {
 			p.m.enqueue(p, taskServe)
 		}
+	case transport.KindProof:
+		p.receiveProof(env.Body, from)
 	case transport.KindDeltaChunk:
 		c, err := decodeDeltaChunk(env.Body)
 		if err != nil {
