@@ -7,8 +7,9 @@ FROM ?= 1
 SEEDS ?= 200
 MINUTES ?= 30
 FUZZTIME ?= 5s
+SEED ?= 1
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster proto dump-segments clients conformance bench mutants
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster chaos proto dump-segments clients conformance bench mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -41,6 +42,9 @@ sim: ## clusters in one thread, SEEDS of them from FROM on
 
 soak: ## the same for MINUTES, each time from other seeds
 	$(GO) run ./cmd/chronik sim --from $$(date +%s)000 --seeds 1000000000 --minutes $(MINUTES)
+
+chaos: ## real processes, links, clients and disks broken for MINUTES; SEED repeats a schedule
+	CHRONIK_CHAOS_MINUTES=$(MINUTES) CHRONIK_CHAOS_SEED=$(SEED) $(GO) test ./test/chaos -count=1 -v -timeout 0
 
 cluster: ## real processes, leaders killed -9 CYCLES times under load
 	CHRONIK_CLUSTER_CYCLES=$(CYCLES) $(GO) test ./test/cluster -count=1 -v -timeout 60m

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -58,8 +59,10 @@ type Node struct {
 	Kafka, Raft, Admin string // addresses
 	Dir                string // data directory
 	LogFile            string
-	bin                string
-	args               []string
+	// Wrap, if set, is a command that runs the server as its last arguments, such as strace; it takes effect at the next Start.
+	Wrap []string
+	bin  string
+	args []string
 
 	mu   sync.Mutex
 	cmd  *exec.Cmd
@@ -69,25 +72,43 @@ type Node struct {
 
 // New lays out n nodes below dir, on free ports, without starting them. flags go to every server.
 func New(bin, dir string, n int, flags ...string) (*Cluster, error) {
+	return NewBehind(bin, dir, n, nil, flags...)
+}
+
+// Front is what stands before a node's addresses, such as a proxy: the others, and clients, are given these in place of its own.
+type Front struct{ Raft, Kafka string }
+
+// NewBehind is New with something in front of each node: front is called with every node's own addresses.
+func NewBehind(bin, dir string, n int, front func(id int, raft, kafka string) (Front, error), flags ...string) (*Cluster, error) {
 	ports, err := freeport.Ports(3 * n)
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{}
 	var peers []string
+	var more [][]string
 	for i := range n {
 		node := &Node{ID: i + 1, bin: bin,
 			Kafka: addr(ports[3*i]), Raft: addr(ports[3*i+1]), Admin: addr(ports[3*i+2]),
 			Dir: filepath.Join(dir, fmt.Sprintf("node-%d", i+1)), LogFile: filepath.Join(dir, fmt.Sprintf("node-%d.log", i+1))}
-		peers = append(peers, fmt.Sprintf("%d@%s", node.ID, node.Raft))
+		f := Front{Raft: node.Raft}
+		var own []string
+		if front != nil {
+			if f, err = front(node.ID, node.Raft, node.Kafka); err != nil {
+				return nil, err
+			}
+			own = []string{"--advertised-raft-addr", f.Raft, "--advertised-kafka-addr", f.Kafka}
+		}
+		peers = append(peers, fmt.Sprintf("%d@%s", node.ID, f.Raft))
+		more = append(more, own)
 		c.Nodes = append(c.Nodes, node)
 	}
-	for _, node := range c.Nodes {
+	for i, node := range c.Nodes {
 		node.args = []string{"--node-id", fmt.Sprint(node.ID), "--kafka-addr", node.Kafka, "--admin-addr", node.Admin, "--data-dir", node.Dir}
 		if n > 1 {
 			node.args = append(node.args, "--peers", strings.Join(peers, ","), "--raft-addr", node.Raft)
 		}
-		node.args = append(node.args, flags...)
+		node.args = append(append(node.args, more[i]...), flags...)
 	}
 	return c, nil
 }
@@ -144,6 +165,10 @@ func (n *Node) Start() error {
 		return err
 	}
 	cmd := exec.Command(n.bin, n.args...)
+	if len(n.Wrap) > 0 {
+		cmd = exec.Command(n.Wrap[0], append(append(slices.Clone(n.Wrap[1:]), n.bin), n.args...)...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to end both
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		log.Close()
@@ -163,7 +188,15 @@ func (n *Node) Start() error {
 }
 
 // Kill ends the process with SIGKILL and waits for it. On a node that does not run it does nothing.
-func (n *Node) Kill() { _ = n.Signal(syscall.SIGKILL); n.Wait() }
+func (n *Node) Kill() {
+	n.mu.Lock()
+	if n.cmd != nil && n.cmd.SysProcAttr != nil {
+		_ = syscall.Kill(-n.cmd.Process.Pid, syscall.SIGKILL)
+	}
+	n.mu.Unlock()
+	_ = n.Signal(syscall.SIGKILL)
+	n.Wait()
+}
 
 // Terminate asks the process to stop and returns how it ended.
 func (n *Node) Terminate(ctx context.Context) error {
@@ -218,6 +251,20 @@ func (n *Node) PID() int {
 		return 0
 	}
 	return n.cmd.Process.Pid
+}
+
+// ExitCode is what the process ended with; -1 if it runs or was ended by a signal.
+func (n *Node) ExitCode() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var exit *exec.ExitError
+	switch {
+	case n.cmd != nil:
+		return -1
+	case errors.As(n.err, &exit):
+		return exit.ExitCode()
+	}
+	return 0
 }
 
 // AwaitReady polls /readyz until it says yes, the process ends, or ctx does.
