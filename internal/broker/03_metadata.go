@@ -249,13 +249,20 @@ func (b *Broker) metadataPartition(img *metadata.Image, mode ListenerConfig, p *
 	if node < 0 {
 		out.ErrorCode = kerr.LeaderNotAvailable.Code
 	}
-	out.Replicas = make([]int32, len(p.Replicas))
-	for i, r := range p.Replicas {
-		out.Replicas[i] = r.Node
-		if img.Nodes[r.Node] != nil && b.cfg.Cluster.Live(r.Node) {
-			out.ISR = append(out.ISR, r.Node)
-		} else {
-			out.OfflineReplicas = append(out.OfflineReplicas, r.Node)
+	b.replicaLists(img, p, &out.Replicas, &out.ISR, &out.OfflineReplicas)
+}
+
+// replicaLists fills in where a partition's replicas are. During a reassignment those that are added are replicas that are not
+// in sync, and those that go are still listed, as in Kafka.
+func (b *Broker) replicaLists(img *metadata.Image, p *metadata.Partition, replicas, isr, offline *[]int32) {
+	adding, _ := p.Moves()
+	for _, node := range p.Nodes() {
+		*replicas = append(*replicas, node)
+		switch {
+		case img.Nodes[node] == nil || !b.cfg.Cluster.Live(node):
+			*offline = append(*offline, node)
+		case !slices.Contains(adding, node):
+			*isr = append(*isr, node)
 		}
 	}
 }

@@ -107,14 +107,7 @@ func (b *Broker) describePartition(rc *RequestContext, img *metadata.Image, p *m
 		out.LeaderID, out.Replicas, out.ISR = self, []int32{self}, []int32{self}
 		return out
 	}
-	for _, r := range p.Replicas {
-		out.Replicas = append(out.Replicas, r.Node)
-		if img.Nodes[r.Node] != nil && b.cfg.Cluster.Live(r.Node) {
-			out.ISR = append(out.ISR, r.Node)
-		} else {
-			out.OfflineReplicas = append(out.OfflineReplicas, r.Node)
-		}
-	}
+	b.replicaLists(img, p, &out.Replicas, &out.ISR, &out.OfflineReplicas)
 	if out.LeaderID < 0 {
 		out.ErrorCode, _ = b.refusal(rc, kerr.LeaderNotAvailable)
 	}

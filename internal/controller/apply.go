@@ -58,6 +58,12 @@ func applyCommand(b *metadata.Builder, cmd *controllerpb.Command) (refusal, dama
 		refusal, damage = applyCreatePartitions(b, op.CreatePartitions)
 	case *controllerpb.Command_SetConfigs:
 		refusal, damage = applySetConfigs(b, op.SetConfigs)
+	case *controllerpb.Command_ChangeReplicas:
+		refusal, damage = applyChangeReplicas(b, op.ChangeReplicas)
+	case *controllerpb.Command_EndChange:
+		refusal, damage = applyEndChange(b, op.EndChange)
+	case *controllerpb.Command_RemoveNode:
+		refusal, damage = applyRemoveNode(b, op.RemoveNode)
 	case *controllerpb.Command_AllocateProducerIds:
 		a := op.AllocateProducerIds
 		switch {
@@ -90,6 +96,9 @@ func applyRegisterNode(b *metadata.Builder, op *controllerpb.RegisterNode) (refu
 		b.PutNode(n)
 		return nil, nil
 	}
+	if err := notRetired(b, n); err != nil {
+		return err, nil
+	}
 	if n.MetadataReplica != b.NextReplica() {
 		return fmt.Errorf("%w: replica id %d, the next is %d", errStale, n.MetadataReplica, b.NextReplica()), nil
 	}
@@ -108,6 +117,16 @@ func sameIdentity(old, n *metadata.Node) error {
 	return refuse(ErrNodeIdentity, "node id %d belongs to data directory %s, this one is %s: "+
 		"if the disk was emptied or replaced, start the node with a new, unused --node-id; if not, start it with its own --data-dir",
 		n.ID, old.Dir, n.Dir)
+}
+
+// notRetired refuses the data directory of a node that was removed: its log holds votes and records of another time. A nil
+// *Error is not returned as an error.
+func notRetired(b *metadata.Builder, n *metadata.Node) error {
+	if !b.Retired(n.Dir) {
+		return nil
+	}
+	return refuse(ErrNodeIdentity, "data directory %s is that of a node that was removed from the cluster: "+
+		"to come back, start the node with an empty --data-dir", n.Dir)
 }
 
 func applyCreateTopics(b *metadata.Builder, op *controllerpb.CreateTopics) (refusal, damage error) {

@@ -75,6 +75,9 @@ func EncodeImage(img *metadata.Image) ([]byte, error) {
 	for _, r := range img.Requests {
 		out.Requests = append(out.Requests, &controllerpb.Image_Request{Id: r.ID[:], Done: r.Done})
 	}
+	for _, dir := range img.Retired {
+		out.Retired = append(out.Retired, dir[:])
+	}
 	return seal(magicImage, out)
 }
 
@@ -100,11 +103,20 @@ func topicProto(t *metadata.Topic, dirs *dirTable) *controllerpb.Image_Topic {
 		Partitions: make([]*controllerpb.Image_Partition, len(t.Partitions)),
 	}
 	for i, p := range t.Partitions {
-		pp := &controllerpb.Image_Partition{Group: p.Group}
-		for _, r := range p.Replicas {
+		pp := &controllerpb.Image_Partition{Group: p.Group, Founders: p.Founders}
+		own := false // some replica has a log of its own
+		for _, r := range p.All() {
 			pp.Replicas = append(pp.Replicas, r.ID)
 			pp.Nodes = append(pp.Nodes, r.Node)
 			pp.Dirs = append(pp.Dirs, dirs.index(r.Dir))
+			pp.Logs = append(pp.Logs, r.Log)
+			own = own || r.Log != 0
+		}
+		if !own {
+			pp.Logs = nil
+		}
+		if c := p.Change; c != nil {
+			pp.Adding, pp.Target, pp.Lost = int32(len(c.Adding)), c.Target, c.Lost
 		}
 		pt.Partitions[i] = pp
 	}
@@ -166,6 +178,13 @@ func imageFromProto(in *controllerpb.Image) (*metadata.Image, error) {
 		}
 		img.Requests = append(img.Requests, metadata.RequestMark{ID: id, Done: pr.Done})
 	}
+	for _, raw := range in.Retired {
+		dir, err := uuid.FromBytes(raw)
+		if err != nil {
+			return nil, fmt.Errorf("directory of a removed node: %w", err)
+		}
+		img.Retired = append(img.Retired, dir)
+	}
 	return img, nil
 }
 
@@ -188,18 +207,54 @@ func putTopic(img *metadata.Image, pt *controllerpb.Image_Topic, dirs []uuid.UUI
 		if _, ok := img.Groups[pp.Group]; ok || pp.Group <= metadata.MetadataGroup || pp.Group >= img.NextGroup {
 			return fmt.Errorf("partition %d has group %d, which is another's or not handed out", i, pp.Group)
 		}
-		p := &metadata.Partition{Index: int32(i), Group: pp.Group, Replicas: make([]metadata.Replica, len(pp.Replicas))}
-		for j := range pp.Replicas {
-			if int(pp.Dirs[j]) >= len(dirs) || pp.Replicas[j] == 0 || pp.Replicas[j] >= img.NextReplica {
-				return fmt.Errorf("partition %d: replica %d in directory %d of %d", i, pp.Replicas[j], pp.Dirs[j], len(dirs))
-			}
-			p.Replicas[j] = metadata.Replica{ID: pp.Replicas[j], Node: pp.Nodes[j], Dir: dirs[pp.Dirs[j]]}
+		p, err := partitionFromProto(img, pp, dirs)
+		if err != nil {
+			return fmt.Errorf("partition %d: %w", i, err)
 		}
+		p.Index = int32(i)
 		t.Partitions[i] = p
 		img.Groups[p.Group] = metadata.PartitionRef{Topic: t, Partition: p}
 	}
 	img.Topics[t.Name], img.TopicsByID[id] = t, t
 	return nil
+}
+
+func partitionFromProto(img *metadata.Image, pp *controllerpb.Image_Partition, dirs []uuid.UUID) (*metadata.Partition, error) {
+	all := make([]metadata.Replica, len(pp.Replicas))
+	for j := range all {
+		if int(pp.Dirs[j]) >= len(dirs) || pp.Replicas[j] == 0 || pp.Replicas[j] >= img.NextReplica {
+			return nil, fmt.Errorf("replica %d in directory %d of %d", pp.Replicas[j], pp.Dirs[j], len(dirs))
+		}
+		all[j] = metadata.Replica{ID: pp.Replicas[j], Node: pp.Nodes[j], Dir: dirs[pp.Dirs[j]]}
+	}
+	if len(pp.Logs) != 0 && len(pp.Logs) != len(all) {
+		return nil, fmt.Errorf("%d logs of %d replicas", len(pp.Logs), len(all))
+	}
+	for j, id := range pp.Logs {
+		if id >= img.NextGroup {
+			return nil, fmt.Errorf("replica %d has log %d, which is not handed out", all[j].ID, id)
+		}
+		all[j].Log = id
+	}
+	p := &metadata.Partition{Group: pp.Group, Replicas: all, Founders: pp.Founders}
+	if len(pp.Target) == 0 {
+		if pp.Adding != 0 || len(pp.Lost) != 0 {
+			return nil, fmt.Errorf("a change of replicas without a target")
+		}
+		return p, nil
+	}
+	n := len(all) - int(pp.Adding)
+	if pp.Adding < 0 || n < 1 {
+		return nil, fmt.Errorf("%d of %d replicas are being added", pp.Adding, len(all))
+	}
+	p.Replicas = all[:n:n]
+	p.Change = &metadata.Change{Adding: all[n:], Target: pp.Target, Lost: pp.Lost}
+	for _, id := range slices.Concat(pp.Target, pp.Lost) {
+		if _, ok := p.Replica(id); !ok {
+			return nil, fmt.Errorf("a change of replicas concerns %d, which is none of them", id)
+		}
+	}
+	return p, nil
 }
 
 func nodeProto(n *metadata.Node) *controllerpb.Node {

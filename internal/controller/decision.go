@@ -44,7 +44,14 @@ func newDecision(a *controllerpb.Ask, maxItems int) (*decision, error) {
 	case *controllerpb.Ask_AlterConfigs:
 		d.n = len(w.AlterConfigs.Changes)
 		d.findDups(func(i int) string { return changeKey(w.AlterConfigs.Changes[i]) })
-	case *controllerpb.Ask_ProducerIds, *controllerpb.Ask_RegisterNode:
+	case *controllerpb.Ask_Reassign:
+		d.n = len(w.Reassign.Partitions)
+		d.findDups(func(i int) string {
+			p := w.Reassign.Partitions[i]
+			return partitionKey(p.Topic, p.Partition)
+		})
+	case *controllerpb.Ask_ProducerIds, *controllerpb.Ask_RegisterNode, *controllerpb.Ask_Replace, *controllerpb.Ask_EndChange,
+		*controllerpb.Ask_RemoveNode:
 		d.n = 1
 	case *controllerpb.Ask_Barrier:
 	default:
@@ -121,6 +128,14 @@ func (r *round) take(d *decision) {
 		cmd = r.producerIDs(d, w.ProducerIds.Count)
 	case *controllerpb.Ask_RegisterNode:
 		cmd = r.registerNode(d, w.RegisterNode)
+	case *controllerpb.Ask_Reassign:
+		cmd = r.reassign(d, w.Reassign, mark, done)
+	case *controllerpb.Ask_Replace:
+		cmd = r.replace(d, w.Replace)
+	case *controllerpb.Ask_EndChange:
+		cmd = r.endChange(d, w.EndChange)
+	case *controllerpb.Ask_RemoveNode:
+		cmd = r.removeNode(d, w.RemoveNode.Node)
 	case *controllerpb.Ask_Barrier:
 	}
 	if cmd == nil || d.ask.ValidateOnly {
@@ -213,6 +228,10 @@ func (r *round) registerNode(d *decision, pn *controllerpb.Node) *controllerpb.C
 		}
 		n.MetadataReplica, n.Voter = old.MetadataReplica, old.Voter
 	} else {
+		if e, ok := notRetired(r.b, n).(*Error); ok {
+			item.Error = e.proto()
+			return nil
+		}
 		n.MetadataReplica, n.Voter = r.b.NextReplica(), false
 	}
 	d.ans.Node, d.ans.ClusterId = nodeProto(n), r.b.ClusterID()
@@ -253,7 +272,7 @@ func derivedID(request uuid.UUID, topic string) uuid.UUID {
 }
 
 func describe(t *metadata.Topic) *controllerpb.Item {
-	return &controllerpb.Item{Name: t.Name, Id: t.ID[:], Partitions: int32(len(t.Partitions)), ReplicationFactor: int32(len(t.Partitions[0].Replicas))}
+	return &controllerpb.Item{Name: t.Name, Id: t.ID[:], Partitions: int32(len(t.Partitions)), ReplicationFactor: int32(len(t.Partitions[0].Target()))}
 }
 
 func itemf(name string) *controllerpb.Item { return &controllerpb.Item{Name: name} }

@@ -35,6 +35,12 @@ var (
 	ErrUnknownNode = errors.New("unknown node")
 	// ErrNodeIdentity: the node id belongs to another data directory (design rules 5 and 6).
 	ErrNodeIdentity = errors.New("node id belongs to another data directory")
+	// ErrNoReassignment: NO_REASSIGNMENT_IN_PROGRESS (85).
+	ErrNoReassignment = errors.New("no reassignment in progress")
+	// ErrNoQuorum: too few sound replicas for a change of a partition's replicas.
+	ErrNoQuorum = errors.New("no sound majority of replicas")
+	// ErrNodeInUse: the node runs, or holds something that must go elsewhere first.
+	ErrNodeInUse = errors.New("node in use")
 	// ErrNoLeader: no leader of the metadata group answered in time; nothing was done. NOT_CONTROLLER or a timeout to clients.
 	ErrNoLeader = errors.New("no leader of the metadata group answered in time")
 	// ErrClosed: this node is stopping; nothing was done.
@@ -50,7 +56,7 @@ var (
 var kinds = []error{
 	1: ErrTopicExists, 2: ErrInvalidTopic, 3: ErrUnknownTopic, 4: ErrUnknownTopicID, 5: ErrInvalidPartitions,
 	6: ErrInvalidReplicationFactor, 7: ErrInvalidAssignment, 8: ErrInvalidConfig, 9: ErrInvalidRequest, 10: ErrPolicy,
-	11: ErrUnknownNode, 12: ErrNodeIdentity,
+	11: ErrUnknownNode, 12: ErrNodeIdentity, 13: ErrNoReassignment, 14: ErrNoQuorum, 15: ErrNodeInUse,
 }
 
 // Error is a refusal: one of the kinds above and a message for a person. errors.Is matches the kind.

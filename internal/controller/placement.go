@@ -54,7 +54,7 @@ func (r *round) placer() *placer {
 	}
 	r.b.EachTopic(func(t *metadata.Topic) {
 		for _, part := range t.Partitions {
-			for i, rep := range part.Replicas {
+			for i, rep := range part.Target() {
 				p.add(rep.Node, i == 0)
 			}
 		}

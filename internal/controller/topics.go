@@ -274,7 +274,7 @@ func (r *round) morePartitions(d *decision, t *controllerpb.AskCreatePartitions_
 	if err := r.checkCount(t.Name, int(t.Count), added); err != nil {
 		return nil, err
 	}
-	factor := len(have.Partitions[0].Replicas)
+	factor := len(have.Partitions[0].Target())
 	if len(t.Assignments) > 0 {
 		if len(t.Assignments) != added {
 			return nil, refuse(ErrInvalidAssignment, "topic %q gets %d new partitions, the assignment has %d", t.Name, added, len(t.Assignments))

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"maps"
+	"slices"
 
 	"github.com/google/uuid"
 )
@@ -26,8 +27,9 @@ type Builder struct {
 	nextProducerID         int64
 	requests               []RequestMark
 	requestsOwned          bool
+	retired                []uuid.UUID
 
-	nodes   map[int32]*Node
+	nodes   map[int32]*Node      // nil value: removed
 	topics  map[string]*Topic    // nil value: deleted
 	byID    map[uuid.UUID]*Topic // nil value: deleted
 	brokers map[int32]map[string]string
@@ -39,8 +41,8 @@ func NewBuilder(base *Image) *Builder {
 	return &Builder{
 		base: base, clusterID: base.ClusterID, index: base.Index,
 		nextGroup: base.NextGroup, nextReplica: base.NextReplica, nextProducerID: base.NextProducerID,
-		requests: base.Requests,
-		nodes:    map[int32]*Node{}, topics: map[string]*Topic{}, byID: map[uuid.UUID]*Topic{},
+		requests: base.Requests, retired: base.Retired,
+		nodes: map[int32]*Node{}, topics: map[string]*Topic{}, byID: map[uuid.UUID]*Topic{},
 		brokers: map[int32]map[string]string{},
 	}
 }
@@ -109,12 +111,26 @@ func (b *Builder) EachNode(fn func(*Node)) {
 		}
 	}
 	for _, n := range b.nodes {
-		fn(n)
+		if n != nil {
+			fn(n)
+		}
 	}
 }
 
 // PutNode adds or replaces a node.
 func (b *Builder) PutNode(n *Node) { b.nodes[n.ID], b.changed = n, true }
+
+// RemoveNode removes a node, and its configuration; its data directory never comes back.
+func (b *Builder) RemoveNode(n *Node) {
+	b.nodes[n.ID], b.changed = nil, true
+	b.retired = append(b.retired[:len(b.retired):len(b.retired)], n.Dir)
+	if b.BrokerConfigs(n.ID) != nil {
+		b.PutBrokerConfigs(n.ID, nil)
+	}
+}
+
+// Retired says whether a data directory is that of a node that was removed.
+func (b *Builder) Retired(dir uuid.UUID) bool { return slices.Contains(b.retired, dir) }
 
 // Topic returns a topic by name, nil if unknown.
 func (b *Builder) Topic(name string) *Topic {
@@ -130,6 +146,26 @@ func (b *Builder) TopicByID(id uuid.UUID) *Topic {
 		return t
 	}
 	return b.base.TopicsByID[id]
+}
+
+// Group finds a partition by its group, nil if there is none. Groups of topics put in since the builder began are found by
+// looking through those.
+func (b *Builder) Group(group uint64) (*Topic, *Partition) {
+	for _, t := range b.topics {
+		if t == nil {
+			continue
+		}
+		for _, p := range t.Partitions {
+			if p.Group == group {
+				return t, p
+			}
+		}
+	}
+	ref, ok := b.base.Groups[group]
+	if !ok || b.TopicByID(ref.Topic.ID) != ref.Topic {
+		return nil, nil
+	}
+	return ref.Topic, ref.Partition
 }
 
 // EachTopic calls fn for every topic, in no particular order.
@@ -226,11 +262,17 @@ func (b *Builder) Build() *Image {
 		Nodes: b.base.Nodes, Topics: b.base.Topics, TopicsByID: b.base.TopicsByID, Groups: b.base.Groups,
 		BrokerConfigs: b.base.BrokerConfigs,
 		NextGroup:     b.nextGroup, NextReplica: b.nextReplica, NextProducerID: b.nextProducerID,
-		Requests: b.requests,
+		Requests: b.requests, Retired: b.retired,
 	}
 	if len(b.nodes) > 0 {
 		img.Nodes = cloned(b.base.Nodes)
-		maps.Copy(img.Nodes, b.nodes)
+		for id, n := range b.nodes {
+			if n == nil {
+				delete(img.Nodes, id)
+			} else {
+				img.Nodes[id] = n
+			}
+		}
 	}
 	if len(b.topics) > 0 {
 		b.buildTopics(img)

@@ -33,6 +33,9 @@ type Replica struct {
 	ID   uint64
 	Node int32
 	Dir  uuid.UUID
+	// Log is the id of the replica's log in its node's write-ahead log. 0: the group's id, as all founders of a group have it.
+	// A replica added later has one of its own, so that a node never takes what another replica of the group left for its own.
+	Log uint64
 }
 
 // Partition is one raft group of a topic.
@@ -40,9 +43,14 @@ type Partition struct {
 	Index int32
 	// Group is the raft group id, never used again.
 	Group uint64
-	// Replicas in order of preference: the first campaigns at creation and is the preferred leader. These initialise the
-	// group, all with the same first state.
+	// Replicas in order of preference: the first campaigns at creation and is the preferred leader. Until a change of them
+	// ends, these are the ones before it.
 	Replicas []Replica
+	// Founders, by replica id, are those that initialise the group, all with the same first state; every other replica
+	// starts empty. Nil: Replicas, which have never been changed.
+	Founders []uint64
+	// Change is under way with the replicas, nil: none. See change.go.
+	Change *Change
 }
 
 // Topic is a topic of the image.
@@ -80,6 +88,8 @@ type Image struct {
 	// Requests remembers which items of the latest requests were carried out, oldest first, so that a request asked again
 	// after an unknown outcome is answered and not repeated. Bounded; see Builder.MarkRequest.
 	Requests []RequestMark
+	// Retired are the data directories of nodes that were removed from the cluster, in order of removal: none of them returns.
+	Retired []uuid.UUID
 }
 
 // RequestMark says which items of a request have been carried out.

@@ -342,7 +342,7 @@ func (r *Replica) dropped(to uint64, snapshot bool) {
 
 // appendLog hands a MsgStorageAppend to the log and its responses, once durable, to where they belong.
 func (r *Replica) appendLog(m *raftpb.Message) {
-	w := wal.Write{Group: r.group, Entries: m.Entries}
+	w := wal.Write{Group: r.logID, Entries: m.Entries}
 	if hs := (raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}); !raft.IsEmptyHardState(hs) {
 		w.Sync = hs.Term != r.hard.Term || hs.Vote != r.hard.Vote
 		r.hard = hs

@@ -153,14 +153,14 @@ func (r *Replica) fitnessOf(from uint64, body []byte) {
 	f.others[from] = r.tickCount + fitnessLife
 }
 
-// Quarantine fences a group's replica whose log was found damaged while it runs: what its memory still knows must not be voted
+// Quarantine fences the replica whose log (by the log's id) was found damaged while it runs: what its memory still knows must not be voted
 // with, since a restart would not. If it leads it gives the leadership away first, which takes no log; after two election timeouts it
 // is fenced in any case. False: there is no such replica.
-func (s *Service) Quarantine(group uint64, d wal.Damage) bool {
-	r, ok := s.Group(group)
+func (s *Service) Quarantine(log uint64, d wal.Damage) bool {
+	r, ok := s.Log(log)
 	if ok {
 		r.shard.post(event{r: r, kind: evFunc, fn: func() {
-			r.quarantine = &DamagedError{Group: group, File: d.File, Offset: d.Offset, Reason: d.Reason}
+			r.quarantine = &DamagedError{Group: r.group, File: d.File, Offset: d.Offset, Reason: d.Reason}
 			r.quarantineAt = r.tickCount + uint64(2*s.cfg.ElectionTicks)
 			r.fitness.unfit = true
 			if r.view.Load().isLeader {

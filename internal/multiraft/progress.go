@@ -32,15 +32,60 @@ func (r *Replica) Progress(done func(term uint64, all []Progress, err error)) {
 			refuse(r.notLeader())
 			return
 		}
-		var all []Progress
-		r.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr raftProgress) {
-			p := Progress{Member: Member{Replica: id, Node: -1}, Match: pr.Match, Learner: typ == raft.ProgressTypeLearner, Active: pr.RecentActive || id == r.id}
-			if node, ok := r.nodeOf(id); ok {
-				p.Node = node
-			}
-			all = append(all, p)
-		})
-		slices.SortFunc(all, func(a, b Progress) int { return cmp.Compare(a.Replica, b.Replica) })
-		done(v.term, all, nil)
+		done(v.term, r.progress(), nil)
 	}})
+}
+
+// progress is on the shard of a leader.
+func (r *Replica) progress() []Progress {
+	var all []Progress
+	r.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr raftProgress) {
+		p := Progress{Member: Member{Replica: id, Node: -1}, Match: pr.Match, Learner: typ == raft.ProgressTypeLearner, Active: pr.RecentActive || id == r.id}
+		if node, ok := r.nodeOf(id); ok {
+			p.Node = node
+		}
+		all = append(all, p)
+	})
+	slices.SortFunc(all, func(a, b Progress) int { return cmp.Compare(a.Replica, b.Replica) })
+	return all
+}
+
+// Configuration is who belongs to a group, as its leader has applied it.
+type Configuration struct {
+	Term, Commit uint64
+	// Self is the leader's own replica id.
+	Self uint64
+	// Voters are the incoming ones while the configuration is joint: then Outgoing are those before.
+	Voters, Outgoing, Learners []uint64
+	Progress                   []Progress
+}
+
+// Configuration asks for the group's configuration, on its leader once that is ready to serve; elsewhere the error matches
+// ErrNotLeader. done is called once, from a step of the shard or from the caller, and must not block.
+func (r *Replica) Configuration(done func(c Configuration, err error)) {
+	refuse := func(err error) { done(Configuration{}, err) }
+	if !r.Status().Ready {
+		refuse(r.notLeader())
+		return
+	}
+	r.shard.post(event{r: r, kind: evFunc, refuse: refuse, fn: func() {
+		v := r.view.Load()
+		if !v.ready {
+			refuse(r.notLeader())
+			return
+		}
+		cs := r.confs.last()
+		done(Configuration{
+			Term: v.term, Commit: r.commit.Load(), Self: r.id,
+			Voters: slices.Clone(cs.Voters), Outgoing: slices.Clone(cs.VotersOutgoing), Learners: slices.Clone(cs.Learners),
+			Progress: r.progress(),
+		}, nil)
+	}})
+}
+
+// TransferTo hands the leadership to a replica, as TransferLeadership does to a node.
+func (r *Replica) TransferTo(replica uint64) {
+	if node, ok := r.nodeOf(replica); ok {
+		r.TransferLeadership(node)
+	}
 }

@@ -27,6 +27,7 @@ type Replica struct {
 	topic     string
 	partition int32
 	group, id uint64
+	logID     uint64 // of log
 	log       *wal.Group
 	sm        StateMachine
 	lg        *slog.Logger
@@ -133,7 +134,7 @@ func (e *DamagedError) Is(target error) bool { return target == ErrFenced }
 func newReplica(s *Service, sh *shard, a *applier, log *wal.Group, o RegisterOptions) *Replica {
 	r := &Replica{
 		svc: s, shard: sh, applier: a, topic: o.Topic, partition: o.Partition,
-		group: o.Group, id: o.Replica, log: log, sm: o.SM,
+		group: o.Group, id: o.Replica, logID: o.Log, log: log, sm: o.SM,
 		members:   slices.Clone(o.Members),
 		snapSends: make(map[uint64]uint64),
 	}
@@ -351,7 +352,7 @@ func (r *Replica) checkpoint(cp checkpoint) {
 		}
 		return
 	}
-	r.svc.cfg.Log.Checkpoint(r.group, wal.Checkpoint{Index: cp.index, Term: cp.term, ConfState: cs, State: cp.state}, cp.done)
+	r.svc.cfg.Log.Checkpoint(r.logID, wal.Checkpoint{Index: cp.index, Term: cp.term, ConfState: cs, State: cp.state}, cp.done)
 	r.confs.trim(cp.index)
 }
 

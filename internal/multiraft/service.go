@@ -111,8 +111,10 @@ func (s *Service) Appliers() []Stepper {
 type RegisterOptions struct {
 	Topic     string
 	Partition int32
-	Group     uint64 // its log must exist (wal.Log.Create or recovered)
+	Group     uint64
 	Replica   uint64 // this side's replica id
+	// Log is the id of the replica's log; 0: the group's. It must exist (wal.Log.Create or recovered).
+	Log uint64
 	// Members are the group's replicas, this one included, as the metadata image has them. Messages from others are dropped.
 	Members []Member
 	SM      StateMachine
@@ -125,9 +127,12 @@ type RegisterOptions struct {
 
 // Register adds a replica and starts it. A group whose log is damaged comes up fenced: it neither votes nor leads.
 func (s *Service) Register(o RegisterOptions) (*Replica, error) {
-	log := s.cfg.Log.Group(o.Group)
+	if o.Log == 0 {
+		o.Log = o.Group
+	}
+	log := s.cfg.Log.Group(o.Log)
 	if log == nil {
-		return nil, fmt.Errorf("multiraft: group %d has no log", o.Group)
+		return nil, fmt.Errorf("multiraft: group %d has no log %d", o.Group, o.Log)
 	}
 	if o.SM == nil || o.Replica == 0 {
 		return nil, fmt.Errorf("multiraft: group %d: a state machine and a replica id are required", o.Group)
@@ -189,6 +194,19 @@ func (s *Service) Group(id uint64) (*Replica, bool) {
 	defer s.mu.RUnlock()
 	r := s.byGroup[id]
 	return r, r != nil
+}
+
+// Log finds a replica by the id of its log.
+func (s *Service) Log(id uint64) (*Replica, bool) {
+	if r, ok := s.Group(id); ok && r.logID == id {
+		return r, true
+	}
+	for _, r := range s.Replicas() {
+		if r.logID == id {
+			return r, true
+		}
+	}
+	return nil, false
 }
 
 // Replicas returns all replicas by ascending group.

@@ -101,6 +101,8 @@ type Core struct {
 	broker     *broker.Broker
 	scrubber   *scrub.Scrubber
 	replicas   *replicas
+	mover      *mover
+	replacer   *replacer
 
 	port   atomic.Int32 // Kafka port in force
 	ctx    context.Context
@@ -116,6 +118,7 @@ func OpenCore(ctx context.Context, env CoreConfig) (*Core, error) {
 		c.tune = *env.Tune
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.mover, c.replacer = newMover(c), newReplacer(c)
 	self, state, err := c.metadataState(ctx)
 	if err != nil {
 		return nil, err
@@ -163,8 +166,11 @@ func (c *Core) openGroups() (err error) {
 		TickInterval:   tick,
 		ElectionTicks:  int(l.ElectionTimeout / tick),
 		HeartbeatTicks: max(1, int(l.HeartbeatInterval/tick)),
-		OnLeader:       c.view.Observe,
-		OnFence:        c.fenced,
+		OnLeader: func(r *multiraft.Replica, st multiraft.Status) {
+			c.view.Observe(r, st)
+			c.mover.poke()
+		},
+		OnFence: c.fenced,
 	}))
 	return err
 }

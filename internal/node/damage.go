@@ -57,6 +57,10 @@ func (c *Core) fenced(r *multiraft.Replica, err error) {
 	if r.GroupID() == metadata.MetadataGroup {
 		c.env.Fail(fmt.Errorf("the cluster's metadata on this node can't be trusted any more: %w; restart the node, and if it says so again, "+
 			"start it with an empty --data-dir and a new --node-id", err))
+		return
+	}
+	if beyondRepair(err) {
+		c.replacer.add(r.GroupID(), r.ID())
 	}
 }
 

@@ -15,8 +15,8 @@ import (
 	"github.com/chronik-go/chronik/internal/wal"
 )
 
-// membership is this node's place in the metadata group.
-type membership struct {
+// place is this node's place in the metadata group.
+type place struct {
 	replica uint64
 	members []multiraft.Member
 	first   bool // the first voter of a new cluster: it stands for election at once
@@ -24,22 +24,22 @@ type membership struct {
 
 // metadataState finds the metadata group in the log or makes it: a founder from the first state that all founders derive, a
 // node that joins with nothing, under the replica id that the cluster gives it.
-func (c *Core) metadataState(ctx context.Context) (membership, wal.Checkpoint, error) {
+func (c *Core) metadataState(ctx context.Context) (place, wal.Checkpoint, error) {
 	id, log := c.env.Identity, c.env.WAL
 	group := log.Group(metadata.MetadataGroup)
 	if id.Founding() {
 		g, err := bootstrap.Derive(id.Founders, id.Node)
 		if err != nil {
-			return membership{}, wal.Checkpoint{}, err
+			return place{}, wal.Checkpoint{}, err
 		}
-		m := membership{replica: g.Self, members: g.Members, first: len(g.Members) > 0 && g.Members[0].Replica == g.Self}
+		m := place{replica: g.Self, members: g.Members, first: len(g.Members) > 0 && g.Members[0].Replica == g.Self}
 		if group == nil {
 			if group, err = log.Create(metadata.MetadataGroup, g.Checkpoint, nil); err != nil {
-				return membership{}, wal.Checkpoint{}, err
+				return place{}, wal.Checkpoint{}, err
 			}
 		}
 		if d := group.Damage(); d != nil {
-			return membership{}, wal.Checkpoint{}, damagedMetadata(d)
+			return place{}, wal.Checkpoint{}, damagedMetadata(d)
 		}
 		return m, group.Checkpoint(), nil
 	}
@@ -48,38 +48,38 @@ func (c *Core) metadataState(ctx context.Context) (membership, wal.Checkpoint, e
 	}
 	r, err := c.join(ctx)
 	if err != nil {
-		return membership{}, wal.Checkpoint{}, err
+		return place{}, wal.Checkpoint{}, err
 	}
-	m := membership{replica: r.Node.MetadataReplica}
+	m := place{replica: r.Node.MetadataReplica}
 	for _, x := range r.Members {
 		m.members = append(m.members, multiraft.Member{Replica: x.MetadataReplica, Node: x.ID})
 	}
 	if group == nil {
 		if group, err = log.Create(metadata.MetadataGroup, wal.Checkpoint{}, nil); err != nil {
-			return membership{}, wal.Checkpoint{}, err
+			return place{}, wal.Checkpoint{}, err
 		}
 	}
 	if d := group.Damage(); d != nil {
-		return membership{}, wal.Checkpoint{}, damagedMetadata(d)
+		return place{}, wal.Checkpoint{}, damagedMetadata(d)
 	}
 	return m, group.Checkpoint(), nil
 }
 
 // remembered finds in the metadata that this node has itself what it was given when it joined: a node that is restarted
 // does not depend on the nodes of --peers being there.
-func (c *Core) remembered(group *wal.Group) (membership, bool) {
+func (c *Core) remembered(group *wal.Group) (place, bool) {
 	if group == nil || group.Damage() != nil {
-		return membership{}, false
+		return place{}, false
 	}
 	img, err := controller.DecodeImage(group.Checkpoint().State)
 	if err != nil {
-		return membership{}, false // nothing yet, or for NewStateMachine to refuse
+		return place{}, false // nothing yet, or for NewStateMachine to refuse
 	}
 	self := img.Nodes[c.cfg.ID()]
 	if self == nil || self.Dir != c.env.Identity.Dir || self.MetadataReplica == 0 {
-		return membership{}, false
+		return place{}, false
 	}
-	m := membership{replica: self.MetadataReplica}
+	m := place{replica: self.MetadataReplica}
 	for _, n := range nodesOf(img) {
 		if n.MetadataReplica != 0 {
 			m.members = append(m.members, multiraft.Member{Replica: n.MetadataReplica, Node: n.ID})

@@ -27,6 +27,15 @@ func (c *Core) registerMetrics(reg prometheus.Registerer) {
 		}
 		return float64(n)
 	})
+	gauge("partitions_moving", "Partitions of the cluster whose replicas are being changed.", func() float64 {
+		n := 0
+		for _, ref := range c.machine.Image().Groups {
+			if ref.Partition.Change != nil {
+				n++
+			}
+		}
+		return float64(n)
+	})
 	gauge("log_stall_seconds", "Age of the oldest write of the log under way.", func() float64 { return c.env.WAL.Stalled().Seconds() })
 	gauge("disk_writable", "1 unless writes are refused for lack of space.", func() float64 {
 		if c.space.writable() != nil {

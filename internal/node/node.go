@@ -222,7 +222,7 @@ func (n *Node) run() error {
 	n.wal.Start()
 	c.Start()
 	for _, p := range n.cfg.Members() {
-		if p.ID != n.cfg.ID() {
+		if p.ID != n.cfg.ID() && c.dials(p.ID) {
 			if err := n.client.AddPeer(p.ID, p.Addr); err != nil {
 				return err
 			}

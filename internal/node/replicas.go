@@ -6,9 +6,12 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/google/uuid"
+
 	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/partition"
 )
 
 // replicas makes this node's partitions what the metadata image says. Only the image creates and deletes them, never a
@@ -21,8 +24,8 @@ type replicas struct {
 	seen map[string]*metadata.Topic // as last carried out, by name
 
 	mu     sync.Mutex
-	index  uint64 // image index carried out
-	failed map[uint64]error
+	index  uint64           // image index carried out
+	failed map[uint64]error // by replica
 	waits  []chan struct{}
 }
 
@@ -108,21 +111,52 @@ func (r *replicas) nodes(img *metadata.Image) {
 	if len(members) > 0 {
 		c.metadata.SetMembers(members)
 	}
+	// Who was removed is not dialled any more. A node that is not in the image itself knows nobody better than --peers.
+	forget, ok := c.env.Peers.(interface{ RemovePeer(id int32) })
+	if img.Nodes[c.cfg.ID()] == nil || !ok {
+		return
+	}
+	for _, id := range c.env.Peers.Peers() {
+		if img.Nodes[id] == nil {
+			c.log.Info("a node is no longer one of the cluster", "node", id)
+			forget.RemovePeer(id)
+		}
+	}
 }
 
+// dials says whether a node named in --peers is worth connecting to: not one that was removed from the cluster since.
+func (c *Core) dials(node int32) bool {
+	img := c.machine.Image()
+	return img.Nodes[c.cfg.ID()] == nil || img.Nodes[node] != nil
+}
+
+// open makes this node's replicas of a topic those that the image names, and tells them of each other.
 func (r *replicas) open(topic *metadata.Topic) {
-	self, dir := r.core.cfg.ID(), r.core.env.Identity.Dir
+	c := r.core
+	self, dir := c.cfg.ID(), c.env.Identity.Dir
 	for _, p := range topic.Partitions {
-		for _, rep := range p.Replicas {
-			if rep.Node != self || rep.Dir != dir {
+		rep, held := p.Held(self, dir)
+		have, open := c.manager.Group(p.Group)
+		if open && (!held || have.ReplicaID() != rep.ID) {
+			c.log.Info("a replica goes", "topic", topic.Name, "partition", p.Index, "group", p.Group, "replica", have.ReplicaID())
+			if err := c.manager.Delete(p.Group); err != nil {
+				c.log.Error("deleting a replica", "topic", topic.Name, "partition", p.Index, "error", err)
 				continue
 			}
-			if _, ok := r.core.manager.Group(p.Group); ok || r.hasFailed(p.Group) {
-				continue
+			open = false
+		}
+		switch {
+		case open:
+			if g, ok := c.groups.Group(p.Group); ok {
+				g.SetMembers(partition.Members(p))
 			}
-			if err := r.core.manager.Open(topic, p, rep); err != nil {
-				r.core.log.Error("a partition does not open; its other replicas go on without this one", "topic", topic.Name, "partition", p.Index, "group", p.Group, "error", err)
-				r.fail(p.Group, err)
+		case held && !r.hasFailed(rep.ID):
+			if err := c.manager.Open(topic, p, rep); err != nil {
+				c.log.Error("a partition does not open; its other replicas go on without this one", "topic", topic.Name, "partition", p.Index, "group", p.Group, "error", err)
+				r.fail(rep.ID, err)
+				if beyondRepair(err) {
+					c.replacer.add(p.Group, rep.ID)
+				}
 			}
 		}
 	}
@@ -139,30 +173,53 @@ func (r *replicas) drop(topic *metadata.Topic) {
 	}
 }
 
-// orphans deletes groups of the log that were deleted while this node was away. A group that the image does not know yet
-// (it is above NextGroup) stays: the image may be older than the log.
+// orphans deletes what replicas have left in the log that went while this node was away. A log that the image does not know
+// yet (it is above NextGroup) stays: the image may be older than the log.
 func (r *replicas) orphans(img *metadata.Image) {
+	self, dir := r.core.cfg.ID(), r.core.env.Identity.Dir
+	var held map[uint64]bool
 	for _, g := range r.core.env.WAL.Groups() {
 		if g == metadata.MetadataGroup || g >= img.NextGroup {
 			continue
 		}
-		if _, ok := img.Groups[g]; ok {
+		if ref, ok := img.Groups[g]; ok {
+			if rep, ok := ref.Partition.Held(self, dir); ok && ref.Partition.LogOf(rep) == g {
+				continue
+			}
+		}
+		if held == nil { // not a founder's: seldom
+			held = logsOf(img, self, dir)
+		}
+		if held[g] {
 			continue
 		}
-		if err := r.core.manager.Delete(g); err != nil {
-			r.core.log.Error("deleting a partition", "group", g, "error", err)
+		if err := r.core.manager.DeleteLog(g); err != nil {
+			r.core.log.Error("deleting what a replica has left", "log", g, "error", err)
 		}
 	}
 }
 
-func (r *replicas) hasFailed(group uint64) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.failed[group] != nil
+// logsOf returns the logs of all replicas that a node holds.
+func logsOf(img *metadata.Image, node int32, dir uuid.UUID) map[uint64]bool {
+	out := map[uint64]bool{}
+	for _, t := range img.Topics {
+		for _, p := range t.Partitions {
+			if rep, ok := p.Held(node, dir); ok {
+				out[p.LogOf(rep)] = true
+			}
+		}
+	}
+	return out
 }
 
-func (r *replicas) fail(group uint64, err error) {
+func (r *replicas) hasFailed(replica uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.failed[group] = err
+	return r.failed[replica] != nil
+}
+
+func (r *replicas) fail(replica uint64, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.failed[replica] = err
 }

@@ -28,7 +28,10 @@ func (c *Core) Start() {
 	cancel := c.machine.Watch(func(*metadata.Image) {
 		c.view.ImageChanged()
 		c.replicas.poke()
+		c.mover.poke()
 	})
+	c.tasks.Go(func() { c.mover.run(c.ctx) })
+	c.tasks.Go(func() { c.replacer.run(c.ctx) })
 	c.tasks.Go(func() {
 		defer cancel()
 		c.replicas.run(c.ctx)
@@ -113,12 +116,12 @@ func (c *Core) gossip() {
 const gossipRefresh = 5 * time.Second
 
 // Pinned is the log's hint that its oldest file waits for a group (wal.Options.OnPinned).
-func (c *Core) Pinned(group, index uint64) {
-	if group == metadata.MetadataGroup {
+func (c *Core) Pinned(log, index uint64) {
+	if log == metadata.MetadataGroup {
 		c.machine.CheckpointNow()
 		return
 	}
-	c.manager.Pinned(group, index)
+	c.manager.Pinned(log, index)
 }
 
 // Close ends what Start began, in reverse. Leaderships are handed over and clients gone by then.

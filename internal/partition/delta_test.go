@@ -481,7 +481,7 @@ func TestStagingSlotsAreBoundedAndPassedOn(t *testing.T) {
 	c.elect(0, false)
 	c.fill(10)
 	f := c.nodes[1]
-	other, err := f.m.add("other", 0, 99, 101)
+	other, err := f.m.add("other", 0, 99, 101, 99)
 	if err != nil {
 		t.Fatal(err)
 	}

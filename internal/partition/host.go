@@ -35,7 +35,7 @@ func (h *host) Create(group uint64, cp wal.Checkpoint) error {
 // Register implements Host.
 func (h *host) Register(o Registration) (Replica, error) {
 	return h.svc.Register(multiraft.RegisterOptions{
-		Topic: o.Topic, Partition: o.Partition, Group: o.Group, Replica: o.Replica,
+		Topic: o.Topic, Partition: o.Partition, Group: o.Group, Replica: o.Replica, Log: o.Log,
 		Members: o.Members, SM: o.SM, Campaign: o.Campaign, Unfit: o.Unfit,
 	})
 }

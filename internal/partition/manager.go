@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,17 +23,17 @@ import (
 
 // Host is where partitions find their logs and raft groups: a node's wal.Log and multiraft.Service (NewHost), or a simulator.
 type Host interface {
-	// Checkpoint returns the last durable checkpoint of a group; known is false if the log has never heard of it. A removed
-	// group is an error.
-	Checkpoint(group uint64) (cp wal.Checkpoint, known bool, err error)
-	// Create begins a group's log.
-	Create(group uint64, cp wal.Checkpoint) error
+	// Checkpoint returns the last durable checkpoint of a replica's log; known is false if the node has never heard of it. A
+	// removed one is an error.
+	Checkpoint(log uint64) (cp wal.Checkpoint, known bool, err error)
+	// Create begins a replica's log.
+	Create(log uint64, cp wal.Checkpoint) error
 	// Register starts the replica.
 	Register(o Registration) (Replica, error)
 	// Unregister stops it; done is called once its state machine is closed.
 	Unregister(topic string, partition int32, done func()) error
-	// Remove deletes a group's log for good; done is called once that is durable.
-	Remove(group uint64, done func(error))
+	// Remove deletes a replica's log for good; done is called once that is durable.
+	Remove(log uint64, done func(error))
 }
 
 // Registration names a replica and what it drives.
@@ -40,6 +42,7 @@ type Registration struct {
 	Partition int32
 	Group     uint64
 	Replica   uint64
+	Log       uint64 // the id of the replica's log
 	Members   []multiraft.Member
 	SM        multiraft.StateMachine
 	Campaign  bool
@@ -140,32 +143,34 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 // replica must be one of those that the image names (RAFT rules 4 and 6). A *DamagedError says that what is on disk can't be
 // trusted; the other partitions are not concerned.
 func (m *Manager) Open(topic *metadata.Topic, part *metadata.Partition, self metadata.Replica) error {
-	members := make([]multiraft.Member, len(part.Replicas))
-	voters := make([]uint64, len(part.Replicas))
-	named := false
-	for i, r := range part.Replicas {
-		members[i] = multiraft.Member{Replica: r.ID, Node: r.Node}
-		voters[i] = r.ID
-		named = named || r.ID == self.ID && r.Dir == self.Dir
-	}
-	if !named {
+	if have, ok := part.Replica(self.ID); !ok || have.Dir != self.Dir || part.Lost(self.ID) {
 		return fmt.Errorf("partition: replica %d in directory %s is not one of %s-%d", self.ID, self.Dir, topic.Name, part.Index)
 	}
-	p, err := m.add(topic.Name, part.Index, part.Group, self.ID)
+	p, err := m.add(topic.Name, part.Index, part.Group, self.ID, part.LogOf(self))
 	if err != nil {
 		return err
 	}
-	if err := m.start(p, members, voters); err != nil {
+	if err := m.start(p, part); err != nil {
 		m.drop(p)
 		return fmt.Errorf("opening %s-%d: %w", topic.Name, part.Index, err)
 	}
 	return nil
 }
 
-func (m *Manager) add(topic string, index int32, group, self uint64) (*Partition, error) {
+// Members are where a partition's replicas are, those that a change adds or takes away included.
+func Members(part *metadata.Partition) []multiraft.Member {
+	all := part.All()
+	out := make([]multiraft.Member, len(all))
+	for i, r := range all {
+		out[i] = multiraft.Member{Replica: r.ID, Node: r.Node}
+	}
+	return out
+}
+
+func (m *Manager) add(topic string, index int32, group, self, log uint64) (*Partition, error) {
 	p := &Partition{
-		m: m, topic: topic, index: index, group: group, self: self,
-		dir:    filepath.Join(m.cfg.Dir, topic, strconv.Itoa(int(index))+"."+strconv.FormatUint(group, 10)),
+		m: m, topic: topic, index: index, group: group, self: self, logID: log,
+		dir:    filepath.Join(m.cfg.Dir, topic, strconv.Itoa(int(index))+"."+strconv.FormatUint(log, 10)),
 		logger: m.cfg.Logger.With("topic", topic, "partition", index, "group", group),
 		st:     newState(),
 	}
@@ -186,26 +191,26 @@ func (m *Manager) add(topic string, index int32, group, self uint64) (*Partition
 	return p, nil
 }
 
-func (m *Manager) start(p *Partition, members []multiraft.Member, voters []uint64) error {
-	cp, known, err := m.cfg.Host.Checkpoint(p.group)
+func (m *Manager) start(p *Partition, part *metadata.Partition) error {
+	cp, known, err := m.cfg.Host.Checkpoint(p.logID)
 	if err != nil {
 		return err
 	}
-	if !known {
+	if founders := part.Founding(); !known && slices.Contains(founders, p.self) {
 		cp = wal.Checkpoint{Index: 1, Term: 1}
-		cp.ConfState.Voters = voters
+		cp.ConfState.Voters = founders
 	}
 	if err := p.open(cp, known); err != nil {
 		return err
 	}
 	if !known {
-		if err := m.cfg.Host.Create(p.group, cp); err != nil {
+		if err := m.cfg.Host.Create(p.logID, cp); err != nil {
 			return errJoin(err, p.Close())
 		}
 	}
 	r, err := m.cfg.Host.Register(Registration{
-		Topic: p.topic, Partition: p.index, Group: p.group, Replica: p.self, Members: members, SM: p,
-		Campaign: members[0].Replica == p.self, Unfit: p.unfit.Load(),
+		Topic: p.topic, Partition: p.index, Group: p.group, Replica: p.self, Log: p.logID, Members: Members(part), SM: p,
+		Campaign: part.Target()[0].ID == p.self, Unfit: p.unfit.Load(),
 	})
 	if err != nil {
 		return errJoin(err, p.Close())
@@ -238,34 +243,66 @@ func (m *Manager) drop(p *Partition) {
 	}
 }
 
-// Delete removes a partition for good: it stops serving at once, its log is removed, and then, in the background, its files. A
-// group that is not open here is removed from the log.
+// Delete removes this node's replica of a partition for good: it stops serving at once, its log is removed, and then, in the
+// background, its files. A group that is not open here has nothing to delete: see DeleteLog.
 func (m *Manager) Delete(group uint64) error {
 	m.mu.Lock()
 	p := m.byGroup[group]
 	m.mu.Unlock()
-	removed := func(dir string) func(error) {
-		return func(err error) {
-			if err != nil {
-				m.cfg.Logger.Error("removing a deleted partition from the log", "group", group, "error", err)
-				return
-			}
-			m.discard(dir)
-		}
-	}
 	if p == nil {
-		_, known, err := m.cfg.Host.Checkpoint(group)
-		if known && err == nil {
-			m.cfg.Host.Remove(group, removed(""))
-		}
 		return nil
 	}
 	m.drop(p)
 	p.leading.Store(0)
 	p.wakeAll()
 	return m.cfg.Host.Unregister(p.topic, p.index, func() {
-		m.cfg.Host.Remove(group, removed(p.dir))
+		m.cfg.Host.Remove(p.logID, m.removed(p.logID, p.dir))
 	})
+}
+
+// DeleteLog removes what a replica left that is not open here, by the id of its log: its log and its files.
+func (m *Manager) DeleteLog(log uint64) error {
+	_, known, err := m.cfg.Host.Checkpoint(log)
+	if !known || err != nil {
+		return nil // nothing is there, or it is being removed
+	}
+	dir, err := m.findDir(log)
+	if err != nil {
+		return err
+	}
+	m.cfg.Host.Remove(log, m.removed(log, dir))
+	return nil
+}
+
+func (m *Manager) removed(log uint64, dir string) func(error) {
+	return func(err error) {
+		if err != nil {
+			m.cfg.Logger.Error("removing a replica's log", "log", log, "error", err)
+			return
+		}
+		m.discard(dir)
+	}
+}
+
+// findDir finds the directory of the replica with a log, empty if there is none.
+func (m *Manager) findDir(log uint64) (string, error) {
+	topics, err := m.cfg.FS.List(m.cfg.Dir)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrStorage, err)
+	}
+	suffix := "." + strconv.FormatUint(log, 10)
+	for _, topic := range topics {
+		names, err := m.cfg.FS.List(filepath.Join(m.cfg.Dir, topic))
+		if err != nil {
+			continue // a file that does not belong here, or a topic that goes
+		}
+		for _, n := range names {
+			if strings.HasSuffix(n, suffix) {
+				return filepath.Join(m.cfg.Dir, topic, n), nil
+			}
+		}
+	}
+	return "", nil
 }
 
 func (m *Manager) discard(dir string) {
@@ -330,11 +367,19 @@ func (m *Manager) Health() Health {
 	return h
 }
 
-// Pinned is the log's hint that its oldest file waits for a checkpoint of a group at or above an index (wal.Options.OnPinned).
-func (m *Manager) Pinned(group, index uint64) {
-	if p, ok := m.Group(group); ok {
-		m.enqueue(p, taskFlush)
+// Pinned is the log's hint that its oldest file waits for a checkpoint of a replica's log at or above an index
+// (wal.Options.OnPinned).
+func (m *Manager) Pinned(log, index uint64) {
+	p, ok := m.Group(log)
+	if !ok || p.logID != log {
+		all := m.Partitions()
+		i := slices.IndexFunc(all, func(p *Partition) bool { return p.logID == log })
+		if i < 0 {
+			return
+		}
+		p = all[i]
 	}
+	m.enqueue(p, taskFlush)
 }
 
 func (m *Manager) topicConfig(topic string) TopicConfig { return m.cfg.Configs(topic) }

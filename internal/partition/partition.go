@@ -38,6 +38,7 @@ type Partition struct {
 	index   int32
 	group   uint64
 	self    uint64 // replica id
+	logID   uint64 // of the replica's log
 	dir     string // holds the generations
 	logger  *slog.Logger
 	replica atomic.Pointer[Replica]
@@ -123,6 +124,9 @@ func (p *Partition) Index() int32 { return p.index }
 
 // Group returns the raft group's id.
 func (p *Partition) Group() uint64 { return p.group }
+
+// ReplicaID returns the id of this node's replica.
+func (p *Partition) ReplicaID() uint64 { return p.self }
 
 // Status returns the raft group's view from here.
 func (p *Partition) Status() multiraft.Status {

@@ -103,6 +103,9 @@ type Command struct {
 	//	*Command_CreatePartitions
 	//	*Command_SetConfigs
 	//	*Command_AllocateProducerIds
+	//	*Command_ChangeReplicas
+	//	*Command_EndChange
+	//	*Command_RemoveNode
 	Op            isCommand_Op `protobuf_oneof:"op"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -213,6 +216,33 @@ func (x *Command) GetAllocateProducerIds() *AllocateProducerIDs {
 	return nil
 }
 
+func (x *Command) GetChangeReplicas() *ChangeReplicas {
+	if x != nil {
+		if x, ok := x.Op.(*Command_ChangeReplicas); ok {
+			return x.ChangeReplicas
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetEndChange() *EndChange {
+	if x != nil {
+		if x, ok := x.Op.(*Command_EndChange); ok {
+			return x.EndChange
+		}
+	}
+	return nil
+}
+
+func (x *Command) GetRemoveNode() *RemoveNode {
+	if x != nil {
+		if x, ok := x.Op.(*Command_RemoveNode); ok {
+			return x.RemoveNode
+		}
+	}
+	return nil
+}
+
 type isCommand_Op interface {
 	isCommand_Op()
 }
@@ -241,6 +271,18 @@ type Command_AllocateProducerIds struct {
 	AllocateProducerIds *AllocateProducerIDs `protobuf:"bytes,8,opt,name=allocate_producer_ids,json=allocateProducerIds,proto3,oneof"`
 }
 
+type Command_ChangeReplicas struct {
+	ChangeReplicas *ChangeReplicas `protobuf:"bytes,9,opt,name=change_replicas,json=changeReplicas,proto3,oneof"`
+}
+
+type Command_EndChange struct {
+	EndChange *EndChange `protobuf:"bytes,10,opt,name=end_change,json=endChange,proto3,oneof"`
+}
+
+type Command_RemoveNode struct {
+	RemoveNode *RemoveNode `protobuf:"bytes,11,opt,name=remove_node,json=removeNode,proto3,oneof"`
+}
+
 func (*Command_RegisterNode) isCommand_Op() {}
 
 func (*Command_CreateTopics) isCommand_Op() {}
@@ -252,6 +294,12 @@ func (*Command_CreatePartitions) isCommand_Op() {}
 func (*Command_SetConfigs) isCommand_Op() {}
 
 func (*Command_AllocateProducerIds) isCommand_Op() {}
+
+func (*Command_ChangeReplicas) isCommand_Op() {}
+
+func (*Command_EndChange) isCommand_Op() {}
+
+func (*Command_RemoveNode) isCommand_Op() {}
 
 type RegisterNode struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -810,6 +858,183 @@ func (x *Config) GetValue() string {
 	return ""
 }
 
+// ChangeReplicas says what replicas partitions are to have.
+type ChangeReplicas struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Replica ids, and ids of their logs (counted as groups), are handed out from here on, partition by partition.
+	FirstGroup    uint64                      `protobuf:"varint,1,opt,name=first_group,json=firstGroup,proto3" json:"first_group,omitempty"`
+	FirstReplica  uint64                      `protobuf:"varint,2,opt,name=first_replica,json=firstReplica,proto3" json:"first_replica,omitempty"`
+	Partitions    []*ChangeReplicas_Partition `protobuf:"bytes,3,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeReplicas) Reset() {
+	*x = ChangeReplicas{}
+	mi := &file_controller_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeReplicas) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeReplicas) ProtoMessage() {}
+
+func (x *ChangeReplicas) ProtoReflect() protoreflect.Message {
+	mi := &file_controller_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeReplicas.ProtoReflect.Descriptor instead.
+func (*ChangeReplicas) Descriptor() ([]byte, []int) {
+	return file_controller_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ChangeReplicas) GetFirstGroup() uint64 {
+	if x != nil {
+		return x.FirstGroup
+	}
+	return 0
+}
+
+func (x *ChangeReplicas) GetFirstReplica() uint64 {
+	if x != nil {
+		return x.FirstReplica
+	}
+	return 0
+}
+
+func (x *ChangeReplicas) GetPartitions() []*ChangeReplicas_Partition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// EndChange says that a group has come to its target: its voters, ascending, and no other member.
+type EndChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint64                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	Voters        []uint64               `protobuf:"varint,2,rep,packed,name=voters,proto3" json:"voters,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndChange) Reset() {
+	*x = EndChange{}
+	mi := &file_controller_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndChange) ProtoMessage() {}
+
+func (x *EndChange) ProtoReflect() protoreflect.Message {
+	mi := &file_controller_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndChange.ProtoReflect.Descriptor instead.
+func (*EndChange) Descriptor() ([]byte, []int) {
+	return file_controller_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *EndChange) GetGroup() uint64 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *EndChange) GetVoters() []uint64 {
+	if x != nil {
+		return x.Voters
+	}
+	return nil
+}
+
+// RemoveNode removes a node that holds no partition.
+type RemoveNode struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  int32                  `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	Dir   []byte                 `protobuf:"bytes,2,opt,name=dir,proto3" json:"dir,omitempty"`
+	// The node that votes on the metadata in its place; -1: none.
+	Successor     int32 `protobuf:"varint,3,opt,name=successor,proto3" json:"successor,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveNode) Reset() {
+	*x = RemoveNode{}
+	mi := &file_controller_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveNode) ProtoMessage() {}
+
+func (x *RemoveNode) ProtoReflect() protoreflect.Message {
+	mi := &file_controller_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveNode.ProtoReflect.Descriptor instead.
+func (*RemoveNode) Descriptor() ([]byte, []int) {
+	return file_controller_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RemoveNode) GetNode() int32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+func (x *RemoveNode) GetDir() []byte {
+	if x != nil {
+		return x.Dir
+	}
+	return nil
+}
+
+func (x *RemoveNode) GetSuccessor() int32 {
+	if x != nil {
+		return x.Successor
+	}
+	return 0
+}
+
 type AllocateProducerIDs struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	First         int64                  `protobuf:"varint,1,opt,name=first,proto3" json:"first,omitempty"`
@@ -820,7 +1045,7 @@ type AllocateProducerIDs struct {
 
 func (x *AllocateProducerIDs) Reset() {
 	*x = AllocateProducerIDs{}
-	mi := &file_controller_proto_msgTypes[12]
+	mi := &file_controller_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -832,7 +1057,7 @@ func (x *AllocateProducerIDs) String() string {
 func (*AllocateProducerIDs) ProtoMessage() {}
 
 func (x *AllocateProducerIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[12]
+	mi := &file_controller_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -845,7 +1070,7 @@ func (x *AllocateProducerIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AllocateProducerIDs.ProtoReflect.Descriptor instead.
 func (*AllocateProducerIDs) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{12}
+	return file_controller_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AllocateProducerIDs) GetFirst() int64 {
@@ -871,18 +1096,20 @@ type Image struct {
 	NextReplica    uint64                 `protobuf:"varint,4,opt,name=next_replica,json=nextReplica,proto3" json:"next_replica,omitempty"`
 	NextProducerId int64                  `protobuf:"varint,5,opt,name=next_producer_id,json=nextProducerId,proto3" json:"next_producer_id,omitempty"`
 	// Data directory ids (16 bytes each) that replicas refer to by position.
-	Dirs          [][]byte               `protobuf:"bytes,6,rep,name=dirs,proto3" json:"dirs,omitempty"`
-	Nodes         []*Node                `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	Topics        []*Image_Topic         `protobuf:"bytes,8,rep,name=topics,proto3" json:"topics,omitempty"`
-	Brokers       []*Image_BrokerConfigs `protobuf:"bytes,9,rep,name=brokers,proto3" json:"brokers,omitempty"`
-	Requests      []*Image_Request       `protobuf:"bytes,10,rep,name=requests,proto3" json:"requests,omitempty"`
+	Dirs     [][]byte               `protobuf:"bytes,6,rep,name=dirs,proto3" json:"dirs,omitempty"`
+	Nodes    []*Node                `protobuf:"bytes,7,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Topics   []*Image_Topic         `protobuf:"bytes,8,rep,name=topics,proto3" json:"topics,omitempty"`
+	Brokers  []*Image_BrokerConfigs `protobuf:"bytes,9,rep,name=brokers,proto3" json:"brokers,omitempty"`
+	Requests []*Image_Request       `protobuf:"bytes,10,rep,name=requests,proto3" json:"requests,omitempty"`
+	// Data directories of nodes that were removed.
+	Retired       [][]byte `protobuf:"bytes,11,rep,name=retired,proto3" json:"retired,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Image) Reset() {
 	*x = Image{}
-	mi := &file_controller_proto_msgTypes[13]
+	mi := &file_controller_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1121,7 @@ func (x *Image) String() string {
 func (*Image) ProtoMessage() {}
 
 func (x *Image) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[13]
+	mi := &file_controller_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1134,7 @@ func (x *Image) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image.ProtoReflect.Descriptor instead.
 func (*Image) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{13}
+	return file_controller_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Image) GetClusterId() string {
@@ -980,6 +1207,13 @@ func (x *Image) GetRequests() []*Image_Request {
 	return nil
 }
 
+func (x *Image) GetRetired() [][]byte {
+	if x != nil {
+		return x.Retired
+	}
+	return nil
+}
+
 type Node struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Id              int32                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -996,7 +1230,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_controller_proto_msgTypes[14]
+	mi := &file_controller_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1242,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[14]
+	mi := &file_controller_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1255,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{14}
+	return file_controller_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Node) GetId() int32 {
@@ -1095,6 +1329,10 @@ type Ask struct {
 	//	*Ask_ProducerIds
 	//	*Ask_RegisterNode
 	//	*Ask_Barrier
+	//	*Ask_Reassign
+	//	*Ask_Replace
+	//	*Ask_EndChange
+	//	*Ask_RemoveNode
 	What          isAsk_What `protobuf_oneof:"what"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1102,7 +1340,7 @@ type Ask struct {
 
 func (x *Ask) Reset() {
 	*x = Ask{}
-	mi := &file_controller_proto_msgTypes[15]
+	mi := &file_controller_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1352,7 @@ func (x *Ask) String() string {
 func (*Ask) ProtoMessage() {}
 
 func (x *Ask) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[15]
+	mi := &file_controller_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1365,7 @@ func (x *Ask) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ask.ProtoReflect.Descriptor instead.
 func (*Ask) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{15}
+	return file_controller_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Ask) GetId() []byte {
@@ -1214,6 +1452,42 @@ func (x *Ask) GetBarrier() *Barrier {
 	return nil
 }
 
+func (x *Ask) GetReassign() *AskReassign {
+	if x != nil {
+		if x, ok := x.What.(*Ask_Reassign); ok {
+			return x.Reassign
+		}
+	}
+	return nil
+}
+
+func (x *Ask) GetReplace() *AskReplace {
+	if x != nil {
+		if x, ok := x.What.(*Ask_Replace); ok {
+			return x.Replace
+		}
+	}
+	return nil
+}
+
+func (x *Ask) GetEndChange() *EndChange {
+	if x != nil {
+		if x, ok := x.What.(*Ask_EndChange); ok {
+			return x.EndChange
+		}
+	}
+	return nil
+}
+
+func (x *Ask) GetRemoveNode() *AskRemoveNode {
+	if x != nil {
+		if x, ok := x.What.(*Ask_RemoveNode); ok {
+			return x.RemoveNode
+		}
+	}
+	return nil
+}
+
 type isAsk_What interface {
 	isAsk_What()
 }
@@ -1247,6 +1521,22 @@ type Ask_Barrier struct {
 	Barrier *Barrier `protobuf:"bytes,9,opt,name=barrier,proto3,oneof"`
 }
 
+type Ask_Reassign struct {
+	Reassign *AskReassign `protobuf:"bytes,10,opt,name=reassign,proto3,oneof"`
+}
+
+type Ask_Replace struct {
+	Replace *AskReplace `protobuf:"bytes,11,opt,name=replace,proto3,oneof"`
+}
+
+type Ask_EndChange struct {
+	EndChange *EndChange `protobuf:"bytes,12,opt,name=end_change,json=endChange,proto3,oneof"`
+}
+
+type Ask_RemoveNode struct {
+	RemoveNode *AskRemoveNode `protobuf:"bytes,13,opt,name=remove_node,json=removeNode,proto3,oneof"`
+}
+
 func (*Ask_CreateTopics) isAsk_What() {}
 
 func (*Ask_DeleteTopics) isAsk_What() {}
@@ -1261,6 +1551,14 @@ func (*Ask_RegisterNode) isAsk_What() {}
 
 func (*Ask_Barrier) isAsk_What() {}
 
+func (*Ask_Reassign) isAsk_What() {}
+
+func (*Ask_Replace) isAsk_What() {}
+
+func (*Ask_EndChange) isAsk_What() {}
+
+func (*Ask_RemoveNode) isAsk_What() {}
+
 type Barrier struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1269,7 +1567,7 @@ type Barrier struct {
 
 func (x *Barrier) Reset() {
 	*x = Barrier{}
-	mi := &file_controller_proto_msgTypes[16]
+	mi := &file_controller_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1281,7 +1579,7 @@ func (x *Barrier) String() string {
 func (*Barrier) ProtoMessage() {}
 
 func (x *Barrier) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[16]
+	mi := &file_controller_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1294,7 +1592,7 @@ func (x *Barrier) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Barrier.ProtoReflect.Descriptor instead.
 func (*Barrier) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{16}
+	return file_controller_proto_rawDescGZIP(), []int{19}
 }
 
 type AskCreateTopics struct {
@@ -1306,7 +1604,7 @@ type AskCreateTopics struct {
 
 func (x *AskCreateTopics) Reset() {
 	*x = AskCreateTopics{}
-	mi := &file_controller_proto_msgTypes[17]
+	mi := &file_controller_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1318,7 +1616,7 @@ func (x *AskCreateTopics) String() string {
 func (*AskCreateTopics) ProtoMessage() {}
 
 func (x *AskCreateTopics) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[17]
+	mi := &file_controller_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1331,7 +1629,7 @@ func (x *AskCreateTopics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskCreateTopics.ProtoReflect.Descriptor instead.
 func (*AskCreateTopics) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{17}
+	return file_controller_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AskCreateTopics) GetTopics() []*AskCreateTopics_Topic {
@@ -1350,7 +1648,7 @@ type AskDeleteTopics struct {
 
 func (x *AskDeleteTopics) Reset() {
 	*x = AskDeleteTopics{}
-	mi := &file_controller_proto_msgTypes[18]
+	mi := &file_controller_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1362,7 +1660,7 @@ func (x *AskDeleteTopics) String() string {
 func (*AskDeleteTopics) ProtoMessage() {}
 
 func (x *AskDeleteTopics) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[18]
+	mi := &file_controller_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1375,7 +1673,7 @@ func (x *AskDeleteTopics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskDeleteTopics.ProtoReflect.Descriptor instead.
 func (*AskDeleteTopics) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{18}
+	return file_controller_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AskDeleteTopics) GetTopics() []*AskDeleteTopics_Key {
@@ -1394,7 +1692,7 @@ type AskCreatePartitions struct {
 
 func (x *AskCreatePartitions) Reset() {
 	*x = AskCreatePartitions{}
-	mi := &file_controller_proto_msgTypes[19]
+	mi := &file_controller_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1406,7 +1704,7 @@ func (x *AskCreatePartitions) String() string {
 func (*AskCreatePartitions) ProtoMessage() {}
 
 func (x *AskCreatePartitions) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[19]
+	mi := &file_controller_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1419,7 +1717,7 @@ func (x *AskCreatePartitions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskCreatePartitions.ProtoReflect.Descriptor instead.
 func (*AskCreatePartitions) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{19}
+	return file_controller_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AskCreatePartitions) GetTopics() []*AskCreatePartitions_Topic {
@@ -1438,7 +1736,7 @@ type AskAlterConfigs struct {
 
 func (x *AskAlterConfigs) Reset() {
 	*x = AskAlterConfigs{}
-	mi := &file_controller_proto_msgTypes[20]
+	mi := &file_controller_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1748,7 @@ func (x *AskAlterConfigs) String() string {
 func (*AskAlterConfigs) ProtoMessage() {}
 
 func (x *AskAlterConfigs) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[20]
+	mi := &file_controller_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1761,7 @@ func (x *AskAlterConfigs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskAlterConfigs.ProtoReflect.Descriptor instead.
 func (*AskAlterConfigs) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{20}
+	return file_controller_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AskAlterConfigs) GetChanges() []*AskAlterConfigs_Change {
@@ -1471,6 +1769,156 @@ func (x *AskAlterConfigs) GetChanges() []*AskAlterConfigs_Change {
 		return x.Changes
 	}
 	return nil
+}
+
+type AskReassign struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Refuse changes of the number of replicas.
+	KeepReplicationFactor bool                     `protobuf:"varint,2,opt,name=keep_replication_factor,json=keepReplicationFactor,proto3" json:"keep_replication_factor,omitempty"`
+	Partitions            []*AskReassign_Partition `protobuf:"bytes,1,rep,name=partitions,proto3" json:"partitions,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *AskReassign) Reset() {
+	*x = AskReassign{}
+	mi := &file_controller_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskReassign) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskReassign) ProtoMessage() {}
+
+func (x *AskReassign) ProtoReflect() protoreflect.Message {
+	mi := &file_controller_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskReassign.ProtoReflect.Descriptor instead.
+func (*AskReassign) Descriptor() ([]byte, []int) {
+	return file_controller_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AskReassign) GetKeepReplicationFactor() bool {
+	if x != nil {
+		return x.KeepReplicationFactor
+	}
+	return false
+}
+
+func (x *AskReassign) GetPartitions() []*AskReassign_Partition {
+	if x != nil {
+		return x.Partitions
+	}
+	return nil
+}
+
+// AskReplace asks for another replica in the place of one that can't serve any more, on the same node.
+type AskReplace struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         uint64                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	Replica       uint64                 `protobuf:"varint,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskReplace) Reset() {
+	*x = AskReplace{}
+	mi := &file_controller_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskReplace) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskReplace) ProtoMessage() {}
+
+func (x *AskReplace) ProtoReflect() protoreflect.Message {
+	mi := &file_controller_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskReplace.ProtoReflect.Descriptor instead.
+func (*AskReplace) Descriptor() ([]byte, []int) {
+	return file_controller_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AskReplace) GetGroup() uint64 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *AskReplace) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+type AskRemoveNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          int32                  `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskRemoveNode) Reset() {
+	*x = AskRemoveNode{}
+	mi := &file_controller_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskRemoveNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskRemoveNode) ProtoMessage() {}
+
+func (x *AskRemoveNode) ProtoReflect() protoreflect.Message {
+	mi := &file_controller_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskRemoveNode.ProtoReflect.Descriptor instead.
+func (*AskRemoveNode) Descriptor() ([]byte, []int) {
+	return file_controller_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AskRemoveNode) GetNode() int32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
 }
 
 type AskProducerIDs struct {
@@ -1482,7 +1930,7 @@ type AskProducerIDs struct {
 
 func (x *AskProducerIDs) Reset() {
 	*x = AskProducerIDs{}
-	mi := &file_controller_proto_msgTypes[21]
+	mi := &file_controller_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1494,7 +1942,7 @@ func (x *AskProducerIDs) String() string {
 func (*AskProducerIDs) ProtoMessage() {}
 
 func (x *AskProducerIDs) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[21]
+	mi := &file_controller_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1507,7 +1955,7 @@ func (x *AskProducerIDs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskProducerIDs.ProtoReflect.Descriptor instead.
 func (*AskProducerIDs) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{21}
+	return file_controller_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AskProducerIDs) GetCount() int64 {
@@ -1540,7 +1988,7 @@ type Answer struct {
 
 func (x *Answer) Reset() {
 	*x = Answer{}
-	mi := &file_controller_proto_msgTypes[22]
+	mi := &file_controller_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +2000,7 @@ func (x *Answer) String() string {
 func (*Answer) ProtoMessage() {}
 
 func (x *Answer) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[22]
+	mi := &file_controller_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +2013,7 @@ func (x *Answer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Answer.ProtoReflect.Descriptor instead.
 func (*Answer) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{22}
+	return file_controller_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Answer) GetStatus() int32 {
@@ -1641,7 +2089,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_controller_proto_msgTypes[23]
+	mi := &file_controller_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +2101,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[23]
+	mi := &file_controller_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +2114,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{23}
+	return file_controller_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Error) GetKind() int32 {
@@ -1696,7 +2144,7 @@ type Item struct {
 
 func (x *Item) Reset() {
 	*x = Item{}
-	mi := &file_controller_proto_msgTypes[24]
+	mi := &file_controller_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1708,7 +2156,7 @@ func (x *Item) String() string {
 func (*Item) ProtoMessage() {}
 
 func (x *Item) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[24]
+	mi := &file_controller_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1721,7 +2169,7 @@ func (x *Item) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Item.ProtoReflect.Descriptor instead.
 func (*Item) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{24}
+	return file_controller_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Item) GetError() *Error {
@@ -1759,6 +2207,121 @@ func (x *Item) GetReplicationFactor() int32 {
 	return 0
 }
 
+type ChangeReplicas_Partition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Group uint64                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	// The replicas to be, in order of preference.
+	Target []*ChangeReplicas_Slot `protobuf:"bytes,2,rep,name=target,proto3" json:"target,omitempty"`
+	// Replicas that can't serve any more, beside those already known.
+	Lost          []uint64 `protobuf:"varint,3,rep,packed,name=lost,proto3" json:"lost,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeReplicas_Partition) Reset() {
+	*x = ChangeReplicas_Partition{}
+	mi := &file_controller_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeReplicas_Partition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeReplicas_Partition) ProtoMessage() {}
+
+func (x *ChangeReplicas_Partition) ProtoReflect() protoreflect.Message {
+	mi := &file_controller_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeReplicas_Partition.ProtoReflect.Descriptor instead.
+func (*ChangeReplicas_Partition) Descriptor() ([]byte, []int) {
+	return file_controller_proto_rawDescGZIP(), []int{12, 0}
+}
+
+func (x *ChangeReplicas_Partition) GetGroup() uint64 {
+	if x != nil {
+		return x.Group
+	}
+	return 0
+}
+
+func (x *ChangeReplicas_Partition) GetTarget() []*ChangeReplicas_Slot {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *ChangeReplicas_Partition) GetLost() []uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
+type ChangeReplicas_Slot struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A replica there is; 0: a new one, on node.
+	Replica       uint64 `protobuf:"varint,1,opt,name=replica,proto3" json:"replica,omitempty"`
+	Node          int32  `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeReplicas_Slot) Reset() {
+	*x = ChangeReplicas_Slot{}
+	mi := &file_controller_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeReplicas_Slot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeReplicas_Slot) ProtoMessage() {}
+
+func (x *ChangeReplicas_Slot) ProtoReflect() protoreflect.Message {
+	mi := &file_controller_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeReplicas_Slot.ProtoReflect.Descriptor instead.
+func (*ChangeReplicas_Slot) Descriptor() ([]byte, []int) {
+	return file_controller_proto_rawDescGZIP(), []int{12, 1}
+}
+
+func (x *ChangeReplicas_Slot) GetReplica() uint64 {
+	if x != nil {
+		return x.Replica
+	}
+	return 0
+}
+
+func (x *ChangeReplicas_Slot) GetNode() int32 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
 type Image_Topic struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1772,7 +2335,7 @@ type Image_Topic struct {
 
 func (x *Image_Topic) Reset() {
 	*x = Image_Topic{}
-	mi := &file_controller_proto_msgTypes[25]
+	mi := &file_controller_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +2347,7 @@ func (x *Image_Topic) String() string {
 func (*Image_Topic) ProtoMessage() {}
 
 func (x *Image_Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[25]
+	mi := &file_controller_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +2360,7 @@ func (x *Image_Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image_Topic.ProtoReflect.Descriptor instead.
 func (*Image_Topic) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{13, 0}
+	return file_controller_proto_rawDescGZIP(), []int{16, 0}
 }
 
 func (x *Image_Topic) GetName() string {
@@ -1839,16 +2402,24 @@ type Image_Partition struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Group uint64                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
 	// One element of each for each replica.
-	Replicas      []uint64 `protobuf:"varint,2,rep,packed,name=replicas,proto3" json:"replicas,omitempty"`
-	Nodes         []int32  `protobuf:"varint,3,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
-	Dirs          []uint32 `protobuf:"varint,4,rep,packed,name=dirs,proto3" json:"dirs,omitempty"`
+	Replicas []uint64 `protobuf:"varint,2,rep,packed,name=replicas,proto3" json:"replicas,omitempty"`
+	Nodes    []int32  `protobuf:"varint,3,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
+	Dirs     []uint32 `protobuf:"varint,4,rep,packed,name=dirs,proto3" json:"dirs,omitempty"`
+	// The replicas' logs; empty: all of them are the group's.
+	Logs []uint64 `protobuf:"varint,5,rep,packed,name=logs,proto3" json:"logs,omitempty"`
+	// Empty: the replicas.
+	Founders []uint64 `protobuf:"varint,6,rep,packed,name=founders,proto3" json:"founders,omitempty"`
+	// Of the replicas above, the last so many are added by the change under way; it has a target.
+	Adding        int32    `protobuf:"varint,7,opt,name=adding,proto3" json:"adding,omitempty"`
+	Target        []uint64 `protobuf:"varint,8,rep,packed,name=target,proto3" json:"target,omitempty"`
+	Lost          []uint64 `protobuf:"varint,9,rep,packed,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Image_Partition) Reset() {
 	*x = Image_Partition{}
-	mi := &file_controller_proto_msgTypes[26]
+	mi := &file_controller_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1860,7 +2431,7 @@ func (x *Image_Partition) String() string {
 func (*Image_Partition) ProtoMessage() {}
 
 func (x *Image_Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[26]
+	mi := &file_controller_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1873,7 +2444,7 @@ func (x *Image_Partition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image_Partition.ProtoReflect.Descriptor instead.
 func (*Image_Partition) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{13, 1}
+	return file_controller_proto_rawDescGZIP(), []int{16, 1}
 }
 
 func (x *Image_Partition) GetGroup() uint64 {
@@ -1904,6 +2475,41 @@ func (x *Image_Partition) GetDirs() []uint32 {
 	return nil
 }
 
+func (x *Image_Partition) GetLogs() []uint64 {
+	if x != nil {
+		return x.Logs
+	}
+	return nil
+}
+
+func (x *Image_Partition) GetFounders() []uint64 {
+	if x != nil {
+		return x.Founders
+	}
+	return nil
+}
+
+func (x *Image_Partition) GetAdding() int32 {
+	if x != nil {
+		return x.Adding
+	}
+	return 0
+}
+
+func (x *Image_Partition) GetTarget() []uint64 {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *Image_Partition) GetLost() []uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
+}
+
 type Image_BrokerConfigs struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          int32                  `protobuf:"varint,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1914,7 +2520,7 @@ type Image_BrokerConfigs struct {
 
 func (x *Image_BrokerConfigs) Reset() {
 	*x = Image_BrokerConfigs{}
-	mi := &file_controller_proto_msgTypes[27]
+	mi := &file_controller_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1926,7 +2532,7 @@ func (x *Image_BrokerConfigs) String() string {
 func (*Image_BrokerConfigs) ProtoMessage() {}
 
 func (x *Image_BrokerConfigs) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[27]
+	mi := &file_controller_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1939,7 +2545,7 @@ func (x *Image_BrokerConfigs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image_BrokerConfigs.ProtoReflect.Descriptor instead.
 func (*Image_BrokerConfigs) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{13, 2}
+	return file_controller_proto_rawDescGZIP(), []int{16, 2}
 }
 
 func (x *Image_BrokerConfigs) GetNode() int32 {
@@ -1966,7 +2572,7 @@ type Image_Request struct {
 
 func (x *Image_Request) Reset() {
 	*x = Image_Request{}
-	mi := &file_controller_proto_msgTypes[28]
+	mi := &file_controller_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2584,7 @@ func (x *Image_Request) String() string {
 func (*Image_Request) ProtoMessage() {}
 
 func (x *Image_Request) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[28]
+	mi := &file_controller_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2597,7 @@ func (x *Image_Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image_Request.ProtoReflect.Descriptor instead.
 func (*Image_Request) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{13, 3}
+	return file_controller_proto_rawDescGZIP(), []int{16, 3}
 }
 
 func (x *Image_Request) GetId() []byte {
@@ -2022,7 +2628,7 @@ type AskCreateTopics_Topic struct {
 
 func (x *AskCreateTopics_Topic) Reset() {
 	*x = AskCreateTopics_Topic{}
-	mi := &file_controller_proto_msgTypes[29]
+	mi := &file_controller_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2034,7 +2640,7 @@ func (x *AskCreateTopics_Topic) String() string {
 func (*AskCreateTopics_Topic) ProtoMessage() {}
 
 func (x *AskCreateTopics_Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[29]
+	mi := &file_controller_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2047,7 +2653,7 @@ func (x *AskCreateTopics_Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskCreateTopics_Topic.ProtoReflect.Descriptor instead.
 func (*AskCreateTopics_Topic) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{17, 0}
+	return file_controller_proto_rawDescGZIP(), []int{20, 0}
 }
 
 func (x *AskCreateTopics_Topic) GetName() string {
@@ -2095,7 +2701,7 @@ type AskDeleteTopics_Key struct {
 
 func (x *AskDeleteTopics_Key) Reset() {
 	*x = AskDeleteTopics_Key{}
-	mi := &file_controller_proto_msgTypes[30]
+	mi := &file_controller_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2713,7 @@ func (x *AskDeleteTopics_Key) String() string {
 func (*AskDeleteTopics_Key) ProtoMessage() {}
 
 func (x *AskDeleteTopics_Key) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[30]
+	mi := &file_controller_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2726,7 @@ func (x *AskDeleteTopics_Key) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskDeleteTopics_Key.ProtoReflect.Descriptor instead.
 func (*AskDeleteTopics_Key) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{18, 0}
+	return file_controller_proto_rawDescGZIP(), []int{21, 0}
 }
 
 func (x *AskDeleteTopics_Key) GetName() string {
@@ -2149,7 +2755,7 @@ type AskCreatePartitions_Topic struct {
 
 func (x *AskCreatePartitions_Topic) Reset() {
 	*x = AskCreatePartitions_Topic{}
-	mi := &file_controller_proto_msgTypes[31]
+	mi := &file_controller_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2767,7 @@ func (x *AskCreatePartitions_Topic) String() string {
 func (*AskCreatePartitions_Topic) ProtoMessage() {}
 
 func (x *AskCreatePartitions_Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[31]
+	mi := &file_controller_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2780,7 @@ func (x *AskCreatePartitions_Topic) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskCreatePartitions_Topic.ProtoReflect.Descriptor instead.
 func (*AskCreatePartitions_Topic) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{19, 0}
+	return file_controller_proto_rawDescGZIP(), []int{22, 0}
 }
 
 func (x *AskCreatePartitions_Topic) GetName() string {
@@ -2212,7 +2818,7 @@ type AskAlterConfigs_Change struct {
 
 func (x *AskAlterConfigs_Change) Reset() {
 	*x = AskAlterConfigs_Change{}
-	mi := &file_controller_proto_msgTypes[32]
+	mi := &file_controller_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2830,7 @@ func (x *AskAlterConfigs_Change) String() string {
 func (*AskAlterConfigs_Change) ProtoMessage() {}
 
 func (x *AskAlterConfigs_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[32]
+	mi := &file_controller_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2843,7 @@ func (x *AskAlterConfigs_Change) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskAlterConfigs_Change.ProtoReflect.Descriptor instead.
 func (*AskAlterConfigs_Change) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{20, 0}
+	return file_controller_proto_rawDescGZIP(), []int{23, 0}
 }
 
 func (x *AskAlterConfigs_Change) GetType() int32 {
@@ -2280,7 +2886,7 @@ type AskAlterConfigs_Op struct {
 
 func (x *AskAlterConfigs_Op) Reset() {
 	*x = AskAlterConfigs_Op{}
-	mi := &file_controller_proto_msgTypes[33]
+	mi := &file_controller_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2292,7 +2898,7 @@ func (x *AskAlterConfigs_Op) String() string {
 func (*AskAlterConfigs_Op) ProtoMessage() {}
 
 func (x *AskAlterConfigs_Op) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[33]
+	mi := &file_controller_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2305,7 +2911,7 @@ func (x *AskAlterConfigs_Op) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AskAlterConfigs_Op.ProtoReflect.Descriptor instead.
 func (*AskAlterConfigs_Op) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{20, 1}
+	return file_controller_proto_rawDescGZIP(), []int{23, 1}
 }
 
 func (x *AskAlterConfigs_Op) GetKind() int32 {
@@ -2329,6 +2935,76 @@ func (x *AskAlterConfigs_Op) GetValue() string {
 	return ""
 }
 
+type AskReassign_Partition struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Topic     string                 `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
+	Partition int32                  `protobuf:"varint,2,opt,name=partition,proto3" json:"partition,omitempty"`
+	// The preferred leader first.
+	Nodes []int32 `protobuf:"varint,3,rep,packed,name=nodes,proto3" json:"nodes,omitempty"`
+	// Instead: go back to the replicas before.
+	Cancel        bool `protobuf:"varint,4,opt,name=cancel,proto3" json:"cancel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AskReassign_Partition) Reset() {
+	*x = AskReassign_Partition{}
+	mi := &file_controller_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AskReassign_Partition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AskReassign_Partition) ProtoMessage() {}
+
+func (x *AskReassign_Partition) ProtoReflect() protoreflect.Message {
+	mi := &file_controller_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AskReassign_Partition.ProtoReflect.Descriptor instead.
+func (*AskReassign_Partition) Descriptor() ([]byte, []int) {
+	return file_controller_proto_rawDescGZIP(), []int{24, 0}
+}
+
+func (x *AskReassign_Partition) GetTopic() string {
+	if x != nil {
+		return x.Topic
+	}
+	return ""
+}
+
+func (x *AskReassign_Partition) GetPartition() int32 {
+	if x != nil {
+		return x.Partition
+	}
+	return 0
+}
+
+func (x *AskReassign_Partition) GetNodes() []int32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *AskReassign_Partition) GetCancel() bool {
+	if x != nil {
+		return x.Cancel
+	}
+	return false
+}
+
 var File_controller_proto protoreflect.FileDescriptor
 
 const file_controller_proto_rawDesc = "" +
@@ -2338,7 +3014,7 @@ const file_controller_proto_rawDesc = "" +
 	"\n" +
 	"base_index\x18\x01 \x01(\x04R\tbaseIndex\x12\x1a\n" +
 	"\bproposal\x18\x02 \x01(\x06R\bproposal\x12:\n" +
-	"\bcommands\x18\x03 \x03(\v2\x1e.chronik.controller.v1.CommandR\bcommands\"\xa1\x04\n" +
+	"\bcommands\x18\x03 \x03(\v2\x1e.chronik.controller.v1.CommandR\bcommands\"\xfc\x05\n" +
 	"\aCommand\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\fR\x04done\x12J\n" +
@@ -2348,7 +3024,13 @@ const file_controller_proto_rawDesc = "" +
 	"\x11create_partitions\x18\x06 \x01(\v2'.chronik.controller.v1.CreatePartitionsH\x00R\x10createPartitions\x12D\n" +
 	"\vset_configs\x18\a \x01(\v2!.chronik.controller.v1.SetConfigsH\x00R\n" +
 	"setConfigs\x12`\n" +
-	"\x15allocate_producer_ids\x18\b \x01(\v2*.chronik.controller.v1.AllocateProducerIDsH\x00R\x13allocateProducerIdsB\x04\n" +
+	"\x15allocate_producer_ids\x18\b \x01(\v2*.chronik.controller.v1.AllocateProducerIDsH\x00R\x13allocateProducerIds\x12P\n" +
+	"\x0fchange_replicas\x18\t \x01(\v2%.chronik.controller.v1.ChangeReplicasH\x00R\x0echangeReplicas\x12A\n" +
+	"\n" +
+	"end_change\x18\n" +
+	" \x01(\v2 .chronik.controller.v1.EndChangeH\x00R\tendChange\x12D\n" +
+	"\vremove_node\x18\v \x01(\v2!.chronik.controller.v1.RemoveNodeH\x00R\n" +
+	"removeNodeB\x04\n" +
 	"\x02op\"?\n" +
 	"\fRegisterNode\x12/\n" +
 	"\x04node\x18\x01 \x01(\v2\x1b.chronik.controller.v1.NodeR\x04node\"\x8d\x01\n" +
@@ -2390,10 +3072,32 @@ const file_controller_proto_rawDesc = "" +
 	"\x06remove\x18\x04 \x03(\tR\x06remove\"2\n" +
 	"\x06Config\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"A\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xd8\x02\n" +
+	"\x0eChangeReplicas\x12\x1f\n" +
+	"\vfirst_group\x18\x01 \x01(\x04R\n" +
+	"firstGroup\x12#\n" +
+	"\rfirst_replica\x18\x02 \x01(\x04R\ffirstReplica\x12O\n" +
+	"\n" +
+	"partitions\x18\x03 \x03(\v2/.chronik.controller.v1.ChangeReplicas.PartitionR\n" +
+	"partitions\x1ay\n" +
+	"\tPartition\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\x04R\x05group\x12B\n" +
+	"\x06target\x18\x02 \x03(\v2*.chronik.controller.v1.ChangeReplicas.SlotR\x06target\x12\x12\n" +
+	"\x04lost\x18\x03 \x03(\x04R\x04lost\x1a4\n" +
+	"\x04Slot\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\x04R\areplica\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\x05R\x04node\"9\n" +
+	"\tEndChange\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x16\n" +
+	"\x06voters\x18\x02 \x03(\x04R\x06voters\"P\n" +
+	"\n" +
+	"RemoveNode\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x05R\x04node\x12\x10\n" +
+	"\x03dir\x18\x02 \x01(\fR\x03dir\x12\x1c\n" +
+	"\tsuccessor\x18\x03 \x01(\x05R\tsuccessor\"A\n" +
 	"\x13AllocateProducerIDs\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x03R\x05first\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x03R\x05count\"\xf4\x06\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"\x83\b\n" +
 	"\x05Image\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
@@ -2407,7 +3111,8 @@ const file_controller_proto_rawDesc = "" +
 	"\x06topics\x18\b \x03(\v2\".chronik.controller.v1.Image.TopicR\x06topics\x12D\n" +
 	"\abrokers\x18\t \x03(\v2*.chronik.controller.v1.Image.BrokerConfigsR\abrokers\x12@\n" +
 	"\brequests\x18\n" +
-	" \x03(\v2$.chronik.controller.v1.Image.RequestR\brequests\x1a\xc8\x01\n" +
+	" \x03(\v2$.chronik.controller.v1.Image.RequestR\brequests\x12\x18\n" +
+	"\aretired\x18\v \x03(\fR\aretired\x1a\xc8\x01\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1a\n" +
@@ -2415,12 +3120,17 @@ const file_controller_proto_rawDesc = "" +
 	"\n" +
 	"partitions\x18\x04 \x03(\v2&.chronik.controller.v1.Image.PartitionR\n" +
 	"partitions\x127\n" +
-	"\aconfigs\x18\x05 \x03(\v2\x1d.chronik.controller.v1.ConfigR\aconfigs\x1ag\n" +
+	"\aconfigs\x18\x05 \x03(\v2\x1d.chronik.controller.v1.ConfigR\aconfigs\x1a\xdb\x01\n" +
 	"\tPartition\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x1a\n" +
 	"\breplicas\x18\x02 \x03(\x04R\breplicas\x12\x14\n" +
 	"\x05nodes\x18\x03 \x03(\x05R\x05nodes\x12\x12\n" +
-	"\x04dirs\x18\x04 \x03(\rR\x04dirs\x1a\\\n" +
+	"\x04dirs\x18\x04 \x03(\rR\x04dirs\x12\x12\n" +
+	"\x04logs\x18\x05 \x03(\x04R\x04logs\x12\x1a\n" +
+	"\bfounders\x18\x06 \x03(\x04R\bfounders\x12\x16\n" +
+	"\x06adding\x18\a \x01(\x05R\x06adding\x12\x16\n" +
+	"\x06target\x18\b \x03(\x04R\x06target\x12\x12\n" +
+	"\x04lost\x18\t \x03(\x04R\x04lost\x1a\\\n" +
 	"\rBrokerConfigs\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x05R\x04node\x127\n" +
 	"\aconfigs\x18\x02 \x03(\v2\x1d.chronik.controller.v1.ConfigR\aconfigs\x1a-\n" +
@@ -2437,7 +3147,7 @@ const file_controller_proto_rawDesc = "" +
 	"\traft_addr\x18\x05 \x01(\tR\braftAddr\x12\x12\n" +
 	"\x04rack\x18\x06 \x01(\tR\x04rack\x12)\n" +
 	"\x10metadata_replica\x18\a \x01(\x04R\x0fmetadataReplica\x12\x14\n" +
-	"\x05voter\x18\b \x01(\bR\x05voter\"\xd6\x04\n" +
+	"\x05voter\x18\b \x01(\bR\x05voter\"\xe3\x06\n" +
 	"\x03Ask\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rvalidate_only\x18\x02 \x01(\bR\fvalidateOnly\x12M\n" +
@@ -2447,7 +3157,14 @@ const file_controller_proto_rawDesc = "" +
 	"\ralter_configs\x18\x06 \x01(\v2&.chronik.controller.v1.AskAlterConfigsH\x00R\falterConfigs\x12J\n" +
 	"\fproducer_ids\x18\a \x01(\v2%.chronik.controller.v1.AskProducerIDsH\x00R\vproducerIds\x12B\n" +
 	"\rregister_node\x18\b \x01(\v2\x1b.chronik.controller.v1.NodeH\x00R\fregisterNode\x12:\n" +
-	"\abarrier\x18\t \x01(\v2\x1e.chronik.controller.v1.BarrierH\x00R\abarrierB\x06\n" +
+	"\abarrier\x18\t \x01(\v2\x1e.chronik.controller.v1.BarrierH\x00R\abarrier\x12@\n" +
+	"\breassign\x18\n" +
+	" \x01(\v2\".chronik.controller.v1.AskReassignH\x00R\breassign\x12=\n" +
+	"\areplace\x18\v \x01(\v2!.chronik.controller.v1.AskReplaceH\x00R\areplace\x12A\n" +
+	"\n" +
+	"end_change\x18\f \x01(\v2 .chronik.controller.v1.EndChangeH\x00R\tendChange\x12G\n" +
+	"\vremove_node\x18\r \x01(\v2$.chronik.controller.v1.AskRemoveNodeH\x00R\n" +
+	"removeNodeB\x06\n" +
 	"\x04what\"\t\n" +
 	"\aBarrier\"\xc1\x02\n" +
 	"\x0fAskCreateTopics\x12D\n" +
@@ -2482,7 +3199,23 @@ const file_controller_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\x05R\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x19\n" +
 	"\x05value\x18\x03 \x01(\tH\x00R\x05value\x88\x01\x01B\b\n" +
-	"\x06_value\"&\n" +
+	"\x06_value\"\x82\x02\n" +
+	"\vAskReassign\x126\n" +
+	"\x17keep_replication_factor\x18\x02 \x01(\bR\x15keepReplicationFactor\x12L\n" +
+	"\n" +
+	"partitions\x18\x01 \x03(\v2,.chronik.controller.v1.AskReassign.PartitionR\n" +
+	"partitions\x1am\n" +
+	"\tPartition\x12\x14\n" +
+	"\x05topic\x18\x01 \x01(\tR\x05topic\x12\x1c\n" +
+	"\tpartition\x18\x02 \x01(\x05R\tpartition\x12\x14\n" +
+	"\x05nodes\x18\x03 \x03(\x05R\x05nodes\x12\x16\n" +
+	"\x06cancel\x18\x04 \x01(\bR\x06cancel\"<\n" +
+	"\n" +
+	"AskReplace\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\x04R\areplica\"#\n" +
+	"\rAskRemoveNode\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\x05R\x04node\"&\n" +
 	"\x0eAskProducerIDs\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x03R\x05count\"\xe8\x02\n" +
 	"\x06Answer\x12\x16\n" +
@@ -2520,7 +3253,7 @@ func file_controller_proto_rawDescGZIP() []byte {
 	return file_controller_proto_rawDescData
 }
 
-var file_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_controller_proto_goTypes = []any{
 	(*Batch)(nil),                     // 0: chronik.controller.v1.Batch
 	(*Command)(nil),                   // 1: chronik.controller.v1.Command
@@ -2534,28 +3267,37 @@ var file_controller_proto_goTypes = []any{
 	(*SetConfigs)(nil),                // 9: chronik.controller.v1.SetConfigs
 	(*ConfigUpdate)(nil),              // 10: chronik.controller.v1.ConfigUpdate
 	(*Config)(nil),                    // 11: chronik.controller.v1.Config
-	(*AllocateProducerIDs)(nil),       // 12: chronik.controller.v1.AllocateProducerIDs
-	(*Image)(nil),                     // 13: chronik.controller.v1.Image
-	(*Node)(nil),                      // 14: chronik.controller.v1.Node
-	(*Ask)(nil),                       // 15: chronik.controller.v1.Ask
-	(*Barrier)(nil),                   // 16: chronik.controller.v1.Barrier
-	(*AskCreateTopics)(nil),           // 17: chronik.controller.v1.AskCreateTopics
-	(*AskDeleteTopics)(nil),           // 18: chronik.controller.v1.AskDeleteTopics
-	(*AskCreatePartitions)(nil),       // 19: chronik.controller.v1.AskCreatePartitions
-	(*AskAlterConfigs)(nil),           // 20: chronik.controller.v1.AskAlterConfigs
-	(*AskProducerIDs)(nil),            // 21: chronik.controller.v1.AskProducerIDs
-	(*Answer)(nil),                    // 22: chronik.controller.v1.Answer
-	(*Error)(nil),                     // 23: chronik.controller.v1.Error
-	(*Item)(nil),                      // 24: chronik.controller.v1.Item
-	(*Image_Topic)(nil),               // 25: chronik.controller.v1.Image.Topic
-	(*Image_Partition)(nil),           // 26: chronik.controller.v1.Image.Partition
-	(*Image_BrokerConfigs)(nil),       // 27: chronik.controller.v1.Image.BrokerConfigs
-	(*Image_Request)(nil),             // 28: chronik.controller.v1.Image.Request
-	(*AskCreateTopics_Topic)(nil),     // 29: chronik.controller.v1.AskCreateTopics.Topic
-	(*AskDeleteTopics_Key)(nil),       // 30: chronik.controller.v1.AskDeleteTopics.Key
-	(*AskCreatePartitions_Topic)(nil), // 31: chronik.controller.v1.AskCreatePartitions.Topic
-	(*AskAlterConfigs_Change)(nil),    // 32: chronik.controller.v1.AskAlterConfigs.Change
-	(*AskAlterConfigs_Op)(nil),        // 33: chronik.controller.v1.AskAlterConfigs.Op
+	(*ChangeReplicas)(nil),            // 12: chronik.controller.v1.ChangeReplicas
+	(*EndChange)(nil),                 // 13: chronik.controller.v1.EndChange
+	(*RemoveNode)(nil),                // 14: chronik.controller.v1.RemoveNode
+	(*AllocateProducerIDs)(nil),       // 15: chronik.controller.v1.AllocateProducerIDs
+	(*Image)(nil),                     // 16: chronik.controller.v1.Image
+	(*Node)(nil),                      // 17: chronik.controller.v1.Node
+	(*Ask)(nil),                       // 18: chronik.controller.v1.Ask
+	(*Barrier)(nil),                   // 19: chronik.controller.v1.Barrier
+	(*AskCreateTopics)(nil),           // 20: chronik.controller.v1.AskCreateTopics
+	(*AskDeleteTopics)(nil),           // 21: chronik.controller.v1.AskDeleteTopics
+	(*AskCreatePartitions)(nil),       // 22: chronik.controller.v1.AskCreatePartitions
+	(*AskAlterConfigs)(nil),           // 23: chronik.controller.v1.AskAlterConfigs
+	(*AskReassign)(nil),               // 24: chronik.controller.v1.AskReassign
+	(*AskReplace)(nil),                // 25: chronik.controller.v1.AskReplace
+	(*AskRemoveNode)(nil),             // 26: chronik.controller.v1.AskRemoveNode
+	(*AskProducerIDs)(nil),            // 27: chronik.controller.v1.AskProducerIDs
+	(*Answer)(nil),                    // 28: chronik.controller.v1.Answer
+	(*Error)(nil),                     // 29: chronik.controller.v1.Error
+	(*Item)(nil),                      // 30: chronik.controller.v1.Item
+	(*ChangeReplicas_Partition)(nil),  // 31: chronik.controller.v1.ChangeReplicas.Partition
+	(*ChangeReplicas_Slot)(nil),       // 32: chronik.controller.v1.ChangeReplicas.Slot
+	(*Image_Topic)(nil),               // 33: chronik.controller.v1.Image.Topic
+	(*Image_Partition)(nil),           // 34: chronik.controller.v1.Image.Partition
+	(*Image_BrokerConfigs)(nil),       // 35: chronik.controller.v1.Image.BrokerConfigs
+	(*Image_Request)(nil),             // 36: chronik.controller.v1.Image.Request
+	(*AskCreateTopics_Topic)(nil),     // 37: chronik.controller.v1.AskCreateTopics.Topic
+	(*AskDeleteTopics_Key)(nil),       // 38: chronik.controller.v1.AskDeleteTopics.Key
+	(*AskCreatePartitions_Topic)(nil), // 39: chronik.controller.v1.AskCreatePartitions.Topic
+	(*AskAlterConfigs_Change)(nil),    // 40: chronik.controller.v1.AskAlterConfigs.Change
+	(*AskAlterConfigs_Op)(nil),        // 41: chronik.controller.v1.AskAlterConfigs.Op
+	(*AskReassign_Partition)(nil),     // 42: chronik.controller.v1.AskReassign.Partition
 }
 var file_controller_proto_depIdxs = []int32{
 	1,  // 0: chronik.controller.v1.Batch.commands:type_name -> chronik.controller.v1.Command
@@ -2564,47 +3306,57 @@ var file_controller_proto_depIdxs = []int32{
 	6,  // 3: chronik.controller.v1.Command.delete_topics:type_name -> chronik.controller.v1.DeleteTopics
 	7,  // 4: chronik.controller.v1.Command.create_partitions:type_name -> chronik.controller.v1.CreatePartitions
 	9,  // 5: chronik.controller.v1.Command.set_configs:type_name -> chronik.controller.v1.SetConfigs
-	12, // 6: chronik.controller.v1.Command.allocate_producer_ids:type_name -> chronik.controller.v1.AllocateProducerIDs
-	14, // 7: chronik.controller.v1.RegisterNode.node:type_name -> chronik.controller.v1.Node
-	4,  // 8: chronik.controller.v1.CreateTopics.topics:type_name -> chronik.controller.v1.NewTopic
-	5,  // 9: chronik.controller.v1.NewTopic.partitions:type_name -> chronik.controller.v1.Placement
-	11, // 10: chronik.controller.v1.NewTopic.configs:type_name -> chronik.controller.v1.Config
-	8,  // 11: chronik.controller.v1.CreatePartitions.topics:type_name -> chronik.controller.v1.MorePartitions
-	5,  // 12: chronik.controller.v1.MorePartitions.partitions:type_name -> chronik.controller.v1.Placement
-	10, // 13: chronik.controller.v1.SetConfigs.updates:type_name -> chronik.controller.v1.ConfigUpdate
-	11, // 14: chronik.controller.v1.ConfigUpdate.set:type_name -> chronik.controller.v1.Config
-	14, // 15: chronik.controller.v1.Image.nodes:type_name -> chronik.controller.v1.Node
-	25, // 16: chronik.controller.v1.Image.topics:type_name -> chronik.controller.v1.Image.Topic
-	27, // 17: chronik.controller.v1.Image.brokers:type_name -> chronik.controller.v1.Image.BrokerConfigs
-	28, // 18: chronik.controller.v1.Image.requests:type_name -> chronik.controller.v1.Image.Request
-	17, // 19: chronik.controller.v1.Ask.create_topics:type_name -> chronik.controller.v1.AskCreateTopics
-	18, // 20: chronik.controller.v1.Ask.delete_topics:type_name -> chronik.controller.v1.AskDeleteTopics
-	19, // 21: chronik.controller.v1.Ask.create_partitions:type_name -> chronik.controller.v1.AskCreatePartitions
-	20, // 22: chronik.controller.v1.Ask.alter_configs:type_name -> chronik.controller.v1.AskAlterConfigs
-	21, // 23: chronik.controller.v1.Ask.producer_ids:type_name -> chronik.controller.v1.AskProducerIDs
-	14, // 24: chronik.controller.v1.Ask.register_node:type_name -> chronik.controller.v1.Node
-	16, // 25: chronik.controller.v1.Ask.barrier:type_name -> chronik.controller.v1.Barrier
-	29, // 26: chronik.controller.v1.AskCreateTopics.topics:type_name -> chronik.controller.v1.AskCreateTopics.Topic
-	30, // 27: chronik.controller.v1.AskDeleteTopics.topics:type_name -> chronik.controller.v1.AskDeleteTopics.Key
-	31, // 28: chronik.controller.v1.AskCreatePartitions.topics:type_name -> chronik.controller.v1.AskCreatePartitions.Topic
-	32, // 29: chronik.controller.v1.AskAlterConfigs.changes:type_name -> chronik.controller.v1.AskAlterConfigs.Change
-	23, // 30: chronik.controller.v1.Answer.error:type_name -> chronik.controller.v1.Error
-	24, // 31: chronik.controller.v1.Answer.items:type_name -> chronik.controller.v1.Item
-	14, // 32: chronik.controller.v1.Answer.node:type_name -> chronik.controller.v1.Node
-	14, // 33: chronik.controller.v1.Answer.members:type_name -> chronik.controller.v1.Node
-	23, // 34: chronik.controller.v1.Item.error:type_name -> chronik.controller.v1.Error
-	26, // 35: chronik.controller.v1.Image.Topic.partitions:type_name -> chronik.controller.v1.Image.Partition
-	11, // 36: chronik.controller.v1.Image.Topic.configs:type_name -> chronik.controller.v1.Config
-	11, // 37: chronik.controller.v1.Image.BrokerConfigs.configs:type_name -> chronik.controller.v1.Config
-	5,  // 38: chronik.controller.v1.AskCreateTopics.Topic.assignments:type_name -> chronik.controller.v1.Placement
-	11, // 39: chronik.controller.v1.AskCreateTopics.Topic.configs:type_name -> chronik.controller.v1.Config
-	5,  // 40: chronik.controller.v1.AskCreatePartitions.Topic.assignments:type_name -> chronik.controller.v1.Placement
-	33, // 41: chronik.controller.v1.AskAlterConfigs.Change.ops:type_name -> chronik.controller.v1.AskAlterConfigs.Op
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	15, // 6: chronik.controller.v1.Command.allocate_producer_ids:type_name -> chronik.controller.v1.AllocateProducerIDs
+	12, // 7: chronik.controller.v1.Command.change_replicas:type_name -> chronik.controller.v1.ChangeReplicas
+	13, // 8: chronik.controller.v1.Command.end_change:type_name -> chronik.controller.v1.EndChange
+	14, // 9: chronik.controller.v1.Command.remove_node:type_name -> chronik.controller.v1.RemoveNode
+	17, // 10: chronik.controller.v1.RegisterNode.node:type_name -> chronik.controller.v1.Node
+	4,  // 11: chronik.controller.v1.CreateTopics.topics:type_name -> chronik.controller.v1.NewTopic
+	5,  // 12: chronik.controller.v1.NewTopic.partitions:type_name -> chronik.controller.v1.Placement
+	11, // 13: chronik.controller.v1.NewTopic.configs:type_name -> chronik.controller.v1.Config
+	8,  // 14: chronik.controller.v1.CreatePartitions.topics:type_name -> chronik.controller.v1.MorePartitions
+	5,  // 15: chronik.controller.v1.MorePartitions.partitions:type_name -> chronik.controller.v1.Placement
+	10, // 16: chronik.controller.v1.SetConfigs.updates:type_name -> chronik.controller.v1.ConfigUpdate
+	11, // 17: chronik.controller.v1.ConfigUpdate.set:type_name -> chronik.controller.v1.Config
+	31, // 18: chronik.controller.v1.ChangeReplicas.partitions:type_name -> chronik.controller.v1.ChangeReplicas.Partition
+	17, // 19: chronik.controller.v1.Image.nodes:type_name -> chronik.controller.v1.Node
+	33, // 20: chronik.controller.v1.Image.topics:type_name -> chronik.controller.v1.Image.Topic
+	35, // 21: chronik.controller.v1.Image.brokers:type_name -> chronik.controller.v1.Image.BrokerConfigs
+	36, // 22: chronik.controller.v1.Image.requests:type_name -> chronik.controller.v1.Image.Request
+	20, // 23: chronik.controller.v1.Ask.create_topics:type_name -> chronik.controller.v1.AskCreateTopics
+	21, // 24: chronik.controller.v1.Ask.delete_topics:type_name -> chronik.controller.v1.AskDeleteTopics
+	22, // 25: chronik.controller.v1.Ask.create_partitions:type_name -> chronik.controller.v1.AskCreatePartitions
+	23, // 26: chronik.controller.v1.Ask.alter_configs:type_name -> chronik.controller.v1.AskAlterConfigs
+	27, // 27: chronik.controller.v1.Ask.producer_ids:type_name -> chronik.controller.v1.AskProducerIDs
+	17, // 28: chronik.controller.v1.Ask.register_node:type_name -> chronik.controller.v1.Node
+	19, // 29: chronik.controller.v1.Ask.barrier:type_name -> chronik.controller.v1.Barrier
+	24, // 30: chronik.controller.v1.Ask.reassign:type_name -> chronik.controller.v1.AskReassign
+	25, // 31: chronik.controller.v1.Ask.replace:type_name -> chronik.controller.v1.AskReplace
+	13, // 32: chronik.controller.v1.Ask.end_change:type_name -> chronik.controller.v1.EndChange
+	26, // 33: chronik.controller.v1.Ask.remove_node:type_name -> chronik.controller.v1.AskRemoveNode
+	37, // 34: chronik.controller.v1.AskCreateTopics.topics:type_name -> chronik.controller.v1.AskCreateTopics.Topic
+	38, // 35: chronik.controller.v1.AskDeleteTopics.topics:type_name -> chronik.controller.v1.AskDeleteTopics.Key
+	39, // 36: chronik.controller.v1.AskCreatePartitions.topics:type_name -> chronik.controller.v1.AskCreatePartitions.Topic
+	40, // 37: chronik.controller.v1.AskAlterConfigs.changes:type_name -> chronik.controller.v1.AskAlterConfigs.Change
+	42, // 38: chronik.controller.v1.AskReassign.partitions:type_name -> chronik.controller.v1.AskReassign.Partition
+	29, // 39: chronik.controller.v1.Answer.error:type_name -> chronik.controller.v1.Error
+	30, // 40: chronik.controller.v1.Answer.items:type_name -> chronik.controller.v1.Item
+	17, // 41: chronik.controller.v1.Answer.node:type_name -> chronik.controller.v1.Node
+	17, // 42: chronik.controller.v1.Answer.members:type_name -> chronik.controller.v1.Node
+	29, // 43: chronik.controller.v1.Item.error:type_name -> chronik.controller.v1.Error
+	32, // 44: chronik.controller.v1.ChangeReplicas.Partition.target:type_name -> chronik.controller.v1.ChangeReplicas.Slot
+	34, // 45: chronik.controller.v1.Image.Topic.partitions:type_name -> chronik.controller.v1.Image.Partition
+	11, // 46: chronik.controller.v1.Image.Topic.configs:type_name -> chronik.controller.v1.Config
+	11, // 47: chronik.controller.v1.Image.BrokerConfigs.configs:type_name -> chronik.controller.v1.Config
+	5,  // 48: chronik.controller.v1.AskCreateTopics.Topic.assignments:type_name -> chronik.controller.v1.Placement
+	11, // 49: chronik.controller.v1.AskCreateTopics.Topic.configs:type_name -> chronik.controller.v1.Config
+	5,  // 50: chronik.controller.v1.AskCreatePartitions.Topic.assignments:type_name -> chronik.controller.v1.Placement
+	41, // 51: chronik.controller.v1.AskAlterConfigs.Change.ops:type_name -> chronik.controller.v1.AskAlterConfigs.Op
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_controller_proto_init() }
@@ -2619,8 +3371,11 @@ func file_controller_proto_init() {
 		(*Command_CreatePartitions)(nil),
 		(*Command_SetConfigs)(nil),
 		(*Command_AllocateProducerIds)(nil),
+		(*Command_ChangeReplicas)(nil),
+		(*Command_EndChange)(nil),
+		(*Command_RemoveNode)(nil),
 	}
-	file_controller_proto_msgTypes[15].OneofWrappers = []any{
+	file_controller_proto_msgTypes[18].OneofWrappers = []any{
 		(*Ask_CreateTopics)(nil),
 		(*Ask_DeleteTopics)(nil),
 		(*Ask_CreatePartitions)(nil),
@@ -2628,15 +3383,19 @@ func file_controller_proto_init() {
 		(*Ask_ProducerIds)(nil),
 		(*Ask_RegisterNode)(nil),
 		(*Ask_Barrier)(nil),
+		(*Ask_Reassign)(nil),
+		(*Ask_Replace)(nil),
+		(*Ask_EndChange)(nil),
+		(*Ask_RemoveNode)(nil),
 	}
-	file_controller_proto_msgTypes[33].OneofWrappers = []any{}
+	file_controller_proto_msgTypes[41].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_controller_proto_rawDesc), len(file_controller_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,271 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/membership"
+	"github.com/chronik-go/chronik/internal/metadata"
+	"github.com/chronik-go/chronik/internal/multiraft"
+)
+
+// Bounds of the mover.
+const (
+	// moveInterval lies between two looks at the groups that are changing. It is also how far a new replica may lag, in time,
+	// to be made a voter.
+	moveInterval = 100 * time.Millisecond
+	// transferPause lies between two attempts to hand a leadership over.
+	transferPause = 2 * time.Second
+	// maxMoves is how many groups led by this node bring new replicas up at a time.
+	maxMoves = 4
+	// endTimeout bounds telling the controller that a change has ended. It is told again.
+	endTimeout = 10 * time.Second
+)
+
+// mover brings the groups that this node leads to the members that the image asks for (package membership says how). It keeps
+// nothing that counts: whoever leads next goes on from the group's configuration.
+type mover struct {
+	core *Core
+	wake chan struct{}
+
+	// The goroutine's own.
+	img      *metadata.Image
+	changing []metadata.PartitionRef // of img, by group
+	states   map[uint64]*moveState
+	ending   chan struct{} // closed when the controller has been told of what has ended; nil: nothing to tell
+}
+
+// moveState is what the mover knows of a group that it leads.
+type moveState struct {
+	mu     sync.Mutex
+	asked  bool
+	fresh  bool // conf has not been looked at
+	conf   multiraft.Configuration
+	commit uint64 // commit index at the look before
+	busy   bool   // a change is on its way through the log
+	moved  time.Time
+	why    string
+}
+
+func newMover(c *Core) *mover {
+	return &mover{core: c, wake: make(chan struct{}, 1), states: map[uint64]*moveState{}}
+}
+
+func (m *mover) poke() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (m *mover) run(ctx context.Context) {
+	clk := m.core.env.Clock
+	for {
+		if !m.step() {
+			if _, err := clock.Recv(clk, ctx, m.wake); err != nil {
+				return
+			}
+			continue
+		}
+		if err := clock.Sleep(ctx, clk, moveInterval); err != nil {
+			return
+		}
+	}
+}
+
+// step looks once at every group that is led here and not where it is to be, and says whether there are any.
+func (m *mover) step() (more bool) {
+	m.follow(m.core.machine.Image())
+	active := 0
+	for _, s := range m.states {
+		if s.catching() {
+			active++
+		}
+	}
+	may := func() bool {
+		active++
+		return active <= maxMoves
+	}
+	var ended []metadata.PartitionRef
+	for _, ref := range m.changing {
+		goal := membership.Goal{May: may}
+		goal.Voters = ref.Partition.Change.Target
+		done, led := m.group(ref.Partition.Group, goal)
+		more = more || led
+		if done {
+			ended = append(ended, ref)
+		}
+	}
+	if goal := metadataGoal(m.img); len(goal.Voters) > 0 {
+		done, led := m.group(metadata.MetadataGroup, goal)
+		more = more || led && !done
+	}
+	m.end(ended)
+	return more
+}
+
+// follow takes a new image in.
+func (m *mover) follow(img *metadata.Image) {
+	if m.img == img {
+		return
+	}
+	m.img, m.changing = img, nil
+	for _, t := range img.Topics {
+		for _, p := range t.Partitions {
+			if p.Change != nil {
+				m.changing = append(m.changing, metadata.PartitionRef{Topic: t, Partition: p})
+			}
+		}
+	}
+	slices.SortFunc(m.changing, func(a, b metadata.PartitionRef) int { return cmp.Compare(a.Partition.Group, b.Partition.Group) })
+	for g := range m.states {
+		if ref, ok := img.Groups[g]; g != metadata.MetadataGroup && (!ok || ref.Partition.Change == nil) {
+			delete(m.states, g)
+		}
+	}
+}
+
+// metadataGoal: the nodes that vote on the metadata are the image's choice; the others learn.
+func metadataGoal(img *metadata.Image) (g membership.Goal) {
+	for _, n := range nodesOf(img) {
+		switch {
+		case n.MetadataReplica == 0:
+		case n.Voter:
+			g.Voters = append(g.Voters, n.MetadataReplica)
+		default:
+			g.Learners = append(g.Learners, n.MetadataReplica)
+		}
+	}
+	return g
+}
+
+// group takes a step in a group, if it is led here. done: it is where it is to be.
+func (m *mover) group(id uint64, goal membership.Goal) (done, led bool) {
+	r, ok := m.core.groups.Group(id)
+	if !ok || !r.Status().Ready {
+		delete(m.states, id)
+		return false, false
+	}
+	s := m.states[id]
+	if s == nil {
+		s = &moveState{}
+		m.states[id] = s
+	}
+	conf, caughtUp, fresh := s.take(r)
+	if !fresh || conf.Term != r.Term() {
+		return false, true
+	}
+	step := membership.Next(conf, goal, caughtUp)
+	m.tell(id, s, step)
+	switch step.Kind {
+	case membership.Done:
+		return true, true
+	case membership.Propose:
+		s.propose(r, step)
+	case membership.Transfer:
+		if now := m.core.env.Clock.Now(); now.Sub(s.moved) >= transferPause {
+			s.moved = now
+			r.TransferTo(step.Replica)
+		}
+	}
+	return false, true
+}
+
+// tell logs what is new.
+func (m *mover) tell(id uint64, s *moveState, step membership.Step) {
+	if s.why == step.Why {
+		return
+	}
+	s.why = step.Why
+	if step.Why == "" {
+		return
+	}
+	topic, index := metadata.MetadataTopic, int32(0)
+	if ref, ok := m.img.Groups[id]; ok {
+		topic, index = ref.Topic.Name, ref.Partition.Index
+	}
+	m.core.log.Info("changing a group's members", "topic", topic, "partition", index, "group", id, "step", step.Why)
+}
+
+// take returns the configuration last asked for, if it has not been looked at, and asks for the next.
+func (s *moveState) take(r *multiraft.Replica) (conf multiraft.Configuration, caughtUp uint64, fresh bool) {
+	s.mu.Lock()
+	fresh = s.fresh && !s.busy
+	conf, caughtUp = s.conf, cmp.Or(s.commit, s.conf.Commit)
+	if s.fresh {
+		s.commit = s.conf.Commit
+	}
+	s.fresh = false
+	ask := !s.asked
+	s.asked = true
+	s.mu.Unlock()
+	if ask {
+		r.Configuration(func(c multiraft.Configuration, err error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.asked = false
+			if err == nil {
+				s.conf, s.fresh = c, true
+			}
+		})
+	}
+	return conf, caughtUp, fresh
+}
+
+// propose puts a step into the group's log. How it ends shows in the configuration.
+func (s *moveState) propose(r *multiraft.Replica, step membership.Step) {
+	s.mu.Lock()
+	s.busy = true
+	s.mu.Unlock()
+	r.ProposeConfChange(step.Change, func(error) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		// What was asked for before is of the configuration before.
+		s.busy, s.fresh = false, false
+	})
+}
+
+// catching says whether the group has replicas on the way to be voters.
+func (s *moveState) catching() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conf.Learners) > 0 || len(s.conf.Outgoing) > 0
+}
+
+// end tells the controller what has ended, one after the other; while it does, what ends next waits.
+func (m *mover) end(ended []metadata.PartitionRef) {
+	if m.ending != nil {
+		select {
+		case <-m.ending:
+			m.ending = nil
+		default:
+			return
+		}
+	}
+	if len(ended) == 0 {
+		return
+	}
+	done := make(chan struct{})
+	m.ending = done
+	c := m.core
+	c.tasks.Go(func() {
+		defer close(done)
+		for _, ref := range ended {
+			ctx, cancel := clock.WithTimeout(c.ctx, c.env.Clock, endTimeout)
+			err := c.controller.EndChange(ctx, ref.Partition.Group, ref.Partition.Change.Target)
+			cancel()
+			if c.ctx.Err() != nil {
+				return
+			}
+			if err != nil {
+				c.log.Warn("the end of a change of replicas could not be told; it will be again", "topic", ref.Topic.Name, "partition", ref.Partition.Index, "error", err)
+				return
+			}
+			c.log.Info("replicas changed", "topic", ref.Topic.Name, "partition", ref.Partition.Index, "group", ref.Partition.Group, "nodes", ref.Partition.Nodes())
+		}
+	})
+}
