@@ -9,7 +9,8 @@ import (
 // A node comes back with everything it had, a thousand partitions among it, and says where it is meanwhile. The figures in the
 // output are for people; what fails the test is a partition that is not there.
 func TestRestartWithThousandPartitions(t *testing.T) {
-	n := newTestNode(t, 1).onDisk(t.TempDir())
+	dir := t.TempDir() // first: it goes after the node has stopped
+	n := newTestNode(t, 1).onDisk(dir)
 	began := time.Now()
 	n.start()
 	t.Logf("empty disk, start to ready: %v", time.Since(began))
@@ -41,8 +42,8 @@ func TestRestartWithThousandPartitions(t *testing.T) {
 // Three nodes on empty disks form their cluster and serve.
 func TestStartThreeEmptyNodes(t *testing.T) {
 	t.Parallel()
-	nodes := newTestCluster(t, 3)
 	dir := t.TempDir()
+	nodes := newTestCluster(t, 3)
 	for _, n := range nodes {
 		n.onDisk(dir)
 	}
