@@ -38,12 +38,12 @@ var layers = rules{
 		"group": 3, "txn": 3, "controller": 3, "scrub": 3,
 		"partition": 2, "membership": 2, "cluster": 2, // cluster: the observed side of the cluster, over metadata, multiraft and transport
 		"multiraft": 1, "metadata": 1, "auth": 1,
-		"wal": 0, "transport": 0, "segment": 0, "record": 0, "config": 0, "vfs": 0, "clock": 0,
+		"wal": 0, "transport": 0, "segment": 0, "record": 0, "config": 0, "vfs": 0, "clock": 0, "netlimit": 0,
 	},
 	sideways: map[string][]string{
 		"wal":       {"vfs", "clock"},
 		"segment":   {"vfs", "clock", "record"},
-		"transport": {"clock"},
+		"transport": {"clock", "netlimit"},
 		// node opens and closes what admin serves, and cli starts a node for its server command. Neither knows the other, and
 		// node does not know cli. sim runs nodes' parts on simulated machines, and cli runs sim.
 		"node": {"admin"},

@@ -2,6 +2,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/chronik-go/chronik/internal/netlimit"
 )
 
 // Config is what the server shows.
@@ -26,6 +29,10 @@ type Config struct {
 	Healthy  func() error
 	Gatherer prometheus.Gatherer
 	Logger   *slog.Logger
+	// MaxConnections bounds open connections, of which one address gets half; 0: 128.
+	MaxConnections int
+	// HeaderTimeout bounds how long a request's header may take; 0: 5 s.
+	HeaderTimeout time.Duration
 }
 
 // Server is the running HTTP server.
@@ -41,6 +48,8 @@ func Start(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("admin address %s: %w (another --admin-addr, or an empty one to do without)", cfg.Addr, err)
 	}
+	most := cmp.Or(cfg.MaxConnections, 128)
+	ln = netlimit.New(ln, netlimit.Config{Total: most, PerAddr: (most + 1) / 2})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", probe(cfg.Healthy))
 	mux.HandleFunc("GET /readyz", probe(cfg.Ready))
@@ -52,7 +61,7 @@ func Start(cfg Config) (*Server, error) {
 	s := &Server{ln: ln, done: make(chan struct{})}
 	s.http = http.Server{
 		Handler:           mux,
-		ReadHeaderTimeout: 5 * time.Second,
+		ReadHeaderTimeout: cmp.Or(cfg.HeaderTimeout, 5*time.Second),
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      90 * time.Second, // a profile takes 30 s by default,
 		IdleTimeout:       time.Minute,

@@ -47,19 +47,24 @@ type fetchOp struct {
 	plan     *plan
 	reads    []fetchRead
 	remote   *remoteFetch // partitions without a replica here, in one-address mode; nil: none
-	maxBytes int
+	wanted   int          // bytes at most, however much memory there is
+	maxBytes int          // of wanted, what the memory of this moment allows
 	minBytes int
 	bytes    int
 	buffers  int  // pooled ones taken by the last read
 	starved  bool // no memory for records now
+	full     bool // the last read found no room for a partition's next batch
 	failed   bool
 	diverged bool
 }
 
-// minFetchBytes is what a fetch is given when others hold nearly all there is. While they hold all of it a fetch waits for
+// minFetchBytes is what a fetch is given when others hold nearly all there is: a buffer, and what fits into it. While they hold all of it a fetch waits for
 // memoryPatience, and is answered without records then.
+//
+// A fetch takes the fetchShare-th part of all at most.
 const (
-	minFetchBytes  = 256 << 10
+	minFetchBytes  = fetchBuffer
+	fetchShare     = 4
 	memoryPatience = 5 * time.Second
 )
 
@@ -73,7 +78,8 @@ func handleFetch(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Requ
 		return resp, nil
 	}
 	op := &fetchOp{b: b, rc: rc, req: req, plan: p}
-	op.maxBytes = min(max(int(req.MaxBytes), 0), b.cfg.MaxFetchBytes, max(int(b.fetchHeld.left()), minFetchBytes))
+	op.wanted = min(max(int(req.MaxBytes), 0), b.cfg.MaxFetchBytes, max(b.cfg.FetchHeldBytes/fetchShare, minFetchBytes))
+	op.maxBytes = op.wanted
 	op.minBytes = min(int(req.MinBytes), op.maxBytes)
 	op.run(ctx)
 	op.respond(resp)
@@ -171,10 +177,13 @@ func (op *fetchOp) resolve() {
 // read reads every local partition anew within the limits, and takes what is there of the remote ones.
 func (op *fetchOp) read(ctx context.Context) {
 	op.free(false)
-	op.bytes, op.buffers, op.failed, op.diverged = 0, 0, false, false
+	op.bytes, op.buffers, op.full, op.failed, op.diverged = 0, 0, false, false, false
 	room := &op.b.fetchHeld
 	if op.starved = !room.await(ctx, minFetchBytes, memoryPatience, op.b.draining.ch); !op.starved {
-		defer room.give(minFetchBytes) // by then what was read is counted
+		// What may be read is taken while it is read; by the end, what was read is counted.
+		extra := room.more(min(int64(op.wanted), op.partsBytes()) - minFetchBytes)
+		op.maxBytes = min(op.wanted, minFetchBytes+int(extra))
+		defer room.give(minFetchBytes + extra)
 	}
 	for i := range op.reads {
 		r := &op.reads[i]
@@ -191,13 +200,21 @@ func (op *fetchOp) read(ctx context.Context) {
 	}
 }
 
+// partsBytes is what all partitions together may give.
+func (op *fetchOp) partsBytes() (n int64) {
+	for i := range op.reads {
+		n += int64(max(op.reads[i].part.maxBytes, 0))
+	}
+	return n
+}
+
 func (op *fetchOp) readLocal(r *fetchRead) {
 	r.err, r.hint = nil, noHint
 	req := FetchRequest{
 		Offset: r.part.offset, CurrentLeaderEpoch: r.part.currentEpoch, LastFetchedEpoch: r.part.lastFetchedEpoch,
 		MaxBytes: min(max(int(r.part.maxBytes), 0), op.maxBytes-op.bytes), Follower: op.mayFollow(r.group),
 	}
-	full := op.starved || op.bytes > 0 && op.maxBytes-op.bytes <= 0
+	full := op.starved || op.full || op.bytes > 0 && op.maxBytes-op.bytes <= 0
 	hw := r.local.HighWatermark()
 	switch {
 	case full:
@@ -219,7 +236,9 @@ func (op *fetchOp) readLocal(r *fetchRead) {
 	}
 	// Only the first batch of a response may exceed a limit.
 	if full || (op.bytes > 0 && len(res.Records) > req.MaxBytes) {
-		res.Records = nil
+		// What was read for nothing is not kept, and no other partition is read for nothing.
+		op.drop(r)
+		op.full, res.Records = true, nil
 	}
 	r.res = res
 }

@@ -49,6 +49,10 @@ func handleMetadata(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.R
 	}
 
 	img := b.cfg.Cluster.Image()
+	asked, size := askedOnce(img, req, all)
+	if err := b.reserve(ctx, rc, size); err != nil {
+		return nil, err
+	}
 	resp := kmsg.NewPtrMetadataResponse()
 	resp.AuthorizedOperations = operationsNotAsked
 	if req.IncludeClusterAuthorizedOperations {
@@ -68,13 +72,7 @@ func handleMetadata(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.R
 		}
 		return resp, nil
 	}
-	seen := map[askedKey]bool{}
-	for i := range req.Topics {
-		if k := keyOfAsked(&req.Topics[i]); seen[k] {
-			continue // one answer for what is asked twice
-		} else {
-			seen[k] = true
-		}
+	for _, i := range asked {
 		t, missing := b.askedTopic(img, &req.Topics[i], created)
 		if t == nil {
 			b.metrics.refusal(rc.Key, kerr.ErrorForCode(missing.ErrorCode).(*kerr.Error))
@@ -98,6 +96,44 @@ func keyOfAsked(rt *kmsg.MetadataRequestTopic) askedKey {
 		return askedKey{id: rt.TopicID, null: true}
 	}
 	return askedKey{name: *rt.Topic, id: rt.TopicID}
+}
+
+// What an answer takes: a topic, a partition with its replicas, both decoded and encoded.
+const (
+	topicBytes     = 250
+	partitionBytes = 250
+)
+
+// askedOnce lists the topics asked for, each once however often it is named, and estimates what the answer takes.
+func askedOnce(img *metadata.Image, req *kmsg.MetadataRequest, all bool) (asked []int, size int64) {
+	count := func(t *metadata.Topic) {
+		size += topicBytes
+		if t != nil {
+			size += partitionBytes * int64(len(t.Partitions))
+		}
+	}
+	if all {
+		for _, t := range img.Topics {
+			count(t)
+		}
+		return nil, size
+	}
+	seen := make(map[askedKey]bool, len(req.Topics))
+	for i := range req.Topics {
+		rt := &req.Topics[i]
+		k := keyOfAsked(rt)
+		if seen[k] {
+			continue // one answer for what is asked twice
+		}
+		seen[k] = true
+		t := img.TopicsByID[rt.TopicID]
+		if t == nil {
+			t = img.Topics[k.name]
+		}
+		asked = append(asked, i)
+		count(t)
+	}
+	return asked, size
 }
 
 // askedTopic finds a topic that was asked for, or says why not.

@@ -120,7 +120,7 @@ func TestMetadataAutoCreation(t *testing.T) {
 		}
 	}
 	f.mu.Unlock()
-	// One decision for all that is missing, of each name once.
+	// One decision for all that is missing, of each name once, and as Kafka each is answered once.
 	before := f.created()
 	resp := ask[*kmsg.MetadataResponse](c, 9, metadataReq(true, "x", "y", "x", "bad name"))
 	if f.created() != before+1 || len(resp.Topics) != 3 || resp.Topics[0].ErrorCode != 0 || resp.Topics[1].ErrorCode != 0 {

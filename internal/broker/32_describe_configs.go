@@ -23,10 +23,16 @@ import (
 // A broker's configs are answered by that broker alone; the broker named "" has what was set for all at run time. A null or
 // empty list of names means all; names that do not exist are left out.
 
-func handleDescribeConfigs(b *Broker, _ context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
+// describedBytes is what the configs of one resource take in an answer, with synonyms and documentation.
+const describedBytes = 16 << 10
+
+func handleDescribeConfigs(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.DescribeConfigsRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
 	img := b.cfg.Cluster.Image()
+	if err := b.reserve(ctx, rc, int64(len(req.Resources))*describedBytes); err != nil {
+		return nil, err
+	}
 	for i := range req.Resources {
 		in := &req.Resources[i]
 		out := kmsg.NewDescribeConfigsResponseResource()

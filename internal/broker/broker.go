@@ -58,6 +58,8 @@ type Config struct {
 	// DecodedBytes bounds what large requests take once they are decoded, until they are answered: at it they wait, and their
 	// connections are closed if that takes too long. Default 64 MiB.
 	DecodedBytes int
+	// AnswerBytes bounds what other large answers take until they are written; as DecodedBytes. Default 64 MiB.
+	AnswerBytes int
 	// FetchSessions bounds the fetch session cache (KIP-227); default 2000. FetchSessionPartitions bounds the partitions
 	// of all of them; default 500,000.
 	FetchSessions, FetchSessionPartitions int
@@ -79,6 +81,7 @@ type RequestContext struct {
 	// Received is when the frame was complete.
 	Received time.Time
 	conn     *conn
+	held     int64 // of Broker.answers
 }
 
 // Broker answers Kafka requests. It is safe for concurrent use by many connections.
@@ -95,6 +98,7 @@ type Broker struct {
 	sessions     *sessionCache
 	fetchHeld    memory // bytes of buffers under responses
 	decoded      memory // of large requests
+	answers      memory // of large answers other than records
 	producerIDs  producerIDs
 }
 
@@ -116,6 +120,7 @@ func New(cfg Config) (*Broker, error) {
 		producerIDs: newProducerIDs(),
 		fetchHeld:   memory{clk: cfg.Clock, limit: int64(cfg.FetchHeldBytes)},
 		decoded:     memory{clk: cfg.Clock, limit: int64(cfg.DecodedBytes)},
+		answers:     memory{clk: cfg.Clock, limit: int64(cfg.AnswerBytes)},
 	}
 	var seed [8]byte
 	if _, err := rand.Read(seed[:]); err != nil {
@@ -139,6 +144,7 @@ func setDefaults(cfg *Config) {
 	defaultTo(&cfg.MaxFetchBytes, 64<<20)
 	defaultTo(&cfg.FetchHeldBytes, 256<<20)
 	defaultTo(&cfg.DecodedBytes, 64<<20)
+	defaultTo(&cfg.AnswerBytes, 64<<20)
 	defaultTo(&cfg.FetchSessions, 2000)
 	defaultTo(&cfg.FetchSessionPartitions, 500_000)
 	defaultTo(&cfg.NewsAge, 5*time.Second)

@@ -103,12 +103,24 @@ func (c *conn) beginWalked(ctx context.Context, a *api, r walked, size int) (fin
 		resp, err := finish(ctx)
 		c.b.metrics.request(key, c.b.cfg.Clock.Now().Sub(rc.Received), size, err)
 		if err != nil || resp == nil {
+			c.b.keep(rc, 0)
 			return nil, nil, err
 		}
 		resp.SetVersion(version)
 		payload, release := encode(resp)
-		return payload, release, nil
+		if rc.held == 0 {
+			return payload, release, nil
+		}
+		c.b.keep(rc, int64(bytesOf(payload)))
+		return payload, func() { release(); c.b.keep(rc, 0) }, nil
 	}, nil
+}
+
+func bytesOf(payload net.Buffers) (n int) {
+	for _, b := range payload {
+		n += len(b)
+	}
+	return n
 }
 
 // walked is a request whose bytes were walked, and found sound, and not decoded yet.

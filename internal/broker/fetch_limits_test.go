@@ -115,7 +115,7 @@ func TestFetchMaxBytes(t *testing.T) {
 
 // However much clients ask for, and however slowly they read, what responses hold is bounded: beyond it they get 1 MiB.
 func TestFetchHoldsBoundedMemory(t *testing.T) {
-	f := newFleet(t, 1, func(_ int32, c *Config) { c.FetchHeldBytes = 3 << 20 })
+	f := newFleet(t, 1, func(_ int32, c *Config) { c.FetchHeldBytes = 12 << 20 })
 	topic := f.topic("t", 8)
 	for i := range int32(8) {
 		fillPart(t, f, topic, i, 2, 500<<10)
@@ -130,15 +130,15 @@ func TestFetchHoldsBoundedMemory(t *testing.T) {
 		t.Errorf("%d bytes with nothing held by others", all)
 	}
 	// Others hold nearly all: little at a time.
-	n.b.fetchHeld.take(3<<20 - minFetchBytes)
+	n.b.fetchHeld.take(12<<20 - minFetchBytes)
 	all = 0
 	for _, s := range sizes(ask[*kmsg.FetchResponse](c, 12, fetchReq(topic, 0, 0, 0, 0, 0, 0, 0, 0, 0))) {
 		all += s
 	}
-	if all > 512<<10 || all == 0 { // one batch, larger than what is left
+	if all > minFetchBytes || all == 0 {
 		t.Errorf("%d bytes with nearly all held by others", all)
 	}
-	until(t, "given back", func() bool { return n.b.fetchHeld.inUse() == 3<<20-minFetchBytes })
+	until(t, "given back", func() bool { return n.b.fetchHeld.inUse() == 12<<20-minFetchBytes })
 	// Others hold all of it: a fetch waits until some is given back.
 	n.b.fetchHeld.take(minFetchBytes)
 	req := fetchReq(topic, 0, 0)
@@ -148,7 +148,7 @@ func TestFetchHoldsBoundedMemory(t *testing.T) {
 		defer n.b.fetchHeld.mu.Unlock()
 		return n.b.fetchHeld.queue.Len() == 1
 	})
-	n.b.fetchHeld.give(3 << 20)
+	n.b.fetchHeld.give(12 << 20)
 	if got := sizes(recv[*kmsg.FetchResponse](c, corr, req)); len(got) != 1 || got[0] == 0 {
 		t.Errorf("with room again: %d", got)
 	}
@@ -164,7 +164,7 @@ func TestFetchOfManySmallPartitionsHoldsLittle(t *testing.T) {
 		fillPart(t, f, topic, i, 1, 100)
 	}
 	n := f.nodes[1]
-	op := &fetchOp{b: n.b, rc: &RequestContext{Version: 12}, req: fetchReq(topic, 0, offsets...), maxBytes: 64 << 20}
+	op := &fetchOp{b: n.b, rc: &RequestContext{Version: 12}, req: fetchReq(topic, 0, offsets...), wanted: 64 << 20}
 	op.req.Version = 12
 	p, kerror := n.b.sessions.plan(op.req)
 	if kerror != nil {
@@ -497,5 +497,32 @@ func TestDrainEndsLongPolls(t *testing.T) {
 	}
 	if p := firstFetched(t, recv[*kmsg.FetchResponse](c, corr, req)); p.ErrorCode != 0 {
 		t.Errorf("%+v", p)
+	}
+}
+
+// Batches that do not fit into a response are not held with it.
+func TestFetchKeepsNoBuffersOfWhatDidNotFit(t *testing.T) {
+	f := newFleet(t, 1)
+	topic := f.topic("t", 30)
+	offsets := make([]int64, 30)
+	for i := range int32(30) {
+		fillPart(t, f, topic, i, 1, 900<<10)
+	}
+	n := f.nodes[1]
+	op := &fetchOp{b: n.b, rc: &RequestContext{Version: 12}, req: fetchReq(topic, 0, offsets...), wanted: 2 << 20}
+	op.req.Version = 12
+	p, kerror := n.b.sessions.plan(op.req)
+	if kerror != nil {
+		t.Fatal(kerror)
+	}
+	op.plan = p
+	op.resolve()
+	op.read(t.Context())
+	if held := n.b.fetchHeld.inUse(); op.bytes < 1<<20 || held > 2*fetchBuffer {
+		t.Errorf("%d bytes of records hold %d", op.bytes, held)
+	}
+	op.free(true)
+	if held := n.b.fetchHeld.inUse(); held != 0 {
+		t.Errorf("%d bytes were never given back", held)
 	}
 }

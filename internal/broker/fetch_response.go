@@ -11,7 +11,10 @@ import (
 )
 
 // fetchBuffers holds what records are read into until they are written to the client.
-var fetchBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 1<<20+64<<10); return &b }}
+var fetchBuffers = sync.Pool{New: func() any { b := make([]byte, 0, fetchBuffer); return &b }}
+
+// fetchBuffer is a batch of the largest size that a topic takes by default, and some.
+const fetchBuffer = 1<<20 + 64<<10
 
 // fetchPooledMax is the largest of them worth keeping.
 const fetchPooledMax = 8 << 20
@@ -25,7 +28,7 @@ const fetchPooledParts = 4
 func (op *fetchOp) hold(r *fetchRead, records []byte) []byte {
 	if r.buf != nil {
 		op.buffers++
-		if n := len(records); n < cap(*r.buf)/2 && (op.buffers > fetchPooledParts || op.b.fetchHeld.left() < op.b.fetchHeld.limit/2) {
+		if n := len(records); n < cap(*r.buf)/2 && (op.buffers > fetchPooledParts || op.b.fetchHeld.short()) {
 			records = append(make([]byte, 0, n), records...)
 			fetchBuffers.Put(r.buf)
 			r.buf = nil
@@ -58,13 +61,18 @@ func (op *fetchOp) free(all bool) {
 		if r.local == nil && !all {
 			continue
 		}
-		op.b.fetchHeld.give(int64(r.held))
-		r.held = 0
-		if r.buf != nil {
-			fetchBuffers.Put(r.buf)
-			r.buf = nil
-		}
+		op.drop(r)
 		r.res.Records = nil
+	}
+}
+
+// drop gives back the buffer of one partition.
+func (op *fetchOp) drop(r *fetchRead) {
+	op.b.fetchHeld.give(int64(r.held))
+	r.held = 0
+	if r.buf != nil {
+		fetchBuffers.Put(r.buf)
+		r.buf = nil
 	}
 }
 

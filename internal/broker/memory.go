@@ -3,6 +3,7 @@ package broker
 import (
 	"container/list"
 	"context"
+	"fmt"
 	"sync"
 	"time"
 
@@ -80,6 +81,25 @@ func (m *memory) await(ctx context.Context, n int64, patience time.Duration, sto
 	return false
 }
 
+// more takes up to n bytes beyond what its caller has, of those that nobody waits for.
+func (m *memory) more(n int64) int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.queue.Len() > 0 {
+		return 0
+	}
+	n = max(min(n, m.limit-m.used), 0)
+	m.used += n
+	return n
+}
+
+// short says whether somebody waits.
+func (m *memory) short() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.queue.Len() > 0
+}
+
 // left is what is not held, not below zero.
 func (m *memory) left() int64 {
 	m.mu.Lock()
@@ -92,3 +112,27 @@ func (m *memory) inUse() int64 {
 	defer m.mu.Unlock()
 	return m.used
 }
+
+// reserve counts what a request's answer takes, before it is made; what is small is not counted.
+func (b *Broker) reserve(ctx context.Context, rc *RequestContext, n int64) error {
+	if n < decodedMin {
+		return nil
+	}
+	if !b.answers.await(ctx, n, memoryPatience, nil) {
+		b.metrics.starved(rc.Key)
+		return fmt.Errorf("API key %d, version %d: an answer of about %d KiB: %w", rc.Key, rc.Version, n>>10, errBusy)
+	}
+	rc.held += n
+	return nil
+}
+
+// keep gives back what was reserved beyond n bytes.
+func (b *Broker) keep(rc *RequestContext, n int64) {
+	if over := rc.held - n; over > 0 {
+		rc.held = n
+		b.answers.give(over)
+	}
+}
+
+// Pressed says whether requests wait for memory that answers hold: internal/server then cuts clients that do not read.
+func (b *Broker) Pressed() bool { return b.fetchHeld.short() || b.answers.short() }

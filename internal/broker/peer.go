@@ -66,6 +66,7 @@ func (b *Broker) HandleCall(ctx context.Context, from int32, method uint16, body
 		return nil, err
 	}
 	rc := &RequestContext{Key: key, Version: version, Received: b.cfg.Clock.Now(), FromPeer: true}
+	defer b.keep(rc, 0)
 	resp, err := a.handle(b, ctx, rc, req)
 	if err != nil {
 		return nil, err

@@ -59,7 +59,9 @@ func Server(args []string, stdout, stderr io.Writer) int {
 		return 2
 	}
 	warnings, err := config.Load(cfg, fs, os.Environ(), os.ReadFile)
+	var fitted []string
 	if err == nil {
+		fitted = cfg.Fit(machine())
 		err = cfg.Validate()
 	}
 	if err != nil {
@@ -70,6 +72,9 @@ func Server(args []string, stdout, stderr io.Writer) int {
 	log := newLogger(stderr, cfg)
 	for _, w := range warnings {
 		log.Warn(w)
+	}
+	for _, f := range fitted {
+		log.Info(f)
 	}
 	return serve(cfg, log, stdout, stderr)
 }

@@ -52,6 +52,10 @@ func (f *flagValue) Type() string {
 
 // apply sets one setting; a value that can't be read becomes a problem, told with its origin.
 func (n *Node) apply(s setting, value, origin string) {
+	if n.given == nil {
+		n.given = map[string]bool{}
+	}
+	n.given[s.name] = true
 	if err := s.set(n, value); err != nil {
 		text := err.Error()
 		if origin != "" {

@@ -22,6 +22,11 @@ const (
 	DefaultMaxConnectionsPerAddr = 2000
 	DefaultIdleTimeout           = 10 * time.Minute
 	DefaultRequestMemory         = 48 << 20
+	DefaultFetchMemory           = 48 << 20
+	DefaultDecodedMemory         = 32 << 20
+	DefaultResponseMemory        = 32 << 20
+	DefaultPeerMemory            = 128 << 20
+	DefaultInflating             = 2
 	DefaultWALFileBytes          = 64 << 20
 	DefaultWALMaxBytes           = 512 << 20
 	DefaultWALCacheBytes         = 32 << 20
@@ -86,8 +91,18 @@ type Limits struct {
 	MaxConnections, MaxConnectionsPerAddr int
 	// IdleTimeout closes a Kafka connection without requests. A parked request (a long poll) is no idleness.
 	IdleTimeout time.Duration
+	// MemoryLimit is what the process may use. What follows, and the numbers of connections, are made to fit into it (Fit); 0: the
+	// machine's.
+	MemoryLimit int64
 	// RequestMemory bounds the requests in flight on the node: beyond it sockets are not read.
 	RequestMemory int64
+	// FetchMemory bounds the records of answers that clients have yet to read, ResponseMemory what other answers take beside
+	// them, DecodedMemory what large requests take once they are decoded.
+	FetchMemory, ResponseMemory, DecodedMemory int64
+	// Inflating is how many batches are decompressed at a time, where a topic's configuration asks for it.
+	Inflating int
+	// PeerMemory bounds what waits for one peer, and what it has asked for.
+	PeerMemory int64
 	// WALFileBytes is the size of one file of the node's log; WALMaxBytes the soft bound of all.
 	WALFileBytes, WALMaxBytes int64
 	// WALCacheBytes bounds the entries kept in memory for followers and apply.
@@ -134,7 +149,8 @@ type Node struct {
 	LogLevel, LogFormat string
 	Limits              Limits
 
-	problems []Problem // found while reading flags, environment and file
+	problems []Problem       // found while reading flags, environment and file
+	given    map[string]bool // settings that somebody set
 }
 
 // Default returns the configuration of a single node that needs no tuning: Kafka on localhost:9092, data in ./data, health
@@ -146,6 +162,7 @@ func Default() *Node {
 		Limits: Limits{
 			MaxFrameBytes: DefaultMaxFrameBytes, MaxConnections: DefaultMaxConnections, MaxConnectionsPerAddr: DefaultMaxConnectionsPerAddr,
 			IdleTimeout: DefaultIdleTimeout, RequestMemory: DefaultRequestMemory,
+			FetchMemory: DefaultFetchMemory, ResponseMemory: DefaultResponseMemory, DecodedMemory: DefaultDecodedMemory, Inflating: DefaultInflating, PeerMemory: DefaultPeerMemory,
 			WALFileBytes: DefaultWALFileBytes, WALMaxBytes: DefaultWALMaxBytes, WALCacheBytes: DefaultWALCacheBytes,
 			MaxOpenFiles:    DefaultMaxOpenFiles,
 			ElectionTimeout: DefaultElectionTimeout, HeartbeatInterval: DefaultHeartbeatInterval,

@@ -61,6 +61,13 @@ func limitSettings() []setting {
 		count("max-connections", "the most connections of Kafka clients", func(n *Node) *int { return &n.Limits.MaxConnections }),
 		count("max-connections-per-addr", "the most connections of Kafka clients from one address", func(n *Node) *int { return &n.Limits.MaxConnectionsPerAddr }),
 		duration("idle-timeout", "close Kafka connections without requests after this long", func(n *Node) *time.Duration { return &n.Limits.IdleTimeout }),
+		{"memory-limit", "bytes", "what the process may use; limits that are not set are made to fit (KiB, MiB, GiB may follow the number); the machine's or control group's memory if unset",
+			func(n *Node, v string) (err error) { n.Limits.MemoryLimit, err = ParseBytes(v); return err }, func(n *Node) string {
+				if n.Limits.MemoryLimit == 0 {
+					return ""
+				}
+				return FormatBytes(n.Limits.MemoryLimit)
+			}},
 		size("request-memory", "the most bytes of requests in flight; beyond it sockets are not read", func(n *Node) *int64 { return &n.Limits.RequestMemory }),
 		size("wal-file-bytes", "the size of one file of the node's log", func(n *Node) *int64 { return &n.Limits.WALFileBytes }),
 		size("wal-max-bytes", "the size the node's log is kept within while nothing live forbids it", func(n *Node) *int64 { return &n.Limits.WALMaxBytes }),

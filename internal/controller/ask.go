@@ -237,6 +237,9 @@ func answerError(a *controllerpb.Answer) error {
 	case statusOverloaded:
 		return multiraft.ErrOverloaded
 	case statusRefused:
+		if a.Error == nil {
+			return &Error{Kind: ErrInvalidRequest, Msg: "refused by the controller, which gave no reason"}
+		}
 		return fromProto(a.Error)
 	case statusNotDone:
 		return fmt.Errorf("%w: %s", errNotDone, a.Error.GetMessage())

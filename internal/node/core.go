@@ -189,8 +189,9 @@ func (c *Core) openPartitions() (err error) {
 	e := c.env
 	c.manager, err = partition.NewManager(tuned(c.tune.Partitions, partition.ManagerConfig{
 		FS: e.FS, Dir: filepath.Join(c.cfg.DataDir, topicsName), Clock: e.Clock, Logger: c.log,
-		Host:  partition.NewHost(c.groups, e.WAL),
-		Files: segment.NewFiles(e.FS, c.cfg.Limits.MaxOpenFiles), Configs: c.configs.topic, Writable: c.space.writable, FreeReserve: c.space.reserve.release,
+		Limits: partition.Limits{Inflating: c.cfg.Limits.Inflating},
+		Host:   partition.NewHost(c.groups, e.WAL),
+		Files:  segment.NewFiles(e.FS, c.cfg.Limits.MaxOpenFiles), Configs: c.configs.topic, Writable: c.space.writable, FreeReserve: c.space.reserve.release,
 		OnFatal: func(err error) { e.Fail(fmt.Errorf("a disk failed: %w", err)) },
 	}))
 	if err != nil {
@@ -213,7 +214,9 @@ func (c *Core) openBroker() (err error) {
 		Clock: c.env.Clock, Logger: c.log, Registerer: c.env.Registerer,
 		Listeners:        map[string]broker.ListenerConfig{kafkaListener: listener},
 		AutoCreateTopics: cfg.AutoCreateTopics,
-		FetchHeldBytes:   int(cfg.Limits.RequestMemory),
+		FetchHeldBytes:   int(cfg.Limits.FetchMemory),
+		DecodedBytes:     int(cfg.Limits.DecodedMemory),
+		AnswerBytes:      int(cfg.Limits.ResponseMemory),
 		DataDir:          dataDir{c.env.FS, cfg.DataDir},
 		Quorum:           c.quorum,
 	}))

@@ -19,7 +19,7 @@ func (n *Node) openKafka(c *Core) (err error) {
 	n.kafka.server, err = server.New(server.Config{
 		Listeners: []server.ListenerConfig{{Name: kafkaListener, Addr: n.cfg.KafkaListen()}}, Handler: c.broker, Logger: n.log, Registerer: n.reg,
 		MaxFrameBytes: int(l.MaxFrameBytes), MaxConnections: l.MaxConnections, MaxConnectionsPerAddr: l.MaxConnectionsPerAddr,
-		MaxBytes: l.RequestMemory, IdleTimeout: l.IdleTimeout,
+		MaxBytes: l.RequestMemory, MaxResponseBytes: l.FetchMemory + l.ResponseMemory, Pressed: c.broker.Pressed, IdleTimeout: l.IdleTimeout,
 	})
 	return err
 }

@@ -172,6 +172,8 @@ func (n *Node) openPeers() (err error) {
 	tc := transport.Config{
 		NodeID: n.cfg.ID(), ClusterID: clusterID, Dir: n.id.Dir, Listen: n.cfg.RaftAddr, Advertise: n.cfg.PeerAddr(),
 		Hello: n.peers.hello, Logger: n.log, Clock: clock.System{},
+		BulkBytes: int(n.cfg.Limits.PeerMemory / 2), ForwardBytes: int(n.cfg.Limits.PeerMemory / 2),
+		MaxConnections: config.PeerConnections, MaxConnectionsPerAddr: config.PeerConnectionsPerAddr,
 	}
 	var members []bootstrap.Peer
 	for _, p := range n.cfg.Members() {
@@ -198,7 +200,8 @@ func (n *Node) openAdmin() (err error) {
 	if n.cfg.AdminAddr == "" {
 		return nil
 	}
-	n.admin, err = admin.Start(admin.Config{Addr: n.cfg.AdminAddr, Ready: n.readiness, Healthy: n.Err, Gatherer: n.reg, Logger: n.log})
+	n.admin, err = admin.Start(admin.Config{Addr: n.cfg.AdminAddr, Ready: n.readiness, Healthy: n.Err, Gatherer: n.reg, Logger: n.log,
+		MaxConnections: config.AdminConnections})
 	return err
 }
 

@@ -87,6 +87,9 @@ type Limits struct {
 	StageTimeout time.Duration
 	// PinBytes is how far retention may be put off for the sake of a follower that is catching up. Default 1 GiB.
 	PinBytes int64
+	// Inflating is how many batches are decompressed at a time, by topics whose configuration asks for it: each takes the window
+	// that its format and header ask for, of which zstd's is the largest with 32 MiB. Default 2.
+	Inflating int
 	// Workers run the manager's steps in production. Default 4.
 	Workers int
 }
@@ -105,6 +108,7 @@ func (l *Limits) setDefaults() {
 	def(&l.Staging, 4)
 	def(&l.StageTimeout, 15*time.Second)
 	def(&l.PinBytes, 1<<30)
+	def(&l.Inflating, 2)
 	def(&l.Workers, 4)
 }
 

@@ -78,7 +78,7 @@ type Manager struct {
 	cfg      ManagerConfig
 	inflight atomic.Int64 // bytes between Produce and done, all partitions
 	session  atomic.Uint64
-	// inflating holds one token for each batch being recompressed.
+	// inflating holds one token for each batch being decompressed.
 	inflating chan struct{}
 	rate      rate
 	stats     stats
@@ -127,7 +127,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 	}
 	m := &Manager{
 		cfg:       cfg,
-		inflating: make(chan struct{}, maxInflating),
+		inflating: make(chan struct{}, cfg.Limits.Inflating),
 		byName:    make(map[topicPartition]*Partition),
 		byGroup:   make(map[uint64]*Partition),
 		slots:     cfg.Limits.Staging,

@@ -149,11 +149,11 @@ func (p *Partition) admit(b []byte, cfg *TopicConfig) ([]byte, record.Header, er
 	case h.ProducerID >= 0 && (h.ProducerEpoch < 0 || h.BaseSequence < 0):
 		return nil, h, fmt.Errorf("%w: producer id without epoch or sequence", ErrInvalidRecord)
 	}
-	if err := checkTimestamps(b, &h, cfg, p.m.cfg.Clock.Now().UnixMilli()); err != nil {
+	if err := p.m.checkTimestamps(b, &h, cfg); err != nil {
 		return nil, h, err
 	}
 	if cfg.RequireKeys {
-		if err := checkKeys(b, cfg); err != nil {
+		if err := p.m.checkKeys(b, &h, cfg); err != nil {
 			return nil, h, err
 		}
 	}
@@ -164,9 +164,6 @@ func (p *Partition) admit(b []byte, cfg *TopicConfig) ([]byte, record.Header, er
 		out, err := p.m.recompress(b, cfg)
 		if err != nil {
 			return nil, h, batchError(err)
-		}
-		if len(out) > cfg.MaxMessageBytes {
-			return nil, h, tooLarge(len(out), cfg)
 		}
 		if h, err = record.ParseHeader(out); err != nil {
 			return nil, h, batchError(err)
@@ -187,19 +184,29 @@ func inflatedLimit(cfg *TopicConfig) int {
 	return min(max(cfg.MaxMessageBytes, 1<<20)*100, most)
 }
 
-// maxInflating is how many batches a node recompresses at a time.
-const maxInflating = 2
-
-// recompress stores a batch as the topic wants it. It opens few batches at a time, so that what they inflate to is bounded
-// for the node and not just for each: the others wait, in the order of their connections.
-func (m *Manager) recompress(b []byte, cfg *TopicConfig) ([]byte, error) {
+// opened runs fn, which decompresses a batch. Few are open at a time on a node, so that the formats' windows (zstd's may have
+// 32 MiB) are bounded for the node and not just for each: the others wait, in the order of their connections.
+func (m *Manager) opened(fn func() error) error {
 	m.inflating <- struct{}{}
 	defer func() { <-m.inflating }()
-	limit := inflatedLimit(cfg)
-	if cfg.Compression == record.None {
-		limit = min(limit, cfg.MaxMessageBytes) // what is larger could not be stored
+	return fn()
+}
+
+// recompress stores a batch as the topic wants it.
+func (m *Manager) recompress(b []byte, cfg *TopicConfig) (out []byte, err error) {
+	err = m.opened(func() error {
+		out, err = record.Recompress(b, cfg.Compression, inflatedLimit(cfg), cfg.MaxMessageBytes)
+		return err
+	})
+	return out, err
+}
+
+// walk calls fn for each record of a batch.
+func (m *Manager) walk(b []byte, h *record.Header, cfg *TopicConfig, fn func(record.Record) error) error {
+	if h.Codec() == record.None {
+		return record.Records(b, inflatedLimit(cfg), fn)
 	}
-	return record.Recompress(b, cfg.Compression, limit)
+	return m.opened(func() error { return record.Records(b, inflatedLimit(cfg), fn) })
 }
 
 // batchError turns record's errors into this package's.
@@ -217,7 +224,8 @@ func batchError(err error) error {
 
 // checkTimestamps applies message.timestamp.{before,after}.max.ms to a CreateTime topic. The records are walked only where the
 // header can't settle it.
-func checkTimestamps(b []byte, h *record.Header, cfg *TopicConfig, now int64) error {
+func (m *Manager) checkTimestamps(b []byte, h *record.Header, cfg *TopicConfig) error {
+	now := m.cfg.Clock.Now().UnixMilli()
 	if cfg.TimestampType == LogAppendTime {
 		return nil
 	}
@@ -231,7 +239,7 @@ func checkTimestamps(b []byte, h *record.Header, cfg *TopicConfig, now int64) er
 	}
 	out := &RecordErrors{Err: ErrInvalidTimestamp}
 	i := int32(0)
-	err := record.Records(b, inflatedLimit(cfg), func(r record.Record) error {
+	err := m.walk(b, h, cfg, func(r record.Record) error {
 		if r.Timestamp > latest || r.Timestamp >= 0 && r.Timestamp < earliest {
 			out.Records = append(out.Records, RecordError{Index: i, Message: fmt.Sprintf("timestamp %d is outside of [%d, %d]", r.Timestamp, earliest, latest)})
 			if len(out.Records) == maxRecordErrors {
@@ -259,10 +267,10 @@ const maxRecordErrors = 64
 var errEnough = errors.New("enough")
 
 // checkKeys refuses null keys, which a compacted topic has no use for.
-func checkKeys(b []byte, cfg *TopicConfig) error {
+func (m *Manager) checkKeys(b []byte, h *record.Header, cfg *TopicConfig) error {
 	out := &RecordErrors{Err: ErrInvalidRecord}
 	i := int32(0)
-	err := record.Records(b, inflatedLimit(cfg), func(r record.Record) error {
+	err := m.walk(b, h, cfg, func(r record.Record) error {
 		if r.Key == nil {
 			out.Records = append(out.Records, RecordError{Index: i, Message: "a compacted topic needs keys"})
 			if len(out.Records) == maxRecordErrors {

@@ -1,6 +1,7 @@
 package record
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -9,10 +10,11 @@ import (
 )
 
 // Recompress returns a new batch with batch's records under another codec; everything else in the header stays, except
-// length and CRC. batch is one whole batch, its CRC checked by the caller; it is not changed. No more than maxBytes are
-// decompressed (ErrTooLarge); a batch that cannot be decompressed is ErrCorrupt, one that holds fewer or more records than its
+// length and CRC. batch is one whole batch, its CRC checked by the caller; it is not changed. The records pass through as a
+// stream: memory is the formats' windows and the result. No more than maxBytes are decompressed, and the result has no more than
+// maxOut (ErrTooLarge both); a batch that cannot be decompressed is ErrCorrupt, one that holds fewer or more records than its
 // header says ErrInvalid.
-func Recompress(batch []byte, to Codec, maxBytes int) ([]byte, error) {
+func Recompress(batch []byte, to Codec, maxBytes, maxOut int) ([]byte, error) {
 	h, err := checkFrame(batch)
 	if err != nil {
 		return nil, err
@@ -20,30 +22,89 @@ func Recompress(batch []byte, to Codec, maxBytes int) ([]byte, error) {
 	if !to.Valid() {
 		return nil, fmt.Errorf("unknown compression codec %d", int8(to))
 	}
-	plain := batch[BatchOverhead:h.Size()]
+	body := batch[BatchOverhead:h.Size()]
+	var src io.Reader = bytes.NewReader(body)
 	if h.Codec() != None {
-		src, release, err := decompressor(h.Codec(), plain)
+		r, release, err := decompressor(h.Codec(), body)
 		if err != nil {
 			return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, h.Codec(), err)
 		}
 		defer release()
-		if plain, err = io.ReadAll(io.LimitReader(src, int64(maxBytes)+1)); err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrCorrupt, h.Codec(), err)
-		}
+		src = r
 	}
-	if len(plain) > maxBytes {
-		return nil, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, maxBytes)
-	}
-	if !countMatches(plain, h.Count) {
-		return nil, fmt.Errorf("%w: the header says %d records, the body does not hold as many", ErrInvalid, h.Count)
-	}
-	out := append(make([]byte, 0, BatchOverhead+len(plain)), batch[:BatchOverhead]...)
-	if out, err = compress(to, out, plain); err != nil {
+	out := &capped{b: append(make([]byte, 0, BatchOverhead+min(len(body), maxOut)), batch[:BatchOverhead]...), most: maxOut}
+	if err := pipe(h, src, to, out, maxBytes); err != nil {
 		return nil, err
 	}
 	attrs := h.Attributes&^attrCodec | int16(to)
-	binary.BigEndian.PutUint16(out[posAttributes:], uint16(attrs))
-	return seal(out)
+	binary.BigEndian.PutUint16(out.b[posAttributes:], uint16(attrs))
+	return seal(out.b)
+}
+
+// pipe moves the records of src, decompressed, into out under another codec, and counts them.
+func pipe(h Header, src io.Reader, to Codec, out io.Writer, maxBytes int) error {
+	w, release, err := compressor(to, out)
+	if err != nil {
+		return err
+	}
+	defer release()
+	var count recordCounter
+	buf := make([]byte, 32<<10)
+	for total := 0; ; {
+		n, err := src.Read(buf)
+		if total += n; total > maxBytes {
+			return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, maxBytes)
+		}
+		count.pass(buf[:n])
+		if _, err := w.Write(buf[:n]); err != nil {
+			return err
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrCorrupt, h.Codec(), err)
+		}
+	}
+	if !count.is(h.Count) {
+		return fmt.Errorf("%w: the header says %d records, the body does not hold as many", ErrInvalid, h.Count)
+	}
+	return w.Close()
+}
+
+// recordCounter walks the lengths of uncompressed records as they pass, as countMatches does where all are there.
+type recordCounter struct {
+	n     int64
+	left  uint64 // of the record that is passing
+	value uint64 // of a length, as far as it has come
+	shift uint
+	bad   bool
+}
+
+func (c *recordCounter) pass(b []byte) {
+	for len(b) > 0 && !c.bad {
+		if c.left > 0 {
+			n := min(c.left, uint64(len(b)))
+			c.left -= n
+			b = b[n:]
+			continue
+		}
+		x := b[0]
+		b = b[1:]
+		c.value |= uint64(x&0x7f) << c.shift
+		if c.shift += 7; x >= 0x80 {
+			c.bad = c.shift >= 64
+			continue
+		}
+		size := int64(c.value>>1) ^ -int64(c.value&1)
+		c.bad = size <= 0
+		c.left, c.value, c.shift = uint64(size), 0, 0
+		c.n++
+	}
+}
+
+func (c *recordCounter) is(count int32) bool {
+	return !c.bad && c.left == 0 && c.shift == 0 && c.n == int64(count)
 }
 
 // seal sets length and CRC of a batch whose other fields are set.

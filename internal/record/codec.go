@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
@@ -107,54 +108,83 @@ func decompressor(c Codec, src []byte) (io.Reader, func(), error) {
 
 // compress appends src, compressed, to dst.
 func compress(c Codec, dst, src []byte) ([]byte, error) {
-	switch c {
-	case None:
-		return append(dst, src...), nil
-	case Gzip:
-		out := bytes.NewBuffer(dst)
-		zw := gzipWriters.Get().(*gzip.Writer)
-		defer gzipWriters.Put(zw)
-		zw.Reset(out)
-		return finish(zw, out, src)
-	case Snappy:
-		return appendSnappy(dst, src), nil
-	case LZ4:
-		out := bytes.NewBuffer(dst)
-		lw, _ := lz4Writers.Get().(*lz4.Writer)
-		if lw == nil {
-			lw = lz4.NewWriter(nil)
-			// What the Java client writes: 64 KiB independent blocks, no checksum of the content.
-			if err := lw.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.ChecksumOption(false)); err != nil {
-				return nil, err
-			}
-		}
-		defer lz4Writers.Put(lw)
-		lw.Reset(out)
-		return finish(lw, out, src)
-	case Zstd:
-		zw, _ := zstdWriters.Get().(*zstd.Encoder)
-		if zw == nil {
-			var err error
-			zw, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithZeroFrames(true))
-			if err != nil {
-				return nil, err
-			}
-		}
-		defer zstdWriters.Put(zw)
-		return zw.EncodeAll(src, dst), nil
-	default:
-		return nil, fmt.Errorf("unknown compression codec %d", int8(c))
+	out := &capped{b: dst, most: math.MaxInt}
+	w, release, err := compressor(c, out)
+	if err != nil {
+		return nil, err
 	}
-}
-
-func finish(w io.WriteCloser, out *bytes.Buffer, src []byte) ([]byte, error) {
+	defer release()
 	if _, err := w.Write(src); err != nil {
 		return nil, err
 	}
 	if err := w.Close(); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), nil
+	return out.b, nil
+}
+
+// compressor returns a writer that passes what it is given on to out, compressed; all of it once it is closed. release gives its
+// resources back; after that the writer must not be used.
+func compressor(c Codec, out io.Writer) (io.WriteCloser, func(), error) {
+	switch c {
+	case None:
+		return asIs{out}, func() {}, nil
+	case Gzip:
+		zw := gzipWriters.Get().(*gzip.Writer)
+		zw.Reset(out)
+		return zw, func() { zw.Reset(nil); gzipWriters.Put(zw) }, nil
+	case Snappy:
+		return &snappyWriter{out: out}, func() {}, nil
+	case LZ4:
+		lw, _ := lz4Writers.Get().(*lz4.Writer)
+		if lw == nil {
+			lw = lz4.NewWriter(nil)
+			// What the Java client writes: 64 KiB independent blocks, no checksum of the content.
+			if err := lw.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.ChecksumOption(false)); err != nil {
+				return nil, nil, err
+			}
+		}
+		lw.Reset(out)
+		return lw, func() { lw.Reset(nil); lz4Writers.Put(lw) }, nil
+	case Zstd:
+		zw, _ := zstdWriters.Get().(*zstd.Encoder)
+		if zw == nil {
+			var err error
+			// Concurrency 1 encodes on the caller's goroutine, as for decoders. The window is that of the reference encoder's
+			// default level.
+			zw, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithZeroFrames(true), zstd.WithWindowSize(zstdWindow),
+				zstd.WithLowerEncoderMem(true))
+			if err != nil {
+				return nil, nil, err
+			}
+		}
+		zw.Reset(out)
+		return zw, func() { zw.Reset(nil); zstdWriters.Put(zw) }, nil
+	default:
+		return nil, nil, fmt.Errorf("unknown compression codec %d", int8(c))
+	}
+}
+
+// zstdWindow is how far back the encoder looks for what repeats.
+const zstdWindow = 2 << 20
+
+// asIs is the codec None.
+type asIs struct{ io.Writer }
+
+func (asIs) Close() error { return nil }
+
+// capped collects what is written, up to most bytes.
+type capped struct {
+	b    []byte
+	most int
+}
+
+func (c *capped) Write(p []byte) (int, error) {
+	if len(p) > c.most-len(c.b) {
+		return 0, fmt.Errorf("%w: more than %d bytes", ErrTooLarge, c.most)
+	}
+	c.b = append(c.b, p...)
+	return len(p), nil
 }
 
 // Snappy comes in two forms: the frames of snappy-java ("xerial"), which the Java client, librdkafka and franz-go write,
@@ -235,17 +265,47 @@ func (r *snappyReader) next() error {
 	return nil
 }
 
-func appendSnappy(dst, src []byte) []byte {
-	dst = append(dst, xerialMagic...)
-	dst = binary.BigEndian.AppendUint32(dst, 1) // version
-	dst = binary.BigEndian.AppendUint32(dst, 1) // oldest version that can read it
-	scratch := make([]byte, s2.MaxEncodedLen(min(len(src), xerialBlock)))
-	for len(src) > 0 {
-		n := min(len(src), xerialBlock)
-		block := s2.EncodeSnappy(scratch, src[:n])
-		dst = binary.BigEndian.AppendUint32(dst, uint32(len(block)))
-		dst = append(dst, block...)
-		src = src[n:]
+// snappyWriter writes frames of blocks.
+type snappyWriter struct {
+	out     io.Writer
+	begun   bool
+	block   []byte // not yet written
+	scratch []byte
+}
+
+// Write implements io.Writer.
+func (w *snappyWriter) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 {
+		take := min(len(p), xerialBlock-len(w.block))
+		w.block = append(w.block, p[:take]...)
+		p = p[take:]
+		if len(w.block) == xerialBlock {
+			if err := w.flush(); err != nil {
+				return 0, err
+			}
+		}
 	}
-	return dst
+	return n, nil
+}
+
+// Close writes what is left. It does not close what is beneath.
+func (w *snappyWriter) Close() error { return w.flush() }
+
+func (w *snappyWriter) flush() error {
+	w.scratch = w.scratch[:0]
+	if !w.begun {
+		w.begun = true
+		w.scratch = append(w.scratch, xerialMagic...)
+		w.scratch = binary.BigEndian.AppendUint32(w.scratch, 1) // version
+		w.scratch = binary.BigEndian.AppendUint32(w.scratch, 1) // oldest version that can read it
+	}
+	if len(w.block) > 0 {
+		block := s2.EncodeSnappy(nil, w.block)
+		w.scratch = binary.BigEndian.AppendUint32(w.scratch, uint32(len(block)))
+		w.scratch = append(w.scratch, block...)
+		w.block = w.block[:0]
+	}
+	_, err := w.out.Write(w.scratch)
+	return err
 }

@@ -174,7 +174,7 @@ func TestForeignCompressorsAreRead(t *testing.T) {
 	}{
 		"standard library's gzip": {Gzip, gz.Bytes()},
 		"bare snappy block":       {Snappy, s2.EncodeSnappy(nil, body)},
-		"concatenated xerial":     {Snappy, append(appendSnappy(nil, body[:1000]), appendSnappy(nil, body[1000:])...)},
+		"concatenated xerial":     {Snappy, append(compressed(t, Snappy, body[:1000]), compressed(t, Snappy, body[1000:])...)},
 	}
 	for name, c := range cases {
 		if got := all(t, rebody(plain, c.c, c.body)); !reflect.DeepEqual(got, want) {
@@ -338,7 +338,7 @@ func TestRecompressBetweenAllCodecs(t *testing.T) {
 		batch := build(t, from, want)
 		before := append([]byte{}, batch...)
 		for _, to := range codecs {
-			out, err := Recompress(batch, to, 16<<20)
+			out, err := Recompress(batch, to, 16<<20, 16<<20)
 			if err != nil {
 				t.Fatalf("%s to %s: %v", from, to, err)
 			}
@@ -353,7 +353,7 @@ func TestRecompressBetweenAllCodecs(t *testing.T) {
 		if !bytes.Equal(before, batch) {
 			t.Fatalf("%s: the source changed", from)
 		}
-		if _, err := Recompress(batch, Gzip, 1000); !errors.Is(err, ErrTooLarge) {
+		if _, err := Recompress(batch, Gzip, 1000, 16<<20); !errors.Is(err, ErrTooLarge) {
 			t.Fatalf("%s: %v", from, err)
 		}
 	}
@@ -403,7 +403,7 @@ func TestHostileLengthsCostNothing(t *testing.T) {
 		cases = append(cases, hostile{c.String() + " record length", rebody(plain, c, body), little})
 	}
 	bare := append(binary.AppendUvarint(nil, 1<<31), "abc"...)
-	framed := append(appendSnappy(nil, nil), 0x7f, 0xff, 0xff, 0xff, 'a')
+	framed := append(compressed(t, Snappy, nil), 0x7f, 0xff, 0xff, 0xff, 'a')
 	// A zstd frame with a window descriptor of 2 GiB, and one of 32 MiB that is allowed, before a raw block of 5 bytes.
 	window := func(d byte) []byte { return []byte{0x28, 0xb5, 0x2f, 0xfd, 0, d, 0x29, 0, 0, 1, 2, 3, 4, 5} }
 	cases = append(cases, hostile{"snappy block", rebody(plain, Snappy, bare), little}, hostile{"snappy frame", rebody(plain, Snappy, framed), little},

@@ -295,7 +295,7 @@ func (c *conn) answer(corr int32, payload net.Buffers) error {
 		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
-		short := s.responses.Load() > s.cfg.MaxResponseBytes/2
+		short := s.responses.Load() > s.cfg.MaxResponseBytes/2 || s.cfg.Pressed != nil && s.cfg.Pressed()
 		if !time.Now().Before(end) || short && n < int64(writeStep.Seconds()*float64(s.cfg.MinRate)) {
 			return &cutError{cutSlowReader, err}
 		}

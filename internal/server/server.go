@@ -70,6 +70,8 @@ type Config struct {
 	// MaxResponseBytes bounds the bytes of responses that clients have yet to read, of the node; default 256 MiB. From half of it
 	// on a client that reads slower than MinRate is cut within a second or two; beyond it, whoever gets a response is.
 	MaxResponseBytes int64
+	// Pressed says that the handler's requests wait for memory which responses hold, as half of MaxResponseBytes does; nil: never.
+	Pressed func() bool
 	// FirstTimeout bounds how long a new connection may say nothing; default 1 min.
 	FirstTimeout time.Duration
 	// IdleTimeout closes a connection that sends nothing while nothing is being answered; default 10 min, Kafka's

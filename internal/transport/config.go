@@ -80,6 +80,11 @@ type Config struct {
 	// KeepaliveTime is how long a connection may be silent before the client side probes it (gRPC allows no less than
 	// 10 s), KeepaliveTimeout how long the answer may take. The server probes after half of KeepaliveTime. Default 10 s, 5 s.
 	KeepaliveTime, KeepaliveTimeout time.Duration
+	// MaxConnections and MaxConnectionsPerAddr bound the connections that the server takes, in all and from one address; more are
+	// closed at once. Default 256 and 64.
+	MaxConnections, MaxConnectionsPerAddr int
+	// IdleTimeout is how long the server keeps a connection without streams or calls. Default 2 min.
+	IdleTimeout time.Duration
 	// CloseTimeout bounds how long Server.Close waits for calls in flight before it cuts them off. Default 2 s.
 	CloseTimeout time.Duration
 }
@@ -137,6 +142,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.BackoffMax, 2*time.Second)
 	setDefault(&c.KeepaliveTime, 10*time.Second)
 	setDefault(&c.KeepaliveTimeout, 5*time.Second)
+	setDefault(&c.MaxConnections, 256)
+	setDefault(&c.MaxConnectionsPerAddr, 64)
+	setDefault(&c.IdleTimeout, 2*time.Minute)
 	setDefault(&c.CloseTimeout, 2*time.Second)
 	c.FrameBytes = min(c.FrameBytes, MaxBodyBytes)
 	return c

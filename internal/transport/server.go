@@ -15,6 +15,7 @@ import (
 	grpcpeer "google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
+	"github.com/chronik-go/chronik/internal/netlimit"
 	"github.com/chronik-go/chronik/internal/transport/peerpb"
 )
 
@@ -66,6 +67,10 @@ func NewServer(cfg Config, h Handler) (*Server, error) {
 		slots:    make(map[slotKey]*slot),
 		served:   make(chan struct{}),
 	}
+	s.listener = netlimit.New(lis, netlimit.Config{Total: cfg.MaxConnections, PerAddr: cfg.MaxConnectionsPerAddr,
+		Refused: func(remote net.Addr, reason string) {
+			s.refusals.warn("connections/"+reason, "refused a connection to the peer port", "remote", remote.String(), "reason", reason)
+		}})
 	s.grpc = grpc.NewServer(
 		grpc.Creds(cfg.ServerCredentials),
 		grpc.MaxRecvMsgSize(MaxFrameBytes), grpc.MaxSendMsgSize(MaxFrameBytes),
@@ -74,8 +79,8 @@ func NewServer(cfg Config, h Handler) (*Server, error) {
 		grpc.MaxConcurrentStreams(maxPeerStreams),
 		grpc.ConnectionTimeout(cfg.DialTimeout),
 		grpc.WaitForHandlers(true),
-		// No MaxConnectionAge or Idle: streams live as long as the nodes do.
-		grpc.KeepaliveParams(keepalive.ServerParameters{
+		// No MaxConnectionAge: streams live as long as the nodes do. A stranger that opens none is not kept.
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: cfg.IdleTimeout,
 			Time: cfg.KeepaliveTime / serverPingFraction, Timeout: cfg.KeepaliveTimeout}),
 		// Clients probe every KeepaliveTime; with the default policy (five minutes) the server would close on them.
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net/http"
 	"os"
@@ -303,4 +304,20 @@ func untouched(t *testing.T, dir string, fn func()) {
 	if after := tree(t, dir); after != before {
 		t.Errorf("the directory was changed. Before:\n%safter:\n%s", before, after)
 	}
+}
+
+// metrics is what the server's admin address shows now.
+func (s *server) metrics(t *testing.T) string {
+	t.Helper()
+	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	res, err := client.Get("http://" + s.admin + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

@@ -1,0 +1,214 @@
+package badinput
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/config"
+	"github.com/chronik-go/chronik/internal/record"
+	"github.com/chronik-go/chronik/test/harness"
+)
+
+// flooded is how long each kind of flood lasts at least.
+const flooded = 6 * time.Second
+
+// flood runs attackers, many of each kind at a time, each again and again until the time is over.
+type flood struct {
+	t    *testing.T
+	addr string
+	end  time.Time
+	wg   sync.WaitGroup
+
+	mu   sync.Mutex
+	done map[string]int // attacks carried out, by kind
+}
+
+func (f *flood) attack(kind string, attackers int, once func(c net.Conn) bool) {
+	for range attackers {
+		f.wg.Go(func() {
+			for time.Now().Before(f.end) {
+				c, err := net.DialTimeout("tcp", f.addr, time.Second)
+				if err != nil {
+					continue // refused: that is one of the things it may do
+				}
+				_ = c.SetDeadline(f.end) // a plain TCP connection takes one
+				if once(c) {
+					f.mu.Lock()
+					f.done[kind]++
+					f.mu.Unlock()
+				}
+				c.Close()
+			}
+		})
+	}
+}
+
+// idle holds a connection for some time, and reads nothing.
+func (f *flood) idle(net.Conn) {
+	time.Sleep(time.Until(f.end)) // it is what such a client does
+}
+
+// bombOf is a batch of a record that decompresses to so many bytes, for a topic that wants it opened.
+func bombOf(t *testing.T, codec record.Codec, size int) []byte {
+	t.Helper()
+	b := record.NewBuilder()
+	b.Codec = codec
+	b.Add(time.Now().UnixMilli(), []byte("k"), make([]byte, size))
+	out, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestMemoryStaysWithinItsLimit floods a server that is given little memory with all that costs some: connections that stall,
+// large frames, requests that are large once decoded, answers that nobody reads, batches that are small and become large. Its
+// memory stays within the limit, it stays up, and afterwards it serves as before.
+func TestMemoryStaysWithinItsLimit(t *testing.T) {
+	const limit = config.MinMemory
+	args := alone(t, filepath.Join(t.TempDir(), "data"), "--memory-limit", config.FormatBytes(limit), "--num-partitions", "1")
+	s := &target{server: start(t, args...), addr: flagOf(args, "--kafka-addr")}
+	s.awaitReady(t)
+	s.unharmed(t)
+	s.createTopic(t, "bulk", 64, nil)
+	s.createTopic(t, "opened", 1, map[string]string{"compression.type": "lz4"})
+	s.createTopic(t, "timed", 1, map[string]string{"message.timestamp.before.max.ms": "3600000"})
+	load := batch(t, record.None, 60_000) // 1 MB
+	for p := range int32(64) {
+		s.produces(t, "load", "bulk", p, -1, load, nil)
+	}
+	var bombs [][]byte
+	for _, c := range []record.Codec{record.Gzip, record.Snappy, record.LZ4, record.Zstd} {
+		for _, topic := range []string{"opened", "timed"} {
+			bombs = append(bombs, kmsg.NewRequestFormatter().AppendRequest(nil, produceRequest(topic, 0, -1, bombOf(t, c, 15<<20)), 77))
+		}
+	}
+
+	f := &flood{t: t, addr: s.addr, end: time.Now().Add(flooded), done: map[string]int{}}
+	half := request(3, 1, false, make([]byte, 1000))
+	f.attack("half a request", 200, func(c net.Conn) bool {
+		_, err := c.Write(half[:500])
+		f.idle(c)
+		return err == nil
+	})
+	large := request(0, 9, true, append([]byte{0, 0xff, 0xff, 0, 0, 0x75, 0x30, 2, 7, 'o', 't', 'h', 'e', 'r', 's', 2, 0, 0, 0, 0, 0x81, 0x80, 0x80, 0x08}, make([]byte, 16<<20)...))
+	f.attack("a frame of 16 MiB", 8, func(c net.Conn) bool {
+		n, _ := c.Write(large)
+		if n == len(large) {
+			_, _ = answer(c, 77)
+		}
+		return n == len(large)
+	})
+	elements := request(3, 1, false, append(binary.BigEndian.AppendUint32(nil, 200_000), make([]byte, 2*200_000)...))
+	f.attack("200,000 elements", 20, func(c net.Conn) bool {
+		_, err := c.Write(elements)
+		f.idle(c)
+		return err == nil
+	})
+	fetch := kmsg.NewPtrFetchRequest()
+	fetch.SetVersion(11)
+	fetch.MaxBytes, fetch.MinBytes, fetch.SessionEpoch = 64<<20, 1, -1
+	ft := kmsg.NewFetchRequestTopic()
+	ft.Topic = "bulk"
+	for p := range int32(64) {
+		fp := kmsg.NewFetchRequestTopicPartition()
+		fp.Partition, fp.PartitionMaxBytes, fp.CurrentLeaderEpoch = p, 1<<20, -1
+		ft.Partitions = append(ft.Partitions, fp)
+	}
+	fetch.Topics = append(fetch.Topics, ft)
+	fetches := kmsg.NewRequestFormatter().AppendRequest(nil, fetch, 77)
+	f.attack("a fetch that nobody reads", 60, func(c net.Conn) bool {
+		_, err := c.Write(bytes.Repeat(fetches, 16))
+		f.idle(c)
+		return err == nil
+	})
+	metadata := kmsg.NewPtrMetadataRequest()
+	metadata.SetVersion(1)
+	for i := range 3000 { // an answer of some hundred KiB
+		mt := kmsg.NewMetadataRequestTopic()
+		mt.Topic = kmsg.StringPtr(fmt.Sprintf("there is no such topic, %d", i))
+		metadata.Topics = append(metadata.Topics, mt, mt)
+	}
+	metadatas := kmsg.NewRequestFormatter().AppendRequest(nil, metadata, 77)
+	f.attack("metadata that nobody reads", 60, func(c net.Conn) bool {
+		_, err := c.Write(bytes.Repeat(metadatas, 16))
+		f.idle(c)
+		return err == nil
+	})
+	n := 0
+	var mu sync.Mutex
+	f.attack("a bomb", 16, func(c net.Conn) bool {
+		mu.Lock()
+		b := bombs[n%len(bombs)]
+		n++
+		mu.Unlock()
+		_, err := c.Write(b)
+		if err == nil {
+			_, _ = answer(c, 77)
+		}
+		return err == nil
+	})
+	f.attack("a connection of the rest", 600, func(c net.Conn) bool {
+		f.idle(c)
+		return true
+	})
+	f.wg.Wait()
+
+	u, err := harness.UsageOf(s.cmd.Process.Pid)
+	if err != nil {
+		t.Fatalf("the server is gone: %v\n%s", err, &s.errs)
+	}
+	t.Logf("memory %d MiB, at most %d of %d MiB; %v", u.RSS>>20, u.PeakRSS>>20, limit>>20, f.done)
+	if u.PeakRSS > limit {
+		t.Errorf("the server used %d MiB of the %d it was given", u.PeakRSS>>20, limit>>20)
+	}
+	for _, kind := range []string{"half a request", "a frame of 16 MiB", "200,000 elements", "a fetch that nobody reads", "metadata that nobody reads", "a bomb", "a connection of the rest"} {
+		if f.done[kind] == 0 {
+			t.Errorf("nothing was tested with %s", kind)
+		}
+	}
+	s.unharmed(t)
+	metrics := s.metrics(t)
+	for _, name := range []string{"chronik_server_connections_cut_total", "chronik_server_connections_refused_total", "chronik_server_connections_per_address_peak"} {
+		if !strings.Contains(metrics, name) {
+			t.Errorf("no metric %s", name)
+		}
+	}
+	for line := range strings.Lines(metrics) {
+		if line == "chronik_server_connections_cut_total{reason=\"answer not read\"} 0\n" {
+			t.Error("nobody was cut for not reading: answers were not held up")
+		}
+		if strings.HasPrefix(line, "chronik_server_connections_") || strings.HasPrefix(line, "chronik_server_re") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
+	s.terminate(t)
+}
+
+func (s *target) createTopic(t *testing.T, name string, partitions int32, configs map[string]string) {
+	t.Helper()
+	req := kmsg.NewPtrCreateTopicsRequest()
+	req.SetVersion(5)
+	req.TimeoutMillis = 10_000
+	ct := kmsg.NewCreateTopicsRequestTopic()
+	ct.Topic, ct.NumPartitions, ct.ReplicationFactor = name, partitions, 1
+	for k, v := range configs {
+		c := kmsg.NewCreateTopicsRequestTopicConfig()
+		c.Name, c.Value = k, kmsg.StringPtr(v)
+		ct.Configs = append(ct.Configs, c)
+	}
+	req.Topics = append(req.Topics, ct)
+	resp := s.ask(t, req).(*kmsg.CreateTopicsResponse)
+	if len(resp.Topics) != 1 || resp.Topics[0].ErrorCode != 0 {
+		t.Fatal(fmt.Sprintf("creating %s: %+v", name, resp.Topics))
+	}
+}
