@@ -326,6 +326,12 @@ func wantError(t *testing.T, err error, parts ...string) {
 
 // onDisk puts the node's data on the operating system's disk.
 func (n *testNode) onDisk(dir string) *testNode {
+	// The directory may have been made after the node, and then goes before it: stop it first.
+	n.t.Cleanup(func() {
+		if n.Node != nil {
+			n.stop()
+		}
+	})
 	n.fs, n.cfg.DataDir = vfs.OS{}, filepath.Join(dir, filepath.Base(n.cfg.DataDir))
 	return n
 }
