@@ -50,6 +50,9 @@ func handleDeleteTopics(b *Broker, ctx context.Context, rc *RequestContext, r km
 		out := kmsg.NewDeleteTopicsResponseTopic()
 		out.Topic, out.TopicID = t.Topic, t.TopicID
 		err := checkDelete(t, dup[i], disabled, rc.Version)
+		if err == nil && internalTopic(img, t) {
+			err = coded(kerr.InvalidTopicException, "The topic is internal: what groups have committed is in it, and deleting it is prohibited.")
+		}
 		if err != nil {
 			out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
 		} else {
@@ -84,6 +87,14 @@ func handleDeleteTopics(b *Broker, ctx context.Context, rc *RequestContext, r km
 		b.awaitImages(ctx, index)
 	}
 	return resp, nil
+}
+
+func internalTopic(img *metadata.Image, t *kmsg.DeleteTopicsRequestTopic) bool {
+	known := img.TopicsByID[t.TopicID]
+	if t.Topic != nil {
+		known = img.Topics[*t.Topic]
+	}
+	return known != nil && known.Internal
 }
 
 func checkDelete(t *kmsg.DeleteTopicsRequestTopic, duplicate, disabled bool, version int16) error {

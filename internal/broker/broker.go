@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/group"
 )
 
 // ListenerConfig is what requests of one listener see.
@@ -35,6 +37,10 @@ type Config struct {
 	Registerer prometheus.Registerer
 	// DataDir is what DescribeLogDirs tells of; nil: its answer is an error.
 	DataDir DataDir
+	// Groups coordinates the groups whose partitions of __consumer_offsets this node leads; nil: groups are not served.
+	Groups *group.Coordinator
+	// OffsetsTopic says how __consumer_offsets is to be created.
+	OffsetsTopic OffsetsTopic
 	// Quorum returns the local replica of the metadata group, nil while there is none.
 	Quorum func() Quorum
 	// Listeners by the name that the server gives Connect; a name that is missing is an ordinary listener.
@@ -80,6 +86,7 @@ type RequestContext struct {
 	FromPeer bool
 	// Received is when the frame was complete.
 	Received time.Time
+	client   string // address of the client that a peer asks for
 	conn     *conn
 	held     int64 // of Broker.answers
 }
@@ -100,6 +107,7 @@ type Broker struct {
 	decoded      memory // of large requests
 	answers      memory // of large answers other than records
 	producerIDs  producerIDs
+	proxied      atomic.Int32 // requests of groups that wait at other nodes
 }
 
 // New checks cfg, sets defaults and registers metrics.

@@ -7,6 +7,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 
 	"github.com/chronik-go/chronik/internal/controller"
+	"github.com/chronik-go/chronik/internal/group"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/partition"
 )
@@ -69,6 +70,25 @@ var codes = []struct {
 	// Never NOT_CONTROLLER: any node takes an admin request, so another node would be no better.
 	{controller.ErrNoLeader, kerr.RequestTimedOut},
 	{controller.ErrClosed, kerr.RequestTimedOut},
+
+	{group.ErrNotCoordinator, kerr.NotCoordinator},
+	{group.ErrLoading, kerr.CoordinatorLoadInProgress},
+	{group.ErrNotAvailable, kerr.CoordinatorNotAvailable},
+	{group.ErrInvalidGroupID, kerr.InvalidGroupID},
+	{group.ErrUnknownMember, kerr.UnknownMemberID},
+	{group.ErrIllegalGeneration, kerr.IllegalGeneration},
+	{group.ErrInconsistentProtocol, kerr.InconsistentGroupProtocol},
+	{group.ErrInvalidSessionTimeout, kerr.InvalidSessionTimeout},
+	{group.ErrRebalanceInProgress, kerr.RebalanceInProgress},
+	{group.ErrMemberIDRequired, kerr.MemberIDRequired},
+	{group.ErrFencedInstance, kerr.FencedInstanceID},
+	{group.ErrGroupFull, kerr.GroupMaxSizeReached},
+	{group.ErrMetadataTooLarge, kerr.OffsetMetadataTooLarge},
+	{group.ErrCommitTooLarge, kerr.InvalidCommitOffsetSize},
+	{group.ErrGroupTooLarge, kerr.UnknownServerError},
+	{group.ErrGroupNotFound, kerr.GroupIDNotFound},
+	{group.ErrNonEmptyGroup, kerr.NonEmptyGroup},
+	{group.ErrSubscribed, kerr.GroupSubscribedToTopic},
 
 	{multiraft.ErrNotLeader, kerr.NotLeaderForPartition},
 	// Certainly not in the log. NOT_ENOUGH_REPLICAS is what clients retry without a metadata storm.

@@ -17,6 +17,9 @@ const (
 	MethodProduce uint16 = 0x0b00
 	// MethodRequest is a whole Kafka request, on behalf of a client in one-address mode.
 	MethodRequest uint16 = 0x0b01
+	// MethodRequestAs is MethodRequest with the client's id and address before it: for groups, whose members are told apart by
+	// them.
+	MethodRequestAs uint16 = 0x0b02
 )
 
 // A forwarded batch: format, group, leader epoch, connection, incarnation of the route, batch. Big endian.

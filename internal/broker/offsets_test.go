@@ -245,9 +245,6 @@ func TestFindCoordinatorGroupsRetryTransactionsFail(t *testing.T) {
 					continue // v0 has no key type
 				}
 			}
-			if typ == 2 && v >= 6 {
-				code = 15 // share groups, known from v6
-			}
 			req := kmsg.NewPtrFindCoordinatorRequest()
 			req.CoordinatorType = typ
 			req.CoordinatorKey = "g"

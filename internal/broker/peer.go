@@ -8,14 +8,19 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// In one-address mode, and for DeleteRecords in any, this node asks others on its clients' behalf: a whole Kafka request goes
+// In one-address mode, and for a few APIs in any, this node asks others on its clients' behalf: a whole Kafka request goes
 // over transport's Call, is answered there as if by an ordinary listener, and never goes a second hop.
 
 // askPeer sends req to a node and returns its answer.
 func (b *Broker) askPeer(ctx context.Context, node int32, req kmsg.Request) (kmsg.Response, error) {
-	body := binary.BigEndian.AppendUint16(nil, uint16(req.Key()))
+	return b.call(ctx, node, MethodRequest, nil, req)
+}
+
+// call sends req, with what goes before it, and takes the answer.
+func (b *Broker) call(ctx context.Context, node int32, method uint16, body []byte, req kmsg.Request) (kmsg.Response, error) {
+	body = binary.BigEndian.AppendUint16(body, uint16(req.Key()))
 	body = binary.BigEndian.AppendUint16(body, uint16(req.GetVersion()))
-	answer, err := b.cfg.Forwarder.Call(ctx, node, MethodRequest, req.AppendTo(body))
+	answer, err := b.cfg.Forwarder.Call(ctx, node, method, req.AppendTo(body))
 	if err != nil {
 		return nil, fmt.Errorf("asking node %d: %w", node, err)
 	}
@@ -38,9 +43,17 @@ func decodeAnswer(resp kmsg.Response, version int16, b []byte) (kmsg.Response, e
 	return resp, nil
 }
 
-// HandleCall answers another node's MethodRequest.
+// HandleCall answers another node's MethodRequest or MethodRequestAs.
 func (b *Broker) HandleCall(ctx context.Context, from int32, method uint16, body []byte) ([]byte, error) {
-	if method != MethodRequest {
+	rc := &RequestContext{Received: b.cfg.Clock.Now(), FromPeer: true}
+	switch method {
+	case MethodRequest:
+	case MethodRequestAs:
+		var err error
+		if body, err = takeClient(rc, body); err != nil {
+			return nil, err
+		}
+	default:
 		return nil, fmt.Errorf("broker: no call method %#x", method)
 	}
 	if len(body) < 4 {
@@ -51,6 +64,8 @@ func (b *Broker) HandleCall(ctx context.Context, from int32, method uint16, body
 	switch key {
 	case int16(kmsg.Fetch), int16(kmsg.ListOffsets), int16(kmsg.OffsetForLeaderEpoch), int16(kmsg.DeleteRecords),
 		int16(kmsg.DescribeQuorum), int16(kmsg.DescribeProducers):
+	case int16(kmsg.JoinGroup), int16(kmsg.SyncGroup), int16(kmsg.Heartbeat), int16(kmsg.LeaveGroup), int16(kmsg.OffsetCommit),
+		int16(kmsg.OffsetFetch), int16(kmsg.DescribeGroups), int16(kmsg.ListGroups), int16(kmsg.DeleteGroups), int16(kmsg.OffsetDelete):
 	default:
 		a = nil
 	}
@@ -65,7 +80,7 @@ func (b *Broker) HandleCall(ctx context.Context, from int32, method uint16, body
 	if err := req.ReadFrom(body[4:]); err != nil {
 		return nil, err
 	}
-	rc := &RequestContext{Key: key, Version: version, Received: b.cfg.Clock.Now(), FromPeer: true}
+	rc.Key, rc.Version = key, version
 	defer b.keep(rc, 0)
 	resp, err := a.handle(b, ctx, rc, req)
 	if err != nil {

@@ -94,10 +94,6 @@ func (c *Coordinator) List(states, types []string) ([]Listed, error) {
 
 // Delete removes a group without members, and its offsets.
 func (c *Coordinator) Delete(id string, done func(error)) {
-	if id == "" {
-		done(ErrInvalidGroupID)
-		return
-	}
 	c.with(id, done, func(s *shard) {
 		g, err := s.find(id)
 		if err == nil && !g.classic.deletable() {

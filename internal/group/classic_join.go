@@ -41,8 +41,8 @@ type JoinedMember struct {
 // newMemberTimeout is how long somebody who joins for the first time is waited for; nothing else says that it has gone.
 const newMemberTimeout = 5 * time.Minute
 
-// Join takes a member in. done is called when the generation begins, or with an error; a result has the member's id, if there
-// is one, in either case.
+// Join takes a member in. done is called when the generation begins, or with an error; the group's errors come with the
+// member's id.
 func (c *Coordinator) Join(req JoinRequest, done func(JoinResult, error)) {
 	fail := func(err error) { done(JoinResult{Member: req.Member, Generation: -1}, err) }
 	set := &c.cfg.Settings
@@ -64,7 +64,7 @@ func (c *Coordinator) Join(req JoinRequest, done func(JoinResult, error)) {
 		protocols[i] = Protocol{p.Name, bytes.Clone(p.Metadata)}
 	}
 	req.Protocols = protocols
-	c.with(req.Group, fail, func(s *shard) {
+	c.with(req.Group, func(err error) { done(JoinResult{Generation: -1}, err) }, func(s *shard) {
 		if err := s.joinGroup(&req, done); err != nil {
 			s.reply(func() { fail(err) })
 		}

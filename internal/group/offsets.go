@@ -233,6 +233,10 @@ func (g *group) sortedOffsets() []topicPartition {
 // for each partition.
 func (c *Coordinator) DeleteOffsets(id string, partitions []Partition, done func(each []error, err error)) {
 	fail := func(err error) { done(nil, err) }
+	if id == "" {
+		fail(ErrInvalidGroupID)
+		return
+	}
 	c.with(id, fail, func(s *shard) {
 		g, err := s.find(id)
 		if err == nil {
@@ -292,7 +296,6 @@ func (s *shard) bury(g *group, gone []topicPartition, done func(error)) {
 		if err != nil {
 			err = appendError(err, ErrNotAvailable)
 		}
-		s.forget(g)
 		s.reply(func() { done(err) })
 	}, func(err error) { done(lostError(err)) })
 }

@@ -221,6 +221,16 @@ func TestDeleteOffsets(t *testing.T) {
 	if got := w.fetch("g"); len(got) != 2 || got[0].Topic != "u" {
 		t.Errorf("%+v", got)
 	}
+	c := &call[[]error]{t: t, what: "delete offsets"}
+	w.lead().DeleteOffsets("", nil, c.done)
+	c.is(ErrInvalidGroupID)
+	// The last offset does not take the group with it.
+	w3 := newWorld(t, 1)
+	w3.commit(outside(at("t", 0, 1))).ok()
+	w3.deleteOffsets(Partition{"t", 0}).ok()
+	w3.deleteOffsets(Partition{"t", 0}).ok()
+	w3.clock.Advance(11 * time.Minute)
+	w3.describe("g").is(ErrGroupNotFound)
 	w2 := newWorld(t, 1)
 	w2.stable(1, func(r *JoinRequest) { r.ProtocolType = "connect" })
 	w2.deleteOffsets(Partition{"t", 0}).is(ErrNonEmptyGroup)
@@ -228,7 +238,7 @@ func TestDeleteOffsets(t *testing.T) {
 
 func TestDeleteGroup(t *testing.T) {
 	w := newWorld(t, 2)
-	w.delete("").is(ErrInvalidGroupID)
+	w.delete("").is(ErrGroupNotFound)
 	w.delete("g").is(ErrGroupNotFound)
 	ids, _ := w.stable(1)
 	w.delete("g").is(ErrNonEmptyGroup)

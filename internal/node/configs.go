@@ -10,6 +10,7 @@ import (
 
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/controller"
+	"github.com/chronik-go/chronik/internal/group"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/record"
@@ -91,6 +92,9 @@ func (c *configs) build(set map[string]string, img *metadata.Image) partition.To
 		IndexIntervalBytes: t.IndexIntervalBytes, IndexBytes: int(t.SegmentIndexBytes),
 		RetentionBytes: t.RetentionBytes, RetentionAge: millis(t.RetentionMs),
 	})
+	if set["cleanup.policy"] == "compact" { // keeps what it has, however old
+		tc.Segment.RetentionBytes, tc.Segment.RetentionAge = -1, -1
+	}
 	tc.MaxMessageBytes = int(t.MaxMessageBytes)
 	tc.TimestampAfterMaxMs, tc.TimestampBeforeMaxMs = t.TimestampAfterMaxMs, t.TimestampBeforeMaxMs
 	tc.MinISR = int(t.MinInsyncReplicas)
@@ -155,8 +159,13 @@ func configRules(cfg *config.Node, image func() *metadata.Image) controller.Conf
 		return config.Topics
 	}
 	return controller.ConfigRules{
-		Validate: func(r controller.Resource, name, value string) error { return table(r).ValidateChange(name, value) },
-		IsList:   func(r controller.Resource, name string) bool { return table(r).IsList(name) },
+		Validate: func(r controller.Resource, name, value string) error {
+			if r.Type == controller.ResourceTopic && r.Name == group.Topic && name == "cleanup.policy" && value == "compact" {
+				return nil // what it is, and what it needs
+			}
+			return table(r).ValidateChange(name, value)
+		},
+		IsList: func(r controller.Resource, name string) bool { return table(r).IsList(name) },
 		Default: func(r controller.Resource, name string) string {
 			return table(r).Default(name, layers(cfg, static, image()))
 		},

@@ -16,6 +16,7 @@ import (
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/controller/bootstrap"
+	"github.com/chronik-go/chronik/internal/group"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/partition"
@@ -66,11 +67,12 @@ type CoreConfig struct {
 
 // Tuning changes limits that no setting of a node's does. Nil functions change nothing.
 type Tuning struct {
-	Groups     func(*multiraft.Config)
-	Metadata   func(*controller.MachineConfig)
-	Controller func(*controller.Config)
-	Partitions func(*partition.ManagerConfig)
-	Broker     func(*broker.Config)
+	Groups      func(*multiraft.Config)
+	Metadata    func(*controller.MachineConfig)
+	Controller  func(*controller.Config)
+	Partitions  func(*partition.ManagerConfig)
+	Broker      func(*broker.Config)
+	Coordinator func(*group.Config)
 	// Reserve replaces what is kept free on the disk, and the size of the file that holds a part of it; 0: as always.
 	Reserve, Ballast int64
 }
@@ -103,6 +105,8 @@ type Core struct {
 	replicas   *replicas
 	mover      *mover
 	replacer   *replacer
+	// coordinator is of groups; it is made before any group of raft runs.
+	coordinator *group.Coordinator
 
 	port   atomic.Int32 // Kafka port in force
 	ctx    context.Context
@@ -139,6 +143,9 @@ func OpenCore(ctx context.Context, env CoreConfig) (*Core, error) {
 	if err := c.openPartitions(); err != nil {
 		return nil, err
 	}
+	if err := c.openCoordinator(); err != nil {
+		return nil, err
+	}
 	if err := c.openBroker(); err != nil {
 		return nil, err
 	}
@@ -166,11 +173,8 @@ func (c *Core) openGroups() (err error) {
 		TickInterval:   tick,
 		ElectionTicks:  int(l.ElectionTimeout / tick),
 		HeartbeatTicks: max(1, int(l.HeartbeatInterval/tick)),
-		OnLeader: func(r *multiraft.Replica, st multiraft.Status) {
-			c.view.Observe(r, st)
-			c.mover.poke()
-		},
-		OnFence: c.fenced,
+		OnLeader:       c.leaderChanged,
+		OnFence:        c.fenced,
 	}))
 	return err
 }
@@ -219,6 +223,8 @@ func (c *Core) openBroker() (err error) {
 		AnswerBytes:      int(cfg.Limits.ResponseMemory),
 		DataDir:          dataDir{c.env.FS, cfg.DataDir},
 		Quorum:           c.quorum,
+		Groups:           c.coordinator,
+		OffsetsTopic:     c.offsetsTopic,
 	}))
 	return err
 }

@@ -70,13 +70,16 @@ func (r *replicas) reconcile(img *metadata.Image) {
 	}
 	slices.Sort(names)
 	// First what goes: a topic made again under an old name takes its place.
+	var gone []string
 	for _, name := range slices.Sorted(maps.Keys(r.seen)) {
 		old := r.seen[name]
 		if now := img.Topics[name]; now == nil || now.ID != old.ID {
 			r.drop(old)
 			delete(r.seen, name)
+			gone = append(gone, name)
 		}
 	}
+	r.core.coordinator.DropTopics(gone)
 	for _, name := range names {
 		topic := img.Topics[name]
 		if r.seen[name] != topic {

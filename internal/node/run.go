@@ -24,11 +24,13 @@ func (c *Core) Start() {
 	c.controller.Start()
 	c.tasks.Go(c.gossip)
 	c.tasks.Go(func() { c.space.watch(c.ctx) })
+	c.tasks.Go(func() { c.coordinator.Run(c.ctx) })
 	c.tasks.Go(c.scrub)
 	cancel := c.machine.Watch(func(*metadata.Image) {
 		c.view.ImageChanged()
 		c.replicas.poke()
 		c.mover.poke()
+		c.coordinator.Poke()
 	})
 	c.tasks.Go(func() { c.mover.run(c.ctx) })
 	c.tasks.Go(func() { c.replacer.run(c.ctx) })

@@ -1,0 +1,77 @@
+package broker
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/group"
+)
+
+// DescribeGroups (key 15), 0–6.
+//
+// v1  throttle time
+// v3  authorized operations (KIP-430)
+// v4  static members (KIP-345)
+// v5  flexible
+// v6  a group that is not there is error 69 with a message (KIP-1043); before it is "Dead", without an error
+
+func handleDescribeGroups(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
+	req := r.(*kmsg.DescribeGroupsRequest)
+	resp := kmsg.NewPtrDescribeGroupsResponse()
+	resp.Groups = make([]kmsg.DescribeGroupsResponseGroup, len(req.Groups))
+	var work []func()
+	for i, id := range req.Groups {
+		work = append(work, func() { b.describeGroup(ctx, rc, id, req.IncludeAuthorizedOperations, &resp.Groups[i]) })
+	}
+	inParallel(b.cfg.Clock, work, lookups)
+	return resp, nil
+}
+
+func (b *Broker) describeGroup(ctx context.Context, rc *RequestContext, id string, operations bool, out *kmsg.DescribeGroupsResponseGroup) {
+	out.Default()
+	out.Group, out.Members = id, []kmsg.DescribeGroupsResponseGroupMember{}
+	out.AuthorizedOperations = operationsNotAsked
+	node, err := b.coordinator(rc, id)
+	if err == nil && node >= 0 {
+		ask := kmsg.NewPtrDescribeGroupsRequest()
+		ask.SetVersion(rc.Version)
+		ask.Groups, ask.IncludeAuthorizedOperations = []string{id}, operations
+		var answer kmsg.Response
+		if answer, err = b.askCoordinator(ctx, rc, node, b.cfg.RequestTimeout, ask); err == nil {
+			if got := answer.(*kmsg.DescribeGroupsResponse); len(got.Groups) == 1 {
+				*out = got.Groups[0]
+				return
+			}
+			err = kerr.UnknownServerError
+		}
+	}
+	var d group.Description
+	if err == nil {
+		d, err = wait(b, ctx, b.cfg.RequestTimeout, func(done func(group.Description, error)) { b.cfg.Groups.Describe(id, done) })
+	}
+	if ErrorOf(err) == kerr.GroupIDNotFound {
+		out.State = group.Dead.String()
+		if rc.Version < 6 {
+			err = nil
+		} else {
+			err = coded(kerr.GroupIDNotFound, fmt.Sprintf("Group %s not found.", id))
+		}
+	}
+	if err != nil {
+		out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
+		return
+	}
+	if operations {
+		out.AuthorizedOperations = groupOperations
+	}
+	out.State, out.ProtocolType, out.Protocol = d.State.String(), d.ProtocolType, d.Protocol
+	for _, m := range d.Members {
+		om := kmsg.NewDescribeGroupsResponseGroupMember()
+		om.MemberID, om.InstanceID, om.ClientID, om.ClientHost = m.ID, m.Instance, m.ClientID, m.ClientHost
+		om.ProtocolMetadata, om.MemberAssignment = m.Metadata, m.Assignment
+		out.Members = append(out.Members, om)
+	}
+}

@@ -1,0 +1,163 @@
+package broker
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/controller"
+	"github.com/chronik-go/chronik/internal/group"
+)
+
+// What the APIs of groups share: finding the coordinator, and waiting for it.
+
+// OffsetsTopic is how __consumer_offsets is created: with so many partitions and replicas. ok is false while the cluster has
+// not got the nodes for them.
+type OffsetsTopic func() (partitions int32, replicas int16, configs map[string]string, ok bool)
+
+// wait calls start and waits until it has called done, within bound. Whoever is connected to a node that stops looks for the
+// next coordinator.
+func wait[T any](b *Broker, ctx context.Context, bound time.Duration, start func(done func(T, error))) (T, error) {
+	type outcome struct {
+		value T
+		err   error
+	}
+	ended := make(chan struct{})
+	o := &outcome{}
+	start(func(v T, err error) {
+		o.value, o.err = v, err
+		close(ended)
+	})
+	expired, stop := clock.After(b.cfg.Clock, bound)
+	defer stop()
+	var none T
+	switch clock.Select(b.cfg.Clock, ended, b.draining.ch, expired, ctx.Done()) {
+	case 0:
+		return o.value, o.err
+	case 1:
+		return none, group.ErrNotCoordinator
+	}
+	return none, group.ErrNotAvailable
+}
+
+// coordinator says who answers for a group on behalf of a client: this node (-1), or in one-address mode the node that
+// coordinates it.
+func (b *Broker) coordinator(rc *RequestContext, id string) (node int32, err error) {
+	if b.cfg.Groups == nil {
+		return -1, group.ErrNotAvailable
+	}
+	if !rc.Mode.OneAddress || rc.FromPeer {
+		return -1, nil
+	}
+	img := b.cfg.Cluster.Image()
+	t := img.Topics[group.Topic]
+	if t == nil || len(t.Partitions) == 0 {
+		return -1, group.ErrNotCoordinator
+	}
+	p := t.Partitions[group.PartitionOf(id, int32(len(t.Partitions)))]
+	switch node, _ := b.cfg.Cluster.Leader(p.Group); {
+	case node == b.cfg.Cluster.NodeID():
+		return -1, nil
+	case node < 0:
+		return -1, group.ErrNotAvailable
+	default:
+		return node, nil
+	}
+}
+
+// maxProxied bounds the requests of groups that wait at other nodes on behalf of this one's clients: joins, most of them.
+const maxProxied = 4096
+
+// askCoordinator has another node answer a client's request. err is for the client.
+func (b *Broker) askCoordinator(ctx context.Context, rc *RequestContext, node int32, bound time.Duration, req kmsg.Request) (kmsg.Response, error) {
+	if b.proxied.Add(1) > maxProxied {
+		b.proxied.Add(-1)
+		return nil, group.ErrNotAvailable
+	}
+	defer b.proxied.Add(-1)
+	ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, bound)
+	defer cancel()
+	resp, err := wait(b, ctx, bound, func(done func(kmsg.Response, error)) {
+		g := clock.Group{Clock: b.cfg.Clock}
+		g.Go(func() { done(b.askPeerAs(ctx, rc, node, req)) })
+	})
+	if err != nil {
+		b.log.Debug("a group's coordinator did not answer", "node", node, "key", rc.Key, "error", err)
+		return nil, group.ErrNotCoordinator // the client asks who is now, and comes again
+	}
+	return resp, nil
+}
+
+// askPeerAs is askPeer, and tells the node who the client is.
+func (b *Broker) askPeerAs(ctx context.Context, rc *RequestContext, node int32, req kmsg.Request) (kmsg.Response, error) {
+	body := appendText(nil, clientID(rc))
+	body = appendText(body, clientHost(rc))
+	return b.call(ctx, node, MethodRequestAs, body, req)
+}
+
+// takeClient is what askPeerAs put before the request.
+func takeClient(rc *RequestContext, body []byte) ([]byte, error) {
+	id, body, err := takeText(body)
+	if err != nil {
+		return nil, err
+	}
+	rc.ClientID = &id
+	rc.client, body, err = takeText(body)
+	return body, err
+}
+
+func clientID(rc *RequestContext) string {
+	if rc.ClientID == nil {
+		return ""
+	}
+	return *rc.ClientID
+}
+
+// clientHost is the client's address as Kafka tells it.
+func clientHost(rc *RequestContext) string {
+	if rc.client != "" || rc.Remote == nil {
+		return rc.client
+	}
+	host, _, err := net.SplitHostPort(rc.Remote.String())
+	if err != nil {
+		host = rc.Remote.String()
+	}
+	return "/" + host
+}
+
+// ensureOffsetsTopic creates __consumer_offsets if it is missing.
+func (b *Broker) ensureOffsetsTopic(ctx context.Context) error {
+	if b.cfg.Groups == nil || b.cfg.OffsetsTopic == nil {
+		return coded(kerr.CoordinatorNotAvailable, "this node serves no groups")
+	}
+	if b.cfg.Cluster.Image().Topics[group.Topic] != nil {
+		return nil
+	}
+	partitions, replicas, configs, ok := b.cfg.OffsetsTopic()
+	if !ok {
+		return coded(kerr.CoordinatorNotAvailable, "the cluster has not got the nodes for "+group.Topic+" yet")
+	}
+	ask := []controller.NewTopic{{Name: group.Topic, Partitions: partitions, ReplicationFactor: replicas, Configs: configs}}
+	_, err := resultAt(b.cfg.Controller.CreateTopics(ctx, ask, false), 0)
+	if err != nil && ErrorOf(err) != kerr.TopicAlreadyExists {
+		b.log.Warn("the topic of groups could not be created; clients are told to try again", "topic", group.Topic, "error", err)
+		return coded(kerr.CoordinatorNotAvailable, err.Error())
+	}
+	_ = b.cfg.Cluster.Await(ctx, func() bool { return b.cfg.Cluster.Image().Topics[group.Topic] != nil })
+	return nil
+}
+
+// nullSince is a string's nullable form for versions that have null; below them it is empty.
+func nullSince(rc *RequestContext, since int16, s string) *string {
+	if rc.Version >= since && s == "" {
+		return nil
+	}
+	return &s
+}
+
+// groupOperations are all that can be done to a group, as authorized_operations has it.
+const groupOperations = 1<<3 | 1<<6 | 1<<8 | 1<<10 | 1<<11 // read, delete, describe, describe and alter configs

@@ -1,0 +1,74 @@
+package node
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/chronik-go/chronik/internal/group"
+	"github.com/chronik-go/chronik/internal/multiraft"
+)
+
+// openCoordinator makes the coordinator of the groups whose partitions this node comes to lead. What it is set to is Kafka's
+// broker configs, as they are when the node starts.
+func (c *Core) openCoordinator() (err error) {
+	c.coordinator, err = group.New(tuned(c.tune.Coordinator, group.Config{
+		Clock: c.env.Clock, Logger: c.log, NewID: uuid.NewString, Settings: c.groupSettings(),
+		Partitions: func() int32 {
+			if t := c.machine.Image().Topics[group.Topic]; t != nil {
+				return int32(len(t.Partitions))
+			}
+			return 0
+		},
+		Log: func(partition int32) (group.Log, bool) {
+			p, ok := c.manager.Lookup(group.Topic, partition)
+			if !ok {
+				return nil, false
+			}
+			return group.PartitionLog(p), true
+		},
+	}))
+	return err
+}
+
+// brokerInt is a broker config's value; the table has checked it.
+func (c *Core) brokerInt(name string) int64 {
+	n, err := strconv.ParseInt(layers(c.cfg, c.configs.static, c.machine.Image()).BrokerValue(name), 10, 64)
+	if err != nil {
+		c.log.Error("a broker config has no number", "name", name, "error", err)
+	}
+	return n
+}
+
+func (c *Core) groupSettings() group.Settings {
+	ms := func(name string) time.Duration { return time.Duration(c.brokerInt(name)) * time.Millisecond }
+	return group.Settings{
+		MinSessionTimeout: ms("group.min.session.timeout.ms"), MaxSessionTimeout: ms("group.max.session.timeout.ms"),
+		InitialRebalanceDelay: ms("group.initial.rebalance.delay.ms"), MaxGroupSize: int(c.brokerInt("group.max.size")),
+		MaxOffsetMetadata: int(c.brokerInt("offset.metadata.max.bytes")),
+		OffsetsRetention:  time.Duration(c.brokerInt("offsets.retention.minutes")) * time.Minute,
+		RetentionInterval: ms("offsets.retention.check.interval.ms"),
+	}
+}
+
+// offsetsTopic says how __consumer_offsets is created. A cluster that is still coming up would get too few replicas for good, so
+// it waits for as many nodes as it was started with.
+func (c *Core) offsetsTopic() (partitions int32, replicas int16, set map[string]string, ok bool) {
+	partitions, replicas = int32(c.brokerInt("offsets.topic.num.partitions")), int16(c.brokerInt("offsets.topic.replication.factor"))
+	registered := len(c.machine.Image().Nodes)
+	want := min(int(replicas), max(registered, len(c.cfg.Members())))
+	return partitions, int16(want), map[string]string{
+		"cleanup.policy": "compact", "compression.type": "producer",
+		"segment.bytes": strconv.FormatInt(c.brokerInt("offsets.topic.segment.bytes"), 10),
+	}, registered >= want
+}
+
+// leaderChanged is told of every replica's view of its leader.
+func (c *Core) leaderChanged(r *multiraft.Replica, st multiraft.Status) {
+	c.view.Observe(r, st)
+	c.mover.poke()
+	if r.Topic() == group.Topic {
+		c.coordinator.Poke()
+	}
+}
