@@ -89,11 +89,12 @@ type Manager struct {
 	mu          sync.Mutex
 	cond        sync.Cond
 	byGroup     map[uint64]*Partition
-	order       []*Partition // in the order opened
-	ready       []*Partition // have tasks
-	dirty       []*Partition // listed, oldest first
-	trash       []string     // directories of deleted partitions
-	slots       int          // staging slots free
+	leaving     map[uint64]bool // logs of deleted replicas that have yet to stop
+	order       []*Partition    // in the order opened
+	ready       []*Partition    // have tasks
+	dirty       []*Partition    // listed, oldest first
+	trash       []string        // directories of deleted partitions
+	slots       int             // staging slots free
 	slotWait    []*Partition
 	maintainAt  time.Time
 	proveAt     time.Time
@@ -130,6 +131,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 		inflating: make(chan struct{}, cfg.Limits.Inflating),
 		byName:    make(map[topicPartition]*Partition),
 		byGroup:   make(map[uint64]*Partition),
+		leaving:   make(map[uint64]bool),
 		slots:     cfg.Limits.Staging,
 	}
 	m.cond.L = &m.mu
@@ -248,6 +250,9 @@ func (m *Manager) drop(p *Partition) {
 func (m *Manager) Delete(group uint64) error {
 	m.mu.Lock()
 	p := m.byGroup[group]
+	if p != nil {
+		m.leaving[p.logID] = true
+	}
 	m.mu.Unlock()
 	if p == nil {
 		return nil
@@ -255,13 +260,29 @@ func (m *Manager) Delete(group uint64) error {
 	m.drop(p)
 	p.leading.Store(0)
 	p.wakeAll()
-	return m.cfg.Host.Unregister(p.topic, p.index, func() {
+	left := func() {
+		m.mu.Lock()
+		delete(m.leaving, p.logID)
+		m.mu.Unlock()
+	}
+	err := m.cfg.Host.Unregister(p.topic, p.index, func() {
+		left()
 		m.cfg.Host.Remove(p.logID, m.removed(p.logID, p.dir))
 	})
+	if err != nil {
+		left()
+	}
+	return err
 }
 
 // DeleteLog removes what a replica left that is not open here, by the id of its log: its log and its files.
 func (m *Manager) DeleteLog(log uint64) error {
+	m.mu.Lock()
+	leaving := m.leaving[log]
+	m.mu.Unlock()
+	if leaving {
+		return nil // its replica still runs on it, and takes it along
+	}
 	_, known, err := m.cfg.Host.Checkpoint(log)
 	if !known || err != nil {
 		return nil // nothing is there, or it is being removed
