@@ -142,7 +142,7 @@ func (r *replicas) open(topic *metadata.Topic) {
 		have, open := c.manager.Group(p.Group)
 		if open && (!held || have.ReplicaID() != rep.ID) {
 			c.log.Info("a replica goes", "topic", topic.Name, "partition", p.Index, "group", p.Group, "replica", have.ReplicaID())
-			if err := c.manager.Delete(p.Group); err != nil {
+			if err := r.delete(p.Group); err != nil {
 				c.log.Error("deleting a replica", "topic", topic.Name, "partition", p.Index, "error", err)
 				continue
 			}
@@ -170,10 +170,18 @@ func (r *replicas) drop(topic *metadata.Topic) {
 		if _, ok := r.core.manager.Group(p.Group); !ok {
 			continue
 		}
-		if err := r.core.manager.Delete(p.Group); err != nil {
+		if err := r.delete(p.Group); err != nil {
 			r.core.log.Error("deleting a partition", "topic", topic.Name, "partition", p.Index, "error", err)
 		}
 	}
+}
+
+// delete removes a replica's log and files. The metadata that says so goes into the log first: without it a restart would begin
+// at metadata that still has the replica, and once the removal's own record is gone with its file, the replica would be made
+// anew, without its votes (design rule 4).
+func (r *replicas) delete(group uint64) error {
+	r.core.machine.CheckpointNow()
+	return r.core.manager.Delete(group)
 }
 
 // orphans deletes what replicas have left in the log that went while this node was away. A log that the image does not know
@@ -196,6 +204,7 @@ func (r *replicas) orphans(img *metadata.Image) {
 		if held[g] {
 			continue
 		}
+		r.core.machine.CheckpointNow() // as in delete
 		if err := r.core.manager.DeleteLog(g); err != nil {
 			r.core.log.Error("deleting what a replica has left", "log", g, "error", err)
 		}

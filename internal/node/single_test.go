@@ -7,6 +7,10 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/metadata"
 )
 
 // A node alone serves, and has everything after it was closed and opened again.
@@ -44,6 +48,36 @@ func TestSingleNodeServesAndKeeps(t *testing.T) {
 	c = client(t, nodes)
 	if off := produce(t, c, "orders", 1, "one more"); off != 50 {
 		t.Errorf("the first record after the restart is at offset %d", off)
+	}
+}
+
+// What says that a topic is deleted is in the log's checkpoint of the metadata as soon as the topic's groups leave the log: a node
+// that restarts must not begin before it, and make them again (found by the simulator: a deleted group elected a second leader of
+// a term).
+func TestDeletionOutlivesTheGroupsLog(t *testing.T) {
+	n := newTestNode(t, 1)
+	n.start()
+	c := client(t, []*testNode{n})
+	createTopics(t, c, 1, 1, "short")
+	group := n.image().Topics["short"].Partitions[0].Group
+	req := kmsg.NewPtrDeleteTopicsRequest()
+	name := "short"
+	req.TimeoutMillis, req.TopicNames = 10000, []string{name}
+	topic := kmsg.NewDeleteTopicsRequestTopic()
+	topic.Topic = &name
+	req.Topics = append(req.Topics, topic)
+	if _, err := req.RequestWith(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	deleted := n.image().Index
+	for end := time.Now().Add(bound); ; time.Sleep(time.Millisecond) {
+		if n.wal.Group(group) == nil && n.wal.Group(metadata.MetadataGroup).Checkpoint().Index >= deleted {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("the group is there: %v; the metadata's checkpoint is at %d, the deletion at %d", n.wal.Group(group) != nil,
+				n.wal.Group(metadata.MetadataGroup).Checkpoint().Index, deleted)
+		}
 	}
 }
 
