@@ -43,6 +43,7 @@ type world struct {
 	admin       *admin
 	// made says which of the topics that stay have been created.
 	made       []bool
+	scripted   bool // commands write, not the model's clients
 	healed     bool // no more faults
 	ending     bool // no more new batches
 	counts     Counts
@@ -64,20 +65,30 @@ type noise struct {
 	unreportedLoss float64
 }
 
+// drawer gives different things chance of their own, all from one seed.
+func drawer(seed uint64) func(stream uint64) *rand.Rand {
+	return func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, stream)) }
+}
+
 func newWorld(o Options) *world {
-	seed := o.Seed
-	draw := func(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, stream)) }
+	draw := drawer(o.Seed)
+	set := drawSettings(draw(4))
+	if o.Bench {
+		set = benchSettings()
+	}
+	return newWorldOf(o, set, planFaults(draw(5), set, o.Bench))
+}
+
+// newWorldOf makes a cluster with these settings, for which this is planned.
+func newWorldOf(o Options, set settings, plan []event) *world {
+	seed, draw := o.Seed, drawer(o.Seed)
 	w := &world{
 		seed: seed, sched: draw(1), net: draw(2), rng: draw(3),
 		counts: Counts{}, trace: trace{sink: o.Trace},
 		noise: noise{unreportedLoss: 0.1},
 	}
 	w.scheduler.clk, w.scheduler.rng = clock.NewSim(epoch), w.sched
-	w.set = drawSettings(draw(4))
-	if o.Bench {
-		w.set = benchSettings()
-	}
-	w.plan = planFaults(draw(5), w.set, o.Bench)
+	w.set, w.plan = set, plan
 	w.model = newModel(w)
 	w.made = make([]bool, len(w.set.topics))
 	for id := int32(1); id <= int32(w.set.nodes); id++ {

@@ -1,0 +1,185 @@
+package sim
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+
+	"github.com/chronik-go/chronik/internal/sim"
+)
+
+// TestScenarios plays testdata/*.txt: a command, "----", and what it answers. Each file is a cluster's life, to be read from the top;
+// after a change that is meant, go test ./test/sim -run TestScenarios -rewrite writes the answers anew.
+//
+//	cluster nodes=3                        the cluster of this file
+//	topic NAME replicas=3                  a topic with one partition
+//	produce NODE TOPIC VALUE [id= epoch= seq=]
+//	fill NODE TOPIC count=100 bytes=1000   many records; answers the last offset
+//	read NODE TOPIC                        what that node's replica has committed
+//	status TOPIC   leader TOPIC            of every node; who leads
+//	run 500ms      equal TOPIC             let it live; until all replicas have committed the same
+//	isolate NODE   cut A B   heal          links
+//	kill NODE   power NODE   start NODE    processes and machines
+//	pause NODE  resume NODE  power-in NODE operations=5
+//	await NAME count=1                     something the simulator counts
+//	transfer TOPIC NODE   reassign TOPIC 1,2,4
+func TestScenarios(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		s := &scenario{t: t}
+		defer s.close()
+		datadriven.RunTest(t, path, s.play)
+	})
+}
+
+type scenario struct {
+	t      *testing.T
+	s      *sim.Script
+	broken [][2]int32 // links cut
+	alone  []int32    // nodes isolated
+}
+
+func (s *scenario) close() {
+	if s.s != nil {
+		s.s.Close()
+	}
+}
+
+func (s *scenario) play(t *testing.T, d *datadriven.TestData) string {
+	out, err := s.command(d)
+	lines := []string{}
+	if s.s != nil {
+		lines = s.s.Events()
+	}
+	if out != "" {
+		lines = append(lines, out)
+	}
+	if err != nil {
+		lines = append(lines, "error: "+err.Error())
+	}
+	if len(lines) == 0 {
+		return "ok"
+	}
+	return strings.Join(lines, "\n")
+}
+
+// arg is the n-th bare word after the command.
+func arg(d *datadriven.TestData, n int) string {
+	i := 0
+	for _, a := range d.CmdArgs {
+		if len(a.Vals) == 0 {
+			if i == n {
+				return a.Key
+			}
+			i++
+		}
+	}
+	d.Fatalf(nil, "%s needs %d words", d.Cmd, n+1)
+	return ""
+}
+
+func node(d *datadriven.TestData, n int) int32 { return number(arg(d, n)) }
+
+func number(s string) int32 {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil {
+		panic(err)
+	}
+	return int32(n)
+}
+
+// option is name=value, or otherwise.
+func option(d *datadriven.TestData, name string, otherwise int) int {
+	if a, ok := d.Arg(name); ok {
+		return int(number(a.Vals[0]))
+	}
+	return otherwise
+}
+
+func (s *scenario) command(d *datadriven.TestData) (string, error) {
+	if d.Cmd == "cluster" {
+		s.s = sim.NewScript(option(d, "nodes", 3))
+		return "", s.s.Run(time.Second)
+	}
+	c := s.s
+	switch d.Cmd {
+	case "topic":
+		return "", c.Topic(arg(d, 0), int16(option(d, "replicas", 3)))
+	case "produce":
+		return c.Produce(node(d, 0), arg(d, 1), arg(d, 2), int64(option(d, "id", -1)), int16(option(d, "epoch", 0)), int32(option(d, "seq", 0)))
+	case "fill":
+		last := ""
+		for range option(d, "count", 1) {
+			var err error
+			if last, err = c.Produce(node(d, 0), arg(d, 1), strings.Repeat("x", option(d, "bytes", 100)), -1, 0, 0); err != nil {
+				return last, err
+			}
+		}
+		return last, nil
+	case "read":
+		return c.Read(node(d, 0), arg(d, 1))
+	case "status":
+		return strings.Join(c.Status(arg(d, 0)), "\n"), nil
+	case "leader":
+		n, term, err := c.Leader(arg(d, 0))
+		return fmt.Sprintf("node %d leads in term %d", n, term), err
+	case "equal":
+		return "", c.Equal(arg(d, 0))
+	case "run":
+		dur, err := time.ParseDuration(arg(d, 0))
+		if err != nil {
+			return "", err
+		}
+		return "", c.Run(dur)
+	case "await":
+		return "", c.AwaitCount(strings.ReplaceAll(arg(d, 0), "-", " "), option(d, "count", 1))
+	case "transfer":
+		return "", c.Transfer(arg(d, 0), node(d, 1))
+	case "reassign":
+		var to []int32
+		for _, n := range strings.Split(arg(d, 1), "/") {
+			to = append(to, number(n))
+		}
+		return c.Reassign(arg(d, 0), to...)
+	}
+	return s.breakage(d)
+}
+
+// breakage are the commands that break and heal.
+func (s *scenario) breakage(d *datadriven.TestData) (string, error) {
+	c := s.s
+	switch d.Cmd {
+	case "isolate":
+		s.alone = append(s.alone, node(d, 0))
+		c.Isolate(node(d, 0), true)
+	case "cut":
+		s.broken = append(s.broken, [2]int32{node(d, 0), node(d, 1)})
+		c.Cut(node(d, 0), node(d, 1), true)
+	case "heal":
+		for _, n := range s.alone {
+			c.Isolate(n, false)
+		}
+		for _, l := range s.broken {
+			c.Cut(l[0], l[1], false)
+		}
+		s.alone, s.broken = nil, nil
+	case "kill":
+		c.Kill(node(d, 0))
+	case "power":
+		c.Power(node(d, 0))
+	case "power-in":
+		return "", c.PowerIn(node(d, 0), option(d, "operations", 0))
+	case "start":
+		return "", c.Start(node(d, 0))
+	case "pause":
+		c.Pause(node(d, 0), true)
+	case "resume":
+		c.Pause(node(d, 0), false)
+	default:
+		return "", fmt.Errorf("no command %q", d.Cmd)
+	}
+	return "", nil
+}
