@@ -30,7 +30,7 @@ func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	code := 0
-	root.AddCommand(clusterCommand(), serverCommand(&code), simCommand())
+	root.AddCommand(clusterCommand(), serverCommand(&code), simCommand(), logCommand())
 	root.AddCommand(ctl.Commands()...)
 	if err := root.Execute(); err != nil {
 		fmt.Fprintf(stderr, "chronik: %v\n", err)

@@ -1,7 +1,9 @@
 package node
 
 import (
+	"encoding/binary"
 	"fmt"
+	"hash/crc32"
 	"path"
 	"path/filepath"
 	"strings"
@@ -12,6 +14,7 @@ import (
 
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/metadata"
+	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/vfs"
 	"github.com/chronik-go/chronik/internal/wal"
 )
@@ -115,6 +118,62 @@ func TestDamagedSegmentIsFoundAndMendedWhileTheClusterRuns(t *testing.T) {
 		if !strings.Contains(text, want) {
 			t.Errorf("metrics without %s", want)
 		}
+	}
+}
+
+// A follower's records are changed on its disk with their CRC made right again, so that nothing in the bytes tells. The leader's scrub
+// has it compared with the others, and the follower gets the group's records back.
+func TestDivergedReplicaIsFoundByTheOthers(t *testing.T) {
+	t.Parallel()
+	nodes := newTestCluster(t, 3)
+	startAll(nodes)
+	c := client(t, nodes)
+	createTopics(t, c, 1, 3, "orders")
+	for i := range 20 {
+		produce(t, c, "orders", 0, fmt.Sprintf("value %d", i))
+	}
+	leader := leaderOf(t, nodes, "orders", 0)
+	var bad *testNode
+	for _, n := range nodes {
+		if n != leader {
+			bad = n
+		}
+	}
+	file := bad.segmentOf(t, "orders")
+	sound := bad.read(t, file)
+	b := []byte(sound)
+	at := strings.Index(sound, "value 7")
+	begin := strings.LastIndex(sound[:at], "value 6") + len("value 6") + 1 // the batch's first byte
+	h, err := record.Check(b[begin:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[at+6] = '9'
+	sum := crc32.Checksum(b[begin+21:begin+h.Size()], crc32.MakeTable(crc32.Castagnoli))
+	binary.BigEndian.PutUint32(b[begin+17:], sum)
+	f, err := bad.fs.OpenReadWrite(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(b[begin:begin+h.Size()], int64(begin)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	leader.segmentOf(t, "orders") // flushed: only that is compared
+	scrubOften(t, c)
+	eventually(t, func() error {
+		if h := bad.core.Load().manager.Health(); h.Found == 0 || h.Mended == 0 || h.Diverged > 0 {
+			return fmt.Errorf("node %d: %+v", bad.cfg.ID(), h)
+		}
+		return nil
+	})
+	if got := bad.read(t, file); got[:len(sound)] != sound {
+		t.Error("the records are not the group's again")
+	}
+	if !strings.Contains(leader.log.String(), "a follower's records differ from the group's") {
+		t.Error("the leader does not say what it found")
 	}
 }
 

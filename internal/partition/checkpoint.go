@@ -149,3 +149,16 @@ func (s *state) decodeProducer(b []byte) (rest []byte, err error) {
 	t.pushBack(n)
 	return b, nil
 }
+
+// Summary is what a checkpoint says of a partition, for tools that look at a directory.
+type Summary struct {
+	Generation uint64 // name of the segments' directory, in hex
+	Index      uint64
+	Start, End int64
+}
+
+// Summarize reads the state in a checkpoint. An empty one is that of a new partition.
+func Summarize(state []byte) (Summary, error) {
+	s, err := decodeState(state)
+	return Summary{Generation: s.generation, Index: s.index, Start: s.start, End: s.end}, err
+}

@@ -148,3 +148,13 @@ func consume(bufs [][]byte, n int) [][]byte {
 	}
 	return bufs
 }
+
+// Locked reports whether a process holds the lock on name (FS.Lock). It changes nothing; a missing file is not locked.
+func (OS) Locked(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	return flock(f) != nil
+}
