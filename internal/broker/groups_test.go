@@ -512,3 +512,21 @@ func TestInternalTopicsAreNotDeleted(t *testing.T) {
 		}
 	})
 }
+
+// BenchmarkHeartbeatRequests is a heartbeat over a socket, the client's side included; cores is what 10,000 members at one
+// every 3 s would take of both.
+func BenchmarkHeartbeatRequests(b *testing.B) {
+	fl := newGroupFleet(b, 1)
+	c := fl.nodes[1].dial(b)
+	findCoordinator(c, 4, "g")
+	member, generation := joined(c, "g")
+	req := kmsg.NewPtrHeartbeatRequest()
+	req.Group, req.MemberID, req.Generation = "g", member, generation
+	b.ResetTimer()
+	for range b.N {
+		if r := ask[*kmsg.HeartbeatResponse](c, 4, req); r.ErrorCode != 0 {
+			b.Fatal(r.ErrorCode)
+		}
+	}
+	b.ReportMetric(b.Elapsed().Seconds()/float64(b.N)*10_000/3, "cores")
+}

@@ -25,8 +25,8 @@ const (
 	grpcBuffer         = 128 << 10
 	streamWindow       = 8 << 20
 	connWindow         = 16 << 20
-	maxPeerStreams     = 512 // concurrent streams and calls on one connection
-	serverPingFraction = 2   // the server probes an idle connection after KeepaliveTime / 2
+	maxPeerStreams     = 8192 // concurrent streams and calls on one connection: joins of groups wait in calls
+	serverPingFraction = 2    // the server probes an idle connection after KeepaliveTime / 2
 	refusalInterval    = 10 * time.Second
 )
 
