@@ -8,7 +8,7 @@
 //	area: fsync order
 //	sample: yes
 //	catch: ./internal/wal TestAckedWritesSurviveAnyPowerCut
-//	catch: ./internal/sim TestSimulation CHRONIK_SIM_SEEDS=1-40
+//	catch: ./test/sim TestSimulation CHRONIK_SIM_SEEDS=1-8
 //
 //	file: internal/wal/commit.go
 //	in: func (l *Log) commit(
