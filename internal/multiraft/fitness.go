@@ -15,12 +15,19 @@ import (
 // appends and counts for commits as always, since what those promise is in the log, but it does not stand for election, refuses
 // the leadership when it is offered, and gives it up when it has it.
 //
+// A node without room on its disk is unfit in all its groups (Service.SetUnfit): it can still write what others propose, for as
+// long as its reserve lasts, and should not be who takes writes.
+//
 // Somebody has to lead, though. A group's only voter leads in any case. And where nobody has been heard of for a long time (the
 // sound replicas are down, or too far behind to be elected) an unfit one stands after all: a leader that cannot serve
 // some offsets is better than none, and only with one can the damage be mended.
 
-// reluctance is how many election timeouts without a leader an unfit replica lets pass before it stands itself.
-const reluctance = 20
+// reluctance is how many election timeouts without a leader a replica that can't serve everything lets pass before it stands
+// itself; nodeReluctance is the same for one whose node is unfit and that is sound itself: it lacks nothing that readers want.
+const (
+	reluctance     = 20
+	nodeReluctance = 3
+)
 
 // fitnessWord is how often, in ticks, an unfit replica tells the leader so; the word holds for fitnessLife.
 const (
@@ -42,12 +49,31 @@ func (r *Replica) SetUnfit(unfit bool) {
 		if r.fitness.unfit == unfit {
 			return
 		}
-		r.fitness.unfit, r.fitness.silent = unfit, 0
-		r.transferAt = 0
-		if r.view.Load().isLeader && unfit {
-			r.giveWay()
-		}
+		r.fitness.unfit = unfit
+		r.refit()
 	}})
+}
+
+// SetUnfit says whether the replicas of this node should keep out of the leadership, all of them, for a reason of the node's own.
+// It takes effect on the shards, and for replicas that are registered later.
+func (s *Service) SetUnfit(unfit bool) {
+	if s.unfit.Swap(unfit) == unfit {
+		return
+	}
+	for _, r := range s.Replicas() {
+		r.shard.post(event{r: r, kind: evFunc, fn: r.refit})
+	}
+}
+
+// unfit says whether this replica should lead, for its own reasons and its node's.
+func (r *Replica) unfit() bool { return r.fitness.unfit || r.svc.unfit.Load() }
+
+// refit acts on a change of unfit.
+func (r *Replica) refit() {
+	r.fitness.silent, r.transferAt = 0, 0
+	if r.unfit() && r.view.Load().isLeader {
+		r.giveWay()
+	}
 }
 
 // Peers returns the other replicas of the group.
@@ -70,7 +96,7 @@ func (r *Replica) alone() bool {
 
 // declines says whether the replica keeps out of elections now.
 func (r *Replica) declines() bool {
-	return r.fitness.unfit && !r.alone() && !r.view.Load().isLeader
+	return r.unfit() && !r.alone() && !r.view.Load().isLeader
 }
 
 // heard notes a sign of life of a leader.
@@ -94,15 +120,19 @@ func (r *Replica) abstain() {
 			r.logger().Debug("a silent leader is not forgotten", "error", err)
 		}
 	}
-	if over := f.silent; over >= reluctance*election && (over+mix(r.id)%election)%election == 0 {
-		r.logger().Warn("no leader for a long time: standing for election although some records can't be served from here")
+	patience := uint64(reluctance)
+	if !f.unfit {
+		patience = nodeReluctance
+	}
+	if over := f.silent; over >= patience*election && (over+mix(r.id)%election)%election == 0 {
+		r.logger().Warn("no leader for a long time: standing for election although others should lead", "sound", !f.unfit)
 		r.hup()
 	}
 }
 
 // fitnessTick tells the leader of this replica's state, or gives the leadership up.
 func (r *Replica) fitnessTick() {
-	if !r.fitness.unfit {
+	if !r.unfit() {
 		return
 	}
 	v := r.view.Load()
@@ -134,7 +164,7 @@ func (r *Replica) giveWay() {
 
 func (r *Replica) tellFitness(to Peer) {
 	word := byte(0)
-	if r.fitness.unfit {
+	if r.unfit() {
 		word = 1
 	}
 	to.Send(transport.KindFitness, []byte{word})

@@ -84,3 +84,58 @@ func TestUnfitReplicaLeadsAlone(t *testing.T) {
 	}
 	c.mustPropose(c.leader(), "b")
 }
+
+// A node without room gives up all it leads and takes none of it back, until it has room; where no node has any, somebody leads
+// all the same, and soon.
+func TestUnfitNodeLeavesTheLeadOfAllItsGroups(t *testing.T) {
+	c := newCluster(t, 3)
+	const other = testGroup + 1
+	for _, id := range c.order {
+		c.register(id, other, false)
+	}
+	l := c.leader()
+	c.mustPropose(l, "a")
+	svc := func(id int32) *Service { return c.nodes[id].svc }
+	svc(l).SetUnfit(true)
+	for range 100 {
+		c.tick(1)
+		c.settle()
+	}
+	for _, group := range []uint64{testGroup, other} {
+		for range 100 {
+			if r, ok := svc(l).Group(group); !ok || r.Status().IsLeader {
+				t.Fatalf("group %d: node %d, which has no room, leads", group, l)
+			}
+			c.tick(1)
+			c.settle()
+		}
+	}
+	now := c.leader()
+	c.mustPropose(now, "b")
+	// It is passed by when the leader goes, too: the third leads.
+	c.kill(now)
+	c.tick(60)
+	third := c.leader()
+	if third == l {
+		t.Fatalf("node %d, which has no room, was elected before the one that has", l)
+	}
+	c.mustPropose(third, "c")
+	c.restart(now)
+	// None has room: the leader stays, and after it dies another comes within a few election timeouts.
+	for _, id := range c.order {
+		svc(id).SetUnfit(true)
+	}
+	c.tick(60)
+	c.mustPropose(c.leader(), "d")
+	gone := c.leader()
+	c.kill(gone)
+	c.tick((nodeReluctance + 4) * 10)
+	c.mustPropose(c.leader(), "e")
+	c.restart(gone)
+	for _, id := range c.order {
+		svc(id).SetUnfit(false)
+	}
+	c.tick(60)
+	c.mustPropose(c.leader(), "f")
+	c.expect("a", "b", "c", "d", "e", "f")
+}

@@ -181,7 +181,7 @@ func (r *Replica) open() {
 		return
 	}
 	r.rn = rn
-	if r.alone() || r.campaignTil > 0 && !r.fitness.unfit {
+	if r.alone() || r.campaignTil > 0 && !r.unfit() {
 		// Alone, or the first in line: of a new group, or after all of them have been restarted. Where a leader lives, the
 		// others hear it and refuse the pre-vote.
 		r.hup()

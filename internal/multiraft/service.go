@@ -18,6 +18,8 @@ type Service struct {
 	appliers []*applier
 	// backlog is the bytes of entries received from leaders and not yet durable here.
 	backlog atomic.Int64
+	// unfit: see SetUnfit.
+	unfit atomic.Bool
 
 	mu      sync.RWMutex
 	byGroup map[uint64]*Replica

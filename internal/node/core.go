@@ -136,7 +136,7 @@ func OpenCore(ctx context.Context, env CoreConfig) (*Core, error) {
 		return nil, err
 	}
 	c.configs = newConfigs(c.cfg, c.machine)
-	c.space = newSpace(env, c.tune, c.log)
+	c.space = newSpace(env, c.tune, c.log, c.groups.SetUnfit)
 	if err := c.openController(); err != nil {
 		return nil, err
 	}

@@ -25,8 +25,12 @@ type space struct {
 	wal  *wal.Log
 	log  *slog.Logger
 	err  atomic.Pointer[error]
+	// full is told when the disk becomes full, and when there is room again: the node gives its leaderships to others then, and
+	// takes none.
+	full func(bool)
 	// reserve is given back when the disk is full all the same.
 	reserve *ballast
+	said    time.Time // when the log said last that writes are refused
 }
 
 // reserveBytes is kept free: the uncommitted tail of many groups, their segments, and two files of the log.
@@ -35,9 +39,12 @@ const reserveBytes = 256 << 20
 // spaceInterval is how often the disk is looked at.
 const spaceInterval = time.Second
 
-func newSpace(env CoreConfig, tune Tuning, logger *slog.Logger) *space {
+// spaceReminder is how often the log says again that writes are refused.
+const spaceReminder = 5 * time.Minute
+
+func newSpace(env CoreConfig, tune Tuning, logger *slog.Logger, full func(bool)) *space {
 	s := &space{
-		fs: env.FS, clk: env.Clock, dir: env.Config.DataDir, wal: env.WAL, log: logger,
+		fs: env.FS, clk: env.Clock, dir: env.Config.DataDir, wal: env.WAL, log: logger, full: full,
 		kept: uint64(cmp.Or(tune.Reserve, reserveBytes)),
 	}
 	s.reserve = newBallast(s.fs, s.clk, s.dir, cmp.Or(tune.Ballast, ballastBytes), logger)
@@ -76,7 +83,11 @@ func (s *space) look() (free uint64) {
 	was := s.err.Load()
 	switch {
 	case now != nil && was == nil:
-		s.log.Error("refusing writes", "error", now)
+		s.log.Error("refusing writes, and leaving leaderships to nodes with room", "error", now)
+		s.said = s.clk.Now()
+	case now != nil && s.clk.Now().Sub(s.said) >= spaceReminder:
+		s.log.Error("still refusing writes", "error", now)
+		s.said = s.clk.Now()
 	case now == nil && was != nil:
 		s.log.Info("taking writes again", "free_mib", free>>20)
 	}
@@ -84,6 +95,9 @@ func (s *space) look() (free uint64) {
 		s.err.Store(nil)
 	} else {
 		s.err.Store(&now)
+	}
+	if (now == nil) != (was == nil) {
+		s.full(now != nil)
 	}
 	return free
 }

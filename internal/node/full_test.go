@@ -1,0 +1,151 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// A node whose disk is nearly full gives its leaderships to nodes that have room and takes none while it is full: clients go on
+// writing to all partitions. When it has room again it leads like the others.
+func TestLeadershipLeavesAFullNode(t *testing.T) {
+	t.Parallel()
+	nodes := newTestCluster(t, 3)
+	var disks []*crampedFS
+	for _, n := range nodes {
+		d := &crampedFS{FS: n.fs}
+		d.free.Store(1 << 30)
+		n.fs = d
+		disks = append(disks, d)
+	}
+	startAll(nodes)
+	c := client(t, nodes)
+	const parts = 6
+	createTopics(t, c, parts, 3, "orders")
+	eventually(t, func() error { return allLed(nodes, "orders") })
+	led := func(n *testNode) (count int) {
+		for _, r := range n.core.Load().groups.Replicas() {
+			if r.Status().IsLeader {
+				count++
+			}
+		}
+		return count
+	}
+	full := 0
+	for i, n := range nodes {
+		if led(n) > led(nodes[full]) {
+			full = i
+		}
+	}
+	if led(nodes[full]) == 0 {
+		t.Fatal("nobody leads")
+	}
+	write := func(what string) {
+		t.Helper()
+		for p := range int32(parts) {
+			// The client may have to learn of the new leader first, but nothing is lost or refused for good.
+			produce(t, c, "orders", p, what)
+		}
+	}
+	write("before")
+
+	disks[full].free.Store(100 << 20)
+	eventually(t, func() error {
+		if n := led(nodes[full]); n > 0 {
+			return fmt.Errorf("it still leads %d", n)
+		}
+		return allLed(nodes, "orders")
+	})
+	write("while one is full")
+	// It does not take leaderships back, asked or not.
+	for i, n := range nodes {
+		if i == full {
+			continue
+		}
+		for _, r := range n.core.Load().groups.Replicas() {
+			r.TransferLeadership(nodes[full].cfg.ID())
+		}
+	}
+	write("after it was asked to lead")
+	if n := led(nodes[full]); n > 0 {
+		t.Errorf("asked to lead on a full disk, it leads %d groups", n)
+	}
+	if log := nodes[full].log.String(); strings.Count(log, "refusing writes") != 1 {
+		t.Errorf("%d lines say that writes are refused, one should", strings.Count(log, "refusing writes"))
+	}
+
+	disks[full].free.Store(1 << 30)
+	eventually(t, func() error {
+		if nodes[full].core.Load().space.writable() != nil {
+			return errors.New("it still takes no writes")
+		}
+		return nil
+	})
+	eventually(t, func() error {
+		for i, n := range nodes {
+			if i == full {
+				continue
+			}
+			for _, r := range n.core.Load().groups.Replicas() {
+				r.TransferLeadership(nodes[full].cfg.ID())
+			}
+		}
+		if led(nodes[full]) == 0 {
+			return errors.New("with room again it does not lead when asked to")
+		}
+		return nil
+	})
+	write("with room again")
+}
+
+// Where all nodes are full, somebody leads all the same: reads go on, writes are refused, topics can still be made within the
+// reserve, and writes come back with room.
+func TestAllNodesFullServeReads(t *testing.T) {
+	t.Parallel()
+	nodes := newTestCluster(t, 3)
+	var disks []*crampedFS
+	for _, n := range nodes {
+		d := &crampedFS{FS: n.fs}
+		d.free.Store(1 << 30)
+		n.fs = d
+		disks = append(disks, d)
+	}
+	startAll(nodes)
+	c := client(t, nodes)
+	createTopics(t, c, 1, 3, "orders")
+	produce(t, c, "orders", 0, "kept")
+	for _, d := range disks {
+		d.free.Store(100 << 20)
+	}
+	for _, n := range nodes {
+		eventually(t, func() error {
+			if n.core.Load().space.writable() == nil {
+				return errors.New("it has not noticed")
+			}
+			return nil
+		})
+	}
+	eventually(t, func() error { return allLed(nodes, "orders") })
+	if got := consume(t, nodes, "orders", 0, 1); got[0] != "kept" {
+		t.Errorf("read %q", got)
+	}
+	createTopics(t, c, 1, 3, "metadata-still-works")
+	impatient := client(t, nodes, kgo.RecordRetries(1), kgo.ProduceRequestTimeout(time.Second), kgo.RecordDeliveryTimeout(3*time.Second))
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := impatient.ProduceSync(ctx, &kgo.Record{Topic: "orders", Partition: 0, Value: []byte("refused")}).FirstErr(); err == nil {
+		t.Error("a record was taken although no node has room")
+	}
+	for _, d := range disks {
+		d.free.Store(1 << 30)
+	}
+	produce(t, c, "orders", 0, "again")
+	if got := consume(t, nodes, "orders", 0, 2); got[1] != "again" {
+		t.Errorf("read %q", got)
+	}
+}
