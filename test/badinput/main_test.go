@@ -321,3 +321,20 @@ func (s *server) metrics(t *testing.T) string {
 	}
 	return string(b)
 }
+
+// consumed counts the records of a topic, until there are as many as wanted.
+func consumed(ctx context.Context, broker, topic string, want int) (n int, err error) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(broker), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+	if err != nil {
+		return 0, err
+	}
+	defer cl.Close()
+	for n < want {
+		fetches := cl.PollFetches(ctx)
+		if ctx.Err() != nil {
+			return n, ctx.Err()
+		}
+		fetches.EachRecord(func(*kgo.Record) { n++ })
+	}
+	return n, nil
+}
