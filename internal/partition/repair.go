@@ -248,6 +248,10 @@ func (p *Partition) takeMissing(r *mending, c *deltaChunk) error {
 		}
 		return nil
 	})
+	if first, e := record.ParseHeader(c.batches); err == nil && n == 0 && e == nil && r.build.Compacted() && first.BaseOffset > c.from {
+		r.build.Skip(first.BaseOffset) // compaction has left nothing there
+		return nil
+	}
 	if err == nil && n == 0 {
 		err = fmt.Errorf("%w: nothing for offset %d", errDelta, c.from)
 	}
