@@ -61,7 +61,10 @@ func (b *Broker) describeGroup(ctx context.Context, rc *RequestContext, id strin
 		}
 	}
 	if err != nil {
-		out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
+		var message *string
+		if out.ErrorCode, message = b.refusal(rc, err); out.ErrorCode == kerr.GroupIDNotFound.Code {
+			out.ErrorMessage = message // the only error that has one, as in Kafka
+		}
 		return
 	}
 	if operations {

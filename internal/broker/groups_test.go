@@ -477,7 +477,7 @@ func TestAnotherNodesGroupIsNotCoordinatedHere(t *testing.T) {
 	}
 	describe := kmsg.NewPtrDescribeGroupsRequest()
 	describe.Groups = []string{id}
-	if r := ask[*kmsg.DescribeGroupsResponse](c, 5, describe); r.Groups[0].ErrorCode != 16 {
+	if r := ask[*kmsg.DescribeGroupsResponse](c, 6, describe); r.Groups[0].ErrorCode != 16 || r.Groups[0].ErrorMessage != nil || r.Groups[0].State != "" {
 		t.Errorf("%+v", r)
 	}
 }

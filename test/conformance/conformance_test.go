@@ -101,6 +101,9 @@ func TestAnswersAreKafkas(t *testing.T) {
 					t.Errorf("%q is not recorded: make conformance records it", step)
 					continue
 				}
+				if ofGroups(a.key) && misplaced(step, want, asJSON(answer)) {
+					continue
+				}
 				compare("", want, asJSON(answer), func(path string, k, o tree) {
 					d := difference{a.key, step, path, k, o}
 					for i := range allowed {
