@@ -31,6 +31,8 @@ var allowed = []allowance{
 		reason: "Features are those of KRaft's upgrades; Chronik has none of them."},
 	{keys: []int16{0, 37}, paths: []string{"Topics.Partitions.ErrorMessage", "Topics.ErrorMessage"}, ours: "text",
 		reason: "Chronik says why; Kafka leaves the message null."},
+	{keys: []int16{15}, paths: []string{"Groups.ErrorMessage"}, ours: "text", steps: []string{"of another broker"},
+		reason: "Chronik says why; Kafka leaves the message null."},
 	{keys: []int16{61}, paths: []string{"Topics.Partitions.ErrorMessage"}, ours: "text", steps: []string{"no such"},
 		reason: "Chronik says why; Kafka leaves the message null."},
 	{keys: []int16{32}, paths: []string{"Resources.ErrorMessage"}, ours: "text", steps: []string{"no such topic"},

@@ -153,13 +153,13 @@ func (c *cluster) controller() int32 {
 	return 1
 }
 
-// coordinator finds a group's, waiting until there is one.
+// coordinator finds a group's, waiting until there is one that has loaded its groups.
 func (c *cluster) coordinator(group string) int32 {
 	end := time.Now().Add(patience)
 	for {
 		req := kmsg.NewPtrFindCoordinatorRequest()
 		req.Version, req.CoordinatorKey = 3, group
-		if r := c.must(1, req).(*kmsg.FindCoordinatorResponse); r.ErrorCode == 0 {
+		if r := c.must(1, req).(*kmsg.FindCoordinatorResponse); r.ErrorCode == 0 && c.coordinates(r.NodeID, group) {
 			return r.NodeID
 		}
 		if time.Now().After(end) {
@@ -167,4 +167,11 @@ func (c *cluster) coordinator(group string) int32 {
 		}
 		pause()
 	}
+}
+
+// coordinates says whether a broker answers for a group.
+func (c *cluster) coordinates(node int32, group string) bool {
+	req := kmsg.NewPtrDescribeGroupsRequest()
+	req.Version, req.Groups = 0, []string{group}
+	return c.must(node, req).(*kmsg.DescribeGroupsResponse).Groups[0].ErrorCode == 0
 }

@@ -15,14 +15,18 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// Record plays the whole script against the cluster at bootstrap, three brokers with ids 1 to 3, and writes its answers below dir.
-func Record(bootstrap, dir string, say func(format string, args ...any)) error {
+// Record plays the script against the cluster at bootstrap, three brokers with ids 1 to 3, and writes its answers below dir: of all APIs,
+// unless some are named by their keys.
+func Record(bootstrap, dir string, only []int16, say func(format string, args ...any)) error {
 	c, err := connect(bootstrap)
 	if err != nil {
 		return err
 	}
 	defer c.close()
 	for _, a := range apis() {
+		if len(only) > 0 && !slices.Contains(only, a.key) {
+			continue
+		}
 		answers, err := a.play(c, false)
 		if err != nil {
 			return err

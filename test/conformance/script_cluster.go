@@ -1,6 +1,10 @@
 package conformance
 
-import "github.com/twmb/franz-go/pkg/kmsg"
+import (
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
 
 // clusterAPIs asks about brokers, disks, the quorum and coordinators.
 func clusterAPIs() []api {
@@ -116,6 +120,11 @@ func producersCases() []testCase {
 		}
 		leader, _ := s.leader(topic, 0)
 		s.ask("one", leader, of(topic, 0))
+		for end := time.Now().Add(patience); time.Now().Before(end); pause() { // a follower applies a little later
+			if r := s.must(leader%3+1, of(topic, 0)).(*kmsg.DescribeProducersResponse); len(r.Topics[0].Partitions[0].ActiveProducers) > 0 {
+				break
+			}
+		}
 		s.ask("elsewhere", leader%3+1, of(topic, 0))
 		s.ask("no such partition", leader, of(topic, 5))
 		s.ask("no such topic", leader, of(s.name("none"), 0))
