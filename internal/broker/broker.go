@@ -43,6 +43,8 @@ type Config struct {
 	OffsetsTopic OffsetsTopic
 	// Quorum returns the local replica of the metadata group, nil while there is none.
 	Quorum func() Quorum
+	// TransferLeadership begins to hand a group that is led here over to a node. Nil: ElectLeaders changes nothing.
+	TransferLeadership func(group uint64, node int32)
 	// Listeners by the name that the server gives Connect; a name that is missing is an ordinary listener.
 	Listeners map[string]ListenerConfig
 

@@ -13,6 +13,8 @@ type Controller interface {
 	DeleteTopics(ctx context.Context, topics []controller.TopicKey) []controller.TopicResult
 	CreatePartitions(ctx context.Context, topics []controller.NewPartitions, validateOnly bool) []controller.TopicResult
 	AlterConfigs(ctx context.Context, changes []controller.ConfigChange, validateOnly bool) []controller.ConfigResult
+	Reassign(ctx context.Context, all []controller.Reassignment, keepFactor bool) []controller.ReassignResult
+	RemoveNode(ctx context.Context, node int32) error
 	// AllocateProducerIDs hands out [first, first+n), never handed out before, whatever fails.
 	AllocateProducerIDs(ctx context.Context, n int64) (first int64, err error)
 }

@@ -66,6 +66,9 @@ var codes = []struct {
 	{controller.ErrInvalidRequest, kerr.InvalidRequest},
 	{controller.ErrPolicy, kerr.PolicyViolation},
 	{controller.ErrUnknownNode, kerr.InvalidRequest},
+	{controller.ErrNoReassignment, kerr.NoReassignmentInProgress},
+	{controller.ErrNodeInUse, kerr.PolicyViolation},
+	{controller.ErrNoQuorum, kerr.NotEnoughReplicas},
 	{controller.ErrNodeIdentity, kerr.DuplicateBrokerRegistration},
 	// Never NOT_CONTROLLER: any node takes an admin request, so another node would be no better.
 	{controller.ErrNoLeader, kerr.RequestTimedOut},

@@ -281,6 +281,10 @@ func (n *fleetNode) CreatePartitions(context.Context, []controller.NewPartitions
 func (n *fleetNode) AlterConfigs(context.Context, []controller.ConfigChange, bool) []controller.ConfigResult {
 	return nil
 }
+func (n *fleetNode) Reassign(context.Context, []controller.Reassignment, bool) []controller.ReassignResult {
+	return nil
+}
+func (n *fleetNode) RemoveNode(context.Context, int32) error { return nil }
 func (n *fleetNode) AllocateProducerIDs(_ context.Context, k int64) (int64, error) {
 	n.f.mu.Lock()
 	defer n.f.mu.Unlock()

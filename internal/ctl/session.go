@@ -30,7 +30,7 @@ const defaultBrokers = "localhost:9092"
 
 // Commands returns the commands that talk to a cluster.
 func Commands() []*cobra.Command {
-	return []*cobra.Command{topicCommand(), produceCommand(), consumeCommand(), groupCommand(), reassignCommand()}
+	return []*cobra.Command{topicCommand(), produceCommand(), consumeCommand(), groupCommand(), reassignCommand(), clusterCommand()}
 }
 
 // options is what every command takes.

@@ -75,23 +75,27 @@ func Next(c multiraft.Configuration, goal Goal, caughtUp uint64) Step {
 // leaveJoint leaves a joint configuration. Where it was left behind by a change that was cancelled, that change is first carried
 // through: there is no other way out of it.
 func leaveJoint(c multiraft.Configuration, voters []uint64) Step {
-	if !slices.Contains(c.Voters, c.Self) || !slices.Contains(voters, c.Self) {
-		if to := successor(c, c.Voters, voters); to != 0 {
+	stays := slices.Contains(c.Voters, c.Self)
+	if !stays || !slices.Contains(voters, c.Self) {
+		to := successor(c, voters)
+		if to == 0 && !stays {
+			to = successor(c, c.Voters) // the goal has moved on meanwhile: nobody of it is a voter yet
+		}
+		if to != 0 {
 			return Step{Kind: Transfer, Replica: to, Why: "this leader is to go"}
 		}
-		if slices.Contains(c.Voters, c.Self) {
-			return Step{Kind: Propose, Why: "leaving the joint configuration"}
+		if !stays {
+			return Step{Kind: Wait, Why: "nobody who stays can lead"}
 		}
-		return Step{Kind: Wait, Why: "nobody who stays can lead"}
 	}
 	return Step{Kind: Propose, Why: "leaving the joint configuration"}
 }
 
-// successor picks the most advanced live voter, one that stays if there is any.
-func successor(c multiraft.Configuration, voters, staying []uint64) uint64 {
+// successor picks the most advanced of the incoming voters that can be reached and are among staying, 0 if there is none.
+func successor(c multiraft.Configuration, staying []uint64) uint64 {
 	var best multiraft.Progress
 	for _, p := range c.Progress {
-		if p.Replica == c.Self || !p.Active || !slices.Contains(voters, p.Replica) || !slices.Contains(staying, p.Replica) {
+		if p.Replica == c.Self || !p.Active || !slices.Contains(c.Voters, p.Replica) || !slices.Contains(staying, p.Replica) {
 			continue
 		}
 		if best.Replica == 0 || p.Match > best.Match {

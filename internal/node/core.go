@@ -225,6 +225,11 @@ func (c *Core) openBroker() (err error) {
 		Quorum:           c.quorum,
 		Groups:           c.coordinator,
 		OffsetsTopic:     c.offsetsTopic,
+		TransferLeadership: func(group uint64, node int32) {
+			if r, ok := c.groups.Group(group); ok {
+				r.TransferLeadership(node)
+			}
+		},
 	}))
 	return err
 }
