@@ -140,6 +140,12 @@ func TestDivergedReplicaIsFoundByTheOthers(t *testing.T) {
 		}
 	}
 	file := bad.segmentOf(t, "orders")
+	eventually(t, func() error { // a follower applies after the acknowledgement
+		if !strings.Contains(bad.read(t, file), "value 19") {
+			return fmt.Errorf("node %d has not applied everything", bad.cfg.ID())
+		}
+		return nil
+	})
 	sound := bad.read(t, file)
 	b := []byte(sound)
 	at := strings.Index(sound, "value 7")
