@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -108,7 +107,6 @@ type Core struct {
 	// coordinator is of groups; it is made before any group of raft runs.
 	coordinator *group.Coordinator
 
-	port   atomic.Int32 // Kafka port in force
 	ctx    context.Context
 	cancel context.CancelFunc
 	tasks  clock.Group

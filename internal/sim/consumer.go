@@ -8,11 +8,9 @@ import (
 // consumer reads one partition from its beginning on, mostly from its leader.
 type consumer struct {
 	*client
-	part   *partModel
-	at     int64
-	conn   *conn
-	leader int32
-	newest int64 // the highest watermark that the leader has been asked for and told
+	part *partModel
+	at   int64
+	conn *conn
 }
 
 func (w *world) newConsumer(part *partModel) {

@@ -209,6 +209,6 @@ func (s *target) createTopic(t *testing.T, name string, partitions int32, config
 	req.Topics = append(req.Topics, ct)
 	resp := s.ask(t, req).(*kmsg.CreateTopicsResponse)
 	if len(resp.Topics) != 1 || resp.Topics[0].ErrorCode != 0 {
-		t.Fatal(fmt.Sprintf("creating %s: %+v", name, resp.Topics))
+		t.Fatalf("creating %s: %+v", name, resp.Topics)
 	}
 }

@@ -31,8 +31,6 @@ var allowed = []allowance{
 		reason: "Features are those of KRaft's upgrades; Chronik has none of them."},
 	{keys: []int16{0, 37}, paths: []string{"Topics.Partitions.ErrorMessage", "Topics.ErrorMessage"}, ours: "text",
 		reason: "Chronik says why; Kafka leaves the message null."},
-	{keys: []int16{15}, paths: []string{"Groups.ErrorMessage"}, ours: "text", steps: []string{"of another broker"},
-		reason: "Chronik says why; Kafka leaves the message null."},
 	{keys: []int16{61}, paths: []string{"Topics.Partitions.ErrorMessage"}, ours: "text", steps: []string{"no such"},
 		reason: "Chronik says why; Kafka leaves the message null."},
 	{keys: []int16{32}, paths: []string{"Resources.ErrorMessage"}, ours: "text", steps: []string{"no such topic"},
@@ -59,14 +57,4 @@ var allowed = []allowance{
 		reason: "Set on the recorded brokers; in Chronik a majority is always needed."},
 	{keys: []int16{32}, paths: []string{"Resources.Configs"}, steps: []string{"all of them"},
 		reason: "As before: Kafka has min.insync.replicas set for all brokers."},
-}
-
-// misplaced says that one of two answers is of a broker that does not coordinate the group, and the other is not: which broker does
-// is chance where a step asks for a group it has not looked up.
-func misplaced(step string, kafka, ours tree) bool {
-	notCoordinator := func(x tree) bool {
-		b, err := json.Marshal(x)
-		return err == nil && strings.Contains(string(b), `"ErrorCode":"16"`)
-	}
-	return !strings.Contains(step, "of another broker") && notCoordinator(kafka) != notCoordinator(ours)
 }

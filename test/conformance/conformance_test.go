@@ -80,10 +80,6 @@ func TestAnswersAreKafkas(t *testing.T) {
 	some := os.Getenv("CHRONIK_CONFORMANCE") != "all"
 	used := make([]bool, len(allowed))
 	for _, a := range apis() {
-		if _, ok := ours[11]; !ok && ofGroups(a.key) {
-			t.Logf("%s waits for consumer groups", kmsg.NameForKey(a.key))
-			continue
-		}
 		if _, ok := ours[a.key]; !ok {
 			t.Errorf("%s is in the script and not advertised", kmsg.NameForKey(a.key))
 			continue
@@ -105,9 +101,6 @@ func TestAnswersAreKafkas(t *testing.T) {
 				want, ok := kafka[step]
 				if !ok {
 					t.Errorf("%q is not recorded: make conformance records it", step)
-					continue
-				}
-				if ofGroups(a.key) && misplaced(step, want, asJSON(answer)) {
 					continue
 				}
 				compare("", want, asJSON(answer), func(path string, k, o tree) {
@@ -190,9 +183,6 @@ func advertised(t *testing.T, c *cluster) map[int16][2]int16 {
 	}
 	return out
 }
-
-// ofGroups says whether an API needs a group coordinator.
-func ofGroups(key int16) bool { return key >= 8 && key <= 16 || key == 42 || key == 47 }
 
 func TestComparisonFindsWhatDiffers(t *testing.T) {
 	a := asJSON(map[string]any{"x": []any{map[string]any{"code": 1, "name": nil}}, "y": "same"})

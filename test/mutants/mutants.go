@@ -107,7 +107,7 @@ func Parse(id, text string) (*Mutant, error) {
 			}
 			if strings.ContainsRune(" -+", rune(line[0])) {
 				if file == "" {
-					return errors.New("lines before file:")
+					return errors.New("lines before the first file")
 				}
 				h, l := hunk(), strings.TrimSpace(line[1:])
 				if line[0] != '+' {
@@ -153,7 +153,7 @@ func (m *Mutant) set(key, value string, file *string) (err error) {
 		m.Hunks = append(m.Hunks, Hunk{File: value})
 	case "in":
 		if *file == "" {
-			return errors.New("in: before file:")
+			return errors.New("a function before the first file")
 		}
 		if last := &m.Hunks[len(m.Hunks)-1]; len(last.Old)+len(last.New) == 0 {
 			last.In = value

@@ -160,7 +160,7 @@ func table(vs []verdict, took time.Duration) bool {
 	var bad []string
 	for i := range vs {
 		v := &vs[i]
-		by := v.by
+		var by string
 		if v.caught() {
 			caught++
 			by = "`" + v.by + "`"
