@@ -22,6 +22,7 @@ type replicas struct {
 
 	// The goroutine's own.
 	seen map[string]*metadata.Topic // as last carried out, by name
+	left map[uint64]string          // directories found at the start that are not known to be a replica's yet, by log
 
 	mu     sync.Mutex
 	index  uint64           // image index carried out
@@ -88,6 +89,7 @@ func (r *replicas) reconcile(img *metadata.Image) {
 		}
 	}
 	r.orphans(img)
+	r.leftovers(img)
 	r.mu.Lock()
 	r.index = img.Index
 	for _, w := range r.waits {
@@ -207,6 +209,33 @@ func (r *replicas) orphans(img *metadata.Image) {
 		r.core.machine.CheckpointNow() // as in delete
 		if err := r.core.manager.DeleteLog(g); err != nil {
 			r.core.log.Error("deleting what a replica has left", "log", g, "error", err)
+		}
+	}
+}
+
+// leftovers removes directories of replicas whose log is gone: the node died between the two. They are looked for once, at the
+// start; those that the image does not know yet, or that have a log, are looked at again.
+func (r *replicas) leftovers(img *metadata.Image) {
+	c := r.core
+	if r.left == nil {
+		var err error
+		if r.left, err = c.manager.Directories(); err != nil {
+			c.log.Error("looking for what deleted partitions have left", "error", err)
+			return // with the next image
+		}
+	}
+	if len(r.left) == 0 {
+		return
+	}
+	held := logsOf(img, c.cfg.ID(), c.env.Identity.Dir)
+	for _, log := range slices.Sorted(maps.Keys(r.left)) {
+		switch {
+		case held[log]:
+			delete(r.left, log) // goes, if it does, with its replica
+		case log < img.NextGroup && c.env.WAL.Group(log) == nil:
+			c.log.Info("removing what a deleted partition has left", "dir", r.left[log])
+			c.manager.Discard(r.left[log])
+			delete(r.left, log)
 		}
 	}
 }

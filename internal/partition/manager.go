@@ -307,24 +307,35 @@ func (m *Manager) removed(log uint64, dir string) func(error) {
 
 // findDir finds the directory of the replica with a log, empty if there is none.
 func (m *Manager) findDir(log uint64) (string, error) {
+	dirs, err := m.Directories()
+	return dirs[log], err
+}
+
+// Directories lists the replicas' directories that are on the disk, by the id of their logs, whether open here or not.
+func (m *Manager) Directories() (map[uint64]string, error) {
 	topics, err := m.cfg.FS.List(m.cfg.Dir)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrStorage, err)
+		return nil, fmt.Errorf("%w: %w", ErrStorage, err)
 	}
-	suffix := "." + strconv.FormatUint(log, 10)
+	dirs := map[uint64]string{}
 	for _, topic := range topics {
 		names, err := m.cfg.FS.List(filepath.Join(m.cfg.Dir, topic))
 		if err != nil {
 			continue // a file that does not belong here, or a topic that goes
 		}
 		for _, n := range names {
-			if strings.HasSuffix(n, suffix) {
-				return filepath.Join(m.cfg.Dir, topic, n), nil
+			index, log, _ := strings.Cut(n, ".")
+			_, err := strconv.ParseUint(index, 10, 31)
+			if id, logErr := strconv.ParseUint(log, 10, 64); err == nil && logErr == nil {
+				dirs[id] = filepath.Join(m.cfg.Dir, topic, n)
 			}
 		}
 	}
-	return "", nil
+	return dirs, nil
 }
+
+// Discard removes, in the background, a directory that Directories has listed, whose replica is gone and whose log is too.
+func (m *Manager) Discard(dir string) { m.discard(dir) }
 
 func (m *Manager) discard(dir string) {
 	if dir == "" {
