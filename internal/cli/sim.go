@@ -20,6 +20,8 @@ type simOptions struct {
 	minutes     float64
 	seed        uint64
 	trace       bool
+	faults      string
+	bench       bool
 }
 
 func simCommand() *cobra.Command {
@@ -36,8 +38,11 @@ It ends with exit code 0 only if no promise was broken and the faults it is ther
 			if cmd.Flags().Changed("seed") {
 				return simOne(o, cmd.OutOrStdout())
 			}
-			if o.trace {
-				return errors.New("--trace prints one run: name it with --seed")
+			if o.bench {
+				return simBench(cmd.OutOrStdout())
+			}
+			if o.trace || o.faults != "" {
+				return errors.New("--trace and --faults are for one run: name it with --seed")
 			}
 			return simMany(o, cmd.OutOrStdout())
 		},
@@ -47,12 +52,21 @@ It ends with exit code 0 only if no promise was broken and the faults it is ther
 	f.Uint64Var(&o.seeds, "seeds", 1000, "how many seeds")
 	f.Float64Var(&o.minutes, "minutes", 0, "stop after so many minutes, if the seeds have not ended before; 0: no limit")
 	f.Uint64Var(&o.seed, "seed", 0, "run this one seed")
+	f.StringVar(&o.faults, "faults", "", "with --seed: only these of its faults, by number, such as 3,17 or none")
+	f.BoolVar(&o.bench, "bench", false, "run the benchmark: how many times faster than in real time three nodes with eight partitions live")
 	f.BoolVar(&o.trace, "trace", false, "with --seed: print everything that happens")
 	return cmd
 }
 
 func simOne(o simOptions, out io.Writer) error {
 	opt := sim.Options{Seed: o.seed}
+	if o.faults != "" {
+		only, err := sim.ParseFaults(o.faults)
+		if err != nil {
+			return fmt.Errorf("--faults %w", err)
+		}
+		opt.Only = only
+	}
 	if o.trace {
 		opt.Trace = func(line string) { fmt.Fprintln(out, line) }
 	}
@@ -62,6 +76,22 @@ func simOne(o simOptions, out io.Writer) error {
 	if r.Violation != "" {
 		return fmt.Errorf("seed %d: %s", r.Seed, r.Violation)
 	}
+	return nil
+}
+
+func simBench(out io.Writer) error {
+	const runs = 20
+	began, simulated, operations := time.Now(), time.Duration(0), 0
+	for seed := range uint64(runs) {
+		r := sim.Run(sim.Options{Seed: seed + 1, Bench: true})
+		if r.Violation != "" {
+			return fmt.Errorf("seed %d: %s", r.Seed, r.Violation)
+		}
+		simulated += r.Time
+		operations += r.Operations
+	}
+	fmt.Fprintf(out, "%d runs: %v of cluster time in %v: %.0f times real time, %.0f requests a second of cluster time\n", runs, simulated.Round(time.Second),
+		time.Since(began).Round(time.Millisecond), simulated.Seconds()/time.Since(began).Seconds(), float64(operations)/simulated.Seconds())
 	return nil
 }
 

@@ -18,6 +18,8 @@ type Campaign struct {
 	For   time.Duration // at most so long, by the machine's clock; 0: as long as it takes
 	// Failures is after how many violations to give up; 0 is one.
 	Failures int
+	// Whole: what fails is shown with all its faults, not with as few as it takes.
+	Whole bool
 	// Out is told of every violation as it is found, with what it takes to see it again, and now and then how far things are.
 	Out io.Writer
 	// Stop ends the campaign after the seed that runs.
@@ -90,15 +92,27 @@ func (t *Total) add(r Result) {
 	t.Counts.Add(r.Counts)
 }
 
-// report runs a seed that failed once more, for its trace.
+// report says what a seed failed of: with as few of its faults as it takes, and the end of what happened then.
 func (c Campaign) report(r Result) {
-	var last tail
-	again := Run(Options{Seed: r.Seed, Trace: last.add})
-	fmt.Fprintf(c.Out, "seed %d: %s\n--- the end of its trace ---\n%s\n", r.Seed, r.Violation, strings.Join(last.all(), "\n"))
-	if again.Hash != r.Hash {
-		fmt.Fprintf(c.Out, "--- it did not repeat: trace hash %016x, then %016x: something in it is not drawn from the seed ---\n", r.Hash, again.Hash)
+	fmt.Fprintf(c.Out, "seed %d: %s\n", r.Seed, r.Violation)
+	if again := Run(Options{Seed: r.Seed}); again.Hash != r.Hash {
+		fmt.Fprintf(c.Out, "--- it did not repeat: trace hash %016x, then %016x: something in it is not drawn from the seed\n", r.Hash, again.Hash)
 	}
-	fmt.Fprintf(c.Out, "--- to see it again: chronik sim --seed %d --trace\n", r.Seed)
+	keep, runs := allOf(r), 0
+	if !r.Hollow && !c.Whole {
+		keep, runs = Shrink(r.Seed, len(r.Plan), shrinkRuns, shrinkTime)
+	}
+	var last tail
+	short := Run(Options{Seed: r.Seed, Only: keep, Trace: last.add})
+	fmt.Fprintf(c.Out, "--- the end of its trace, with %d of its %d faults ---\n%s\n", len(keep), len(r.Plan), strings.Join(last.all(), "\n"))
+	if short.Violation != r.Violation {
+		fmt.Fprintf(c.Out, "--- it fails like this: %s\n", short.Violation)
+	}
+	fmt.Fprintf(c.Out, "--- the fewest faults found with which it still fails (%d runs):\n", runs)
+	for _, i := range keep {
+		fmt.Fprintf(c.Out, "%6d %s\n", i, r.Plan[i])
+	}
+	fmt.Fprintf(c.Out, "--- to see it again: %s\n", Replay(r.Seed, keep, len(r.Plan)))
 }
 
 // String is the summary of a campaign.

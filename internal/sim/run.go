@@ -21,6 +21,8 @@ type Options struct {
 	// the same either way.
 	Trace func(line string)
 
+	// Only names the faults of the seed's plan that shall happen, by their numbers; nil: all of them.
+	Only []int
 	// Bench replaces the settings that the seed draws by those of the benchmark: three nodes with a server's own timing, eight
 	// partitions, a steady load, and a fault every few seconds, for a minute.
 	Bench bool
@@ -39,8 +41,12 @@ type Result struct {
 	Operations int
 	// Acknowledged is how many batches the servers have called committed.
 	Acknowledged int
+	// Plan names the faults that were planned; Options.Only goes by the place in it.
+	Plan []string
 	// Violation says what broke a promise; empty if nothing did.
 	Violation string
+	// Hollow: what the run failed of is that it shows nothing.
+	Hollow bool
 }
 
 // FaultPrefix begins the names of faults in Counts.
@@ -104,9 +110,11 @@ func (w *world) checkWorth() {
 	}
 	if w.model.acked < minAcked {
 		w.fail("only %d batches were acknowledged: such a run shows nothing", w.model.acked)
+		w.failed.hollow = true
 	}
-	if len(w.plan) > 0 && w.counts.Faults() == 0 {
+	if w.failed == nil && len(w.plan) > 0 && !w.partly && w.counts.Faults() == 0 {
 		w.fail("no fault came about: such a run shows nothing")
+		w.failed.hollow = true
 	}
 }
 
@@ -115,8 +123,11 @@ func (w *world) result() Result {
 		Seed: w.seed, Hash: w.trace.sum, Time: w.clk.Now().Sub(epoch), Counts: w.counts,
 		Operations: w.operations, Acknowledged: w.model.acked,
 	}
+	for _, e := range w.plan {
+		r.Plan = append(r.Plan, e.String())
+	}
 	if w.failed != nil {
-		r.Violation = w.failed.text
+		r.Violation, r.Hollow = w.failed.text, w.failed.hollow
 	}
 	return r
 }

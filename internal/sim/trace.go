@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/binary"
 	"fmt"
+	"strings"
 	"time"
 )
 
@@ -53,6 +54,9 @@ type tail struct {
 const traceKept = 150
 
 func (t *tail) add(line string) {
+	if strings.Contains(line, " MsgHeartbeat") {
+		return // there are many, and they say little
+	}
 	if len(t.lines) < traceKept {
 		t.lines = append(t.lines, line)
 		return

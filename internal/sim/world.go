@@ -34,6 +34,8 @@ type world struct {
 	links    *network
 	model    *model
 	plan     []event // of faults
+	keep     map[int]bool
+	partly   bool // only those of keep happen
 	// noise is what goes wrong all the time until the cluster is healed.
 	noise noise
 
@@ -54,7 +56,10 @@ type world struct {
 }
 
 // violation ends a run.
-type violation struct{ text string }
+type violation struct {
+	text   string
+	hollow bool // nothing went wrong, but nothing was shown either
+}
 
 // noise are rates of what may go wrong at any time.
 type noise struct {
@@ -89,6 +94,12 @@ func newWorldOf(o Options, set settings, plan []event) *world {
 	}
 	w.scheduler.clk, w.scheduler.rng = clock.NewSim(epoch), w.sched
 	w.set, w.plan = set, plan
+	if o.Only != nil {
+		w.partly, w.keep = true, map[int]bool{}
+		for _, i := range o.Only {
+			w.keep[i] = true
+		}
+	}
 	w.model = newModel(w)
 	w.made = make([]bool, len(w.set.topics))
 	for id := int32(1); id <= int32(w.set.nodes); id++ {
@@ -118,7 +129,7 @@ func (w *world) fail(format string, args ...any) {
 	if w.failed != nil {
 		return
 	}
-	w.failed = &violation{fmt.Sprintf(format, args...)}
+	w.failed = &violation{text: fmt.Sprintf(format, args...)}
 	w.log("VIOLATION %s", w.failed.text)
 }
 
