@@ -94,6 +94,9 @@ func (c *Core) Groups() *multiraft.Service { return c.groups }
 // Partitions are the node's topic partitions.
 func (c *Core) Partitions() *partition.Manager { return c.manager }
 
+// Controller is the node's way to decisions about the cluster.
+func (c *Core) Controller() *controller.Controller { return c.controller }
+
 // Metadata is the node's copy of the cluster's metadata.
 func (c *Core) Metadata() *controller.StateMachine { return c.machine }
 

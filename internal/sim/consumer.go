@@ -3,6 +3,8 @@ package sim
 import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/record"
 )
 
 // consumer reads one partition from its beginning on, mostly from its leader.
@@ -99,6 +101,12 @@ func (c *consumer) take(rp *kmsg.FetchResponseTopicPartition, node int32) {
 	if len(rp.RecordBatches) == 0 {
 		return
 	}
+	if w.nodes[node-1].flips > 0 && !sound(rp.RecordBatches) {
+		// Damage that the node has yet to find: clients check what they get, and look elsewhere.
+		w.counts["damaged batches refused by clients"]++
+		c.give()
+		return
+	}
 	end, ok := w.model.sawAll(c.part, c.at, rp.RecordBatches, "a consumer")
 	if ok && end > rp.HighWatermark {
 		w.fail("%s on node %d: a consumer got up to %d, the high watermark is %d", c.part, node, end, rp.HighWatermark)
@@ -108,6 +116,21 @@ func (c *consumer) take(rp *kmsg.FetchResponseTopicPartition, node int32) {
 	if c.rng.IntN(50) == 0 {
 		c.at = 0 // starts over
 	}
+}
+
+// sound says whether batches have the checksums they were stored with.
+func sound(raw []byte) bool {
+	for len(raw) > 0 {
+		h, err := record.ParseHeader(raw)
+		if err != nil || h.Size() > len(raw) {
+			return false
+		}
+		if _, err := record.Validate(raw[:h.Size()]); err != nil {
+			return false
+		}
+		raw = raw[h.Size():]
+	}
+	return true
 }
 
 func (c *consumer) list(timestamp int64) (offset int64, ok bool) {

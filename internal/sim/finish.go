@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/chronik-go/chronik/internal/controller"
@@ -32,6 +33,9 @@ func (w *world) heal() {
 			n.syncFault = nil
 		}
 		n.fs.SetCapacity(0)
+		if n.ruined {
+			continue
+		}
 		if n.proc != nil {
 			n.proc.slow, n.proc.cut = 0, -1
 			n.proc.thaw()
@@ -70,6 +74,10 @@ func (w *world) finish() {
 	w.lastWrites()
 	if w.failed != nil {
 		return
+	}
+	if w.flipped() {
+		// Everything is read over at least once more, so that all damage is found.
+		w.run(2*w.set.scrub+5*time.Second, nil)
 	}
 	if !w.run(w.bound(equalWithin), w.equal) && w.failed == nil {
 		w.fail("the replicas are not equal %v after healing: %s", w.bound(equalWithin), w.describe())
@@ -119,6 +127,9 @@ func (w *world) lastWrites() {
 func (w *world) equal() bool {
 	var img *metadata.Image
 	for _, n := range w.nodes {
+		if n.ruined {
+			continue
+		}
 		if !n.up() || !n.proc.registered {
 			return false
 		}
@@ -141,11 +152,17 @@ func (w *world) equal() bool {
 func (w *world) equalReplicas(t *metadata.Topic, p *metadata.Partition) bool {
 	var first *partition.Partition
 	var applied uint64
+	if p.Change != nil && !w.ruins() {
+		return false
+	}
 	for _, r := range p.Replicas {
+		if w.nodes[r.Node-1].ruined {
+			continue
+		}
 		core := w.nodes[r.Node-1].proc.core
 		v, ok := core.Partitions().Lookup(t.Name, p.Index)
 		raft, ok2 := core.Groups().Group(p.Group)
-		if !ok || !ok2 || v.Group() != p.Group {
+		if !ok || !ok2 || v.Group() != p.Group || v.ReplicaID() != r.ID || len(v.Damage()) > 0 || raft.Fenced() {
 			return false
 		}
 		if first == nil {
@@ -157,6 +174,20 @@ func (w *world) equalReplicas(t *metadata.Topic, p *metadata.Partition) bool {
 		}
 	}
 	return true
+}
+
+// flipped says whether bits have changed on a disk, ruins whether that has ended a node.
+func (w *world) flipped() bool {
+	return slices.ContainsFunc(w.nodes, func(n *node) bool { return n.flips > 0 })
+}
+
+func (w *world) ruins() bool {
+	return slices.ContainsFunc(w.nodes, func(n *node) bool { return n.ruined })
+}
+
+// intact returns a node that runs.
+func (w *world) intact() *node {
+	return w.nodes[slices.IndexFunc(w.nodes, func(n *node) bool { return !n.ruined })]
 }
 
 func (w *world) describe() string {
@@ -180,6 +211,9 @@ func (w *world) describe() string {
 func (w *world) checkMetadata() {
 	var first []byte
 	for _, n := range w.nodes {
+		if n.ruined {
+			continue
+		}
 		b, err := controller.EncodeImage(n.proc.core.Metadata().Image())
 		if err != nil {
 			w.fail("node %d: its metadata does not encode: %v", n.id, err)
@@ -192,7 +226,7 @@ func (w *world) checkMetadata() {
 			return
 		}
 	}
-	w.checkHistory(w.nodes[0].proc.core.Metadata().Image())
+	w.checkHistory(w.intact().proc.core.Metadata().Image())
 }
 
 // checkPartition reads every replica from its log start to its end: dense, equal, and what the model knows.
@@ -200,7 +234,7 @@ func (w *world) checkPartition(p *partModel) {
 	if w.failed != nil {
 		return
 	}
-	t := w.nodes[0].proc.core.Metadata().Image().Topics[p.topic]
+	t := w.intact().proc.core.Metadata().Image().Topics[p.topic]
 	if t == nil || int(p.index) >= len(t.Partitions) {
 		w.fail("%s is in nobody's metadata", p)
 		return
@@ -208,6 +242,9 @@ func (w *world) checkPartition(p *partModel) {
 	var first []byte
 	var firstNode int32
 	for _, r := range t.Partitions[p.index].Replicas {
+		if w.nodes[r.Node-1].ruined {
+			continue
+		}
 		v, _ := w.nodes[r.Node-1].proc.core.Partitions().Lookup(p.topic, p.index)
 		start, hw := v.LogStart(), v.HighWatermark()
 		raw, err := readReplica(v, start, hw)

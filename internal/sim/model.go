@@ -272,10 +272,10 @@ func (m *model) watch() {
 func (m *model) watchReplica(n *node, p *partition.Partition, st multiraft.Status) {
 	w := m.w
 	g := m.group(p.Group(), p.Topic(), p.Index())
-	v := n.proc.views[p.Group()]
+	v := n.proc.views[p.ReplicaID()]
 	if v == nil {
 		v = &replicaView{}
-		n.proc.views[p.Group()] = v
+		n.proc.views[p.ReplicaID()] = v
 	}
 	start, hw := p.LogStart(), p.HighWatermark()
 	switch {

@@ -3,9 +3,12 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
@@ -55,6 +58,8 @@ var faults = []*fault{
 	{name: "leadership transfer", strike: transfer},
 	{name: "clock jump", strike: clockJump},
 	{name: "clock drift", strike: clockDrift},
+	{name: "bits flipped", strike: flipBits},
+	{name: "replicas moved", strike: moveReplicas},
 }
 
 func noisy(set func(n *noise, r *rand.Rand)) func(*world, *rand.Rand) bool {
@@ -389,6 +394,79 @@ func fullDisk(w *world, r *rand.Rand) bool {
 	w.after(between(r, 200*ms, 4*time.Second), func() {
 		n.full = false
 		n.fs.SetCapacity(0)
+	})
+	return true
+}
+
+// flipBits changes bits on one node's disk, always the same node's in a run: a minority, whatever the others' disks go through.
+func flipBits(w *world, r *rand.Rand) bool {
+	if w.set.replication < 3 {
+		return false
+	}
+	n := w.nodes[w.seed%uint64(len(w.nodes))]
+	files := n.files(dataDir, nil)
+	if n.ruined || len(files) == 0 {
+		return false
+	}
+	for range 1 + r.IntN(3) {
+		f := files[r.IntN(len(files))]
+		fi, err := n.fs.Stat(f)
+		if err != nil || fi.Size == 0 {
+			continue
+		}
+		at := r.Int64N(fi.Size)
+		if n.fs.FlipBit(f, at, uint(r.IntN(8))) == nil {
+			n.flips++
+			w.log("node %d: a bit of %s at %d has changed", n.id, f, at)
+		}
+	}
+	return n.flips > 0
+}
+
+// files lists the files of the log and of segments.
+func (n *node) files(dir string, list []string) []string {
+	names, err := n.fs.List(dir)
+	if err != nil {
+		return list
+	}
+	for _, name := range names {
+		full := dir + "/" + name
+		if fi, err := n.fs.Stat(full); err == nil && fi.IsDir {
+			list = n.files(full, list)
+		} else if strings.HasSuffix(name, ".log") || strings.HasSuffix(name, ".wal") {
+			list = append(list, full)
+		}
+	}
+	return list
+}
+
+// moveReplicas asks for a partition's replicas to go to other nodes, or for a move under way to be turned back.
+func moveReplicas(w *world, r *rand.Rand) bool {
+	n := w.anyUp(r)
+	if n == nil || n.proc.core == nil || len(w.model.parts) == 0 {
+		return false
+	}
+	part := w.model.parts[r.IntN(len(w.model.parts))]
+	if !w.made[part.topicIndex] {
+		return false
+	}
+	var to []int32
+	for _, i := range r.Perm(len(w.nodes))[:w.set.replication] {
+		to = append(to, w.nodes[i].id)
+	}
+	ask := controller.Reassignment{Topic: part.topic, Partition: part.index, Nodes: to}
+	if r.IntN(5) == 0 {
+		ask.Nodes, ask.Cancel = nil, true
+	}
+	p := n.proc
+	w.spawn(p, func() {
+		ctx, cancel := clock.WithTimeout(never, machineClock{p}, 5*time.Second)
+		defer cancel()
+		res := p.core.Controller().Reassign(ctx, []controller.Reassignment{ask}, true)
+		w.log("%s goes to nodes %v (turned back: %v): %v", part, to, ask.Cancel, res[0].Err)
+		if res[0].Err == nil {
+			w.counts["moves of replicas begun"]++
+		}
 	})
 	return true
 }

@@ -1,8 +1,10 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"time"
 
 	"github.com/chronik-go/chronik/internal/config"
@@ -33,6 +35,8 @@ type node struct {
 	// syncFault is the injected failure of a sync that the process must not survive.
 	syncFault *vfs.Injected
 	full      bool // its disk has little room, or none
+	flips     int  // bits that have changed on its disk
+	ruined    bool // it has found its metadata damaged, and waits for a person
 }
 
 // proc is one life of a node's process.
@@ -47,9 +51,9 @@ type proc struct {
 	core    *nodepkg.Core
 	actors  []*actor
 	tasks   []*task
-	held    []func() // callbacks while frozen
-	later   []unit   // what was about to run when it was frozen
-	views   map[uint64]*replicaView
+	held    []func()                // callbacks while frozen
+	later   []unit                  // what was about to run when it was frozen
+	views   map[uint64]*replicaView // by replica
 	fatal   error
 	// registered: the cluster knows this life's address, and all it shall hold is open.
 	registered bool
@@ -114,6 +118,9 @@ func (n *node) up() bool { return n.proc != nil && !n.proc.dead }
 // boot starts a process on the node. A power cut armed before may hit it at any point.
 func (n *node) boot(cut int, keep vfs.PowerCut) {
 	w := n.w
+	if n.ruined {
+		return
+	}
 	n.boots++
 	p := &proc{node: n, fs: n.fs, cut: cut, cutKeep: keep, views: map[uint64]*replicaView{}}
 	n.proc = p
@@ -124,6 +131,8 @@ func (n *node) boot(cut int, keep vfs.PowerCut) {
 		err := p.open()
 		switch {
 		case p.dead: // the power failed on the way
+		case (err != nil || p.fatal != nil) && n.flips > 0 && !n.syncFired() && !n.full:
+			n.ruin(errors.Join(err, p.fatal))
 		case p.fatal != nil || err != nil && (n.syncFired() || n.full):
 			w.log("node %d refuses to start: %v %v", n.id, err, p.fatal)
 			n.exit(w.between(50*time.Millisecond, time.Second))
@@ -194,6 +203,7 @@ func (p *proc) config() *config.Node {
 	c.AutoCreateTopics = false
 	c.Limits.ElectionTimeout, c.Limits.HeartbeatInterval = 10*set.tick, time.Duration(set.beat)*set.tick
 	c.Limits.MaxOpenFiles = 16
+	c.Kafka = map[string]string{config.ScrubInterval: strconv.FormatInt(set.scrub.Milliseconds(), 10)}
 	return c
 }
 
@@ -211,11 +221,16 @@ func (p *proc) tuning() *nodepkg.Tuning {
 				p.leader(r, st)
 				observe(r, st)
 			}
+			fenced := c.OnFence
 			c.OnFence = func(r *multiraft.Replica, err error) {
-				// A disk that failed fences first and stops the node next.
-				if !p.dead && p.fatal == nil {
+				switch {
+				case p.dead || p.fatal != nil: // a disk that failed fences first and stops the node next
+				case p.node.flips > 0 && errors.Is(err, multiraft.ErrFenced):
+					w.counts["replicas fenced for damage"]++
+				default:
 					w.fail("node %d fenced %s-%d: %v", p.node.id, r.Topic(), r.Partition(), err)
 				}
+				fenced(r, err)
 			}
 		},
 		Metadata: func(c *controller.MachineConfig) { c.CheckpointEntries = set.metaEntries },
@@ -268,12 +283,25 @@ func (p *proc) settleFatal() {
 		p.node.exit(w.between(50*time.Millisecond, time.Second))
 		return
 	}
+	if p.node.flips > 0 && !p.node.syncFired() {
+		p.node.ruin(p.fatal)
+		return
+	}
 	if !p.node.syncFired() {
 		w.fail("node %d stopped though its disk is sound: %v", p.node.id, p.fatal)
 		return
 	}
 	w.counts["stopped by a failed sync"]++
 	p.node.exit(w.between(10*time.Millisecond, time.Second))
+}
+
+// ruin ends a node for good: what it needs has changed on its disk, and it says so and serves nothing.
+func (n *node) ruin(why error) {
+	n.w.log("node %d stops: its disk is damaged: %v", n.id, why)
+	n.w.counts["nodes stopped by damage"]++
+	n.ruined = true
+	n.drop()
+	n.fs.Kill()
 }
 
 func (n *node) syncFired() bool { return n.syncFault != nil && n.syncFault.Fired() > 0 }

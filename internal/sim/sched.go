@@ -25,12 +25,23 @@ type scheduler struct {
 }
 
 // maxBurst is how much may run at one instant: more is work that makes work for ever.
-const maxBurst = 2_000_000
+const maxBurst = 100_000
 
 // unit is an actor or a task that is ready.
 type unit struct {
 	actor *actor
 	task  *task
+}
+
+// String names who is to run.
+func (u unit) String() string {
+	switch {
+	case u.actor != nil:
+		return fmt.Sprintf("%s of node %d", u.actor.name, u.actor.p.node.id)
+	case u.task.p != nil:
+		return fmt.Sprintf("a request or a loop of node %d", u.task.p.node.id)
+	}
+	return "a client"
 }
 
 // actor is a worker of a process, stepped when it has something to do.
@@ -262,7 +273,7 @@ func (w *world) drain() {
 		w.queue[i] = w.queue[n-1]
 		w.queue = w.queue[:n-1]
 		if w.burst++; w.burst > maxBurst {
-			w.fail("work makes work without end: %d steps at one instant", w.burst)
+			w.fail("work makes work without end: %d steps at one instant, and next comes %s", w.burst, u)
 			return
 		}
 		if u.task != nil {

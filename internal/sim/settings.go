@@ -23,7 +23,8 @@ type settings struct {
 	maxUnapplied int64
 	maxInflight  uint64
 	backlog      int64
-	metaEntries  int // entries between checkpoints of the metadata
+	metaEntries  int           // entries between checkpoints of the metadata
+	scrub        time.Duration // between passes over everything on a disk
 	segment      segment.Config
 	limits       partition.Limits
 	syncTime     time.Duration // the longest a write of the log takes
@@ -56,6 +57,7 @@ func drawSettings(r *rand.Rand) settings {
 		maxInflight:  pick[uint64](r, 8<<10, 64<<10, 1<<20),
 		backlog:      pick[int64](r, 16<<10, 1<<20),
 		metaEntries:  pick(r, 3, 20, 1000),
+		scrub:        pick[time.Duration](r, 1, 5, 60) * time.Second,
 		segment: segment.Config{
 			SegmentBytes: pick[int64](r, 8<<10, 32<<10, 64<<10), IndexIntervalBytes: 512,
 			SegmentAge: pick(r, 500*ms, time.Hour), RetentionBytes: -1, RetentionAge: -1,
@@ -100,6 +102,7 @@ func benchSettings() settings {
 	s.maxUnapplied, s.maxInflight, s.shards = 1<<20, 1<<20, 2
 	s.segment.SegmentBytes, s.segment.SegmentAge, s.segment.RetentionBytes = 64<<10, time.Hour, 48<<10
 	s.limits.FlushInterval, s.limits.FlushBytes, s.limits.MaintenanceInterval = 2*time.Second, 64<<10, 5*time.Second
+	s.scrub = time.Hour
 	s.syncTime, s.stepTime, s.netDelay = 4*ms, 0, 3*ms
 	s.producers, s.consumers, s.idempotent, s.valueBytes = 8, 1, 1, 600
 	s.pace, s.deletes, s.admin = 2*time.Second, false, false
