@@ -12,6 +12,7 @@ import (
 
 	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/transport"
+	"github.com/chronik-go/chronik/internal/vfs"
 )
 
 // damageFlips is how many random flips and truncations the seeded test makes.
@@ -210,6 +211,77 @@ func TestTwoDamagedPlacesInOneSegment(t *testing.T) {
 		}
 	}
 	bad.check(t, 0, "two flips")
+}
+
+// The damaged segment is the one in which the log start lies: what is below it is copied, too, and nothing spins (found by the
+// simulator: the repair reported damage and forgot it, without end).
+func TestDamageInTheSegmentOfTheLogStart(t *testing.T) {
+	for name, batches := range map[string][]int{"above it": {8}, "around it": {4}, "above and below it": {0, 8}} {
+		t.Run(name, func(t *testing.T) {
+			c := newCluster(t, 2, nil)
+			c.elect(0, false)
+			c.fillAll(50)
+			bad := c.nodes[1]
+			bad.flush()
+			raw, err := vfs.ReadFile(bad.fs, path.Join(bad.p.log.Dir(), "00000000000000000000.log"), 1<<20)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var at []int64 // where each batch begins, and an offset in the middle of the fifth
+			var start int64
+			for b := raw; len(b) > 0; {
+				h, err := record.ParseHeader(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(at) == 4 {
+					start = h.BaseOffset + 1
+					if h.LastOffset() < start {
+						t.Fatal("the batch has one record")
+					}
+				}
+				at = append(at, int64(len(raw)-len(b)))
+				b = b[h.Size():]
+			}
+			flips := make([]int64, len(batches))
+			for i, n := range batches {
+				flips[i] = at[n] + 70
+			}
+			c.leader.p.DeleteRecords(start, func(_ int64, err error) {
+				if err != nil {
+					t.Error(err)
+				}
+			})
+			c.flow()
+			bad.apply()
+			bad.flush()
+			if bad.p.LogStart() != start {
+				t.Fatalf("log start %d", bad.p.LogStart())
+			}
+			log := path.Join(bad.p.log.Dir(), "00000000000000000000.log")
+			for _, at := range flips {
+				if err := bad.fs.FlipBit(log, at, 3); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(flips) == 1 {
+				bad.check(t, 0, name)
+				return
+			}
+			bad.scrub()
+			for range 2000 { // it rests: a bounded number of steps leaves nothing to do
+				if !bad.m.Step() {
+					break
+				}
+			}
+			if bad.m.Step() {
+				t.Error("the repair spins")
+			}
+			if n := bad.readAll(); n == 0 || n > 10 {
+				t.Errorf("%d offsets can't be read", n)
+			}
+		})
+	}
 }
 
 // The only copy: what is sound is served and written to; what is not has an error, and its bytes stay where they are.

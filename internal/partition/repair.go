@@ -134,9 +134,28 @@ func (p *Partition) mend(r *mending, d Damage, now time.Time) (more bool, err er
 			return true, err
 		}
 		// What was thought sound is not.
+		if next < p.logStart.Load() {
+			// Nobody has what lies below the log start any more, and a file with a hole would be no segment. The damaged records
+			// above it stay unreadable here until the log start has passed the segment.
+			p.logger.Error("damaged records share a segment with damage below the log start: they stay unreadable until the segment is deleted",
+				"from", d.From, "to", d.To, "file", d.File, "offset", next)
+			r.reset()
+			p.pauseMending(r, now, hopelessPause)
+			return false, nil
+		}
 		p.Report(Damage{From: next, To: next + 1, File: d.File, Byte: d.Byte, Reason: "found while the segment was copied"})
 	}
-	return p.fetchMissing(r, next, now)
+	return p.fetchMissing(r, p.askable(next), now)
+}
+
+// askable is the offset by which others are asked for the batch that begins at next: a log start may lie within it, and below that
+// nobody answers.
+func (p *Partition) askable(next int64) int64 {
+	start := p.logStart.Load()
+	if d, _ := p.damageAt(next, next); next < start && d != nil && d.To > start {
+		return start
+	}
+	return next
 }
 
 // inspectOn reads on to find out how far rough damage goes.
@@ -159,7 +178,8 @@ func (p *Partition) inspectOn(r *mending) error {
 // copyOwn takes sound batches from the damaged segment itself.
 func (p *Partition) copyOwn(r *mending, next, sound int64) (ok bool, err error) {
 	_, end := r.build.Range()
-	b, err := p.log.ReadChecked(next, min(sound, end), p.m.cfg.Limits.DeltaChunkBytes, nil)
+	// A segment in which the log start lies is copied from its beginning: its file is as dense as any.
+	b, err := p.log.ReadRetained(next, min(sound, end), p.m.cfg.Limits.DeltaChunkBytes, nil)
 	var damaged *segment.DamageError
 	var outside *segment.OffsetError
 	switch {

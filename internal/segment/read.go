@@ -76,7 +76,7 @@ type place struct {
 //
 // Errors: *OffsetError if offset is below the start or beyond the end, *DamageError, *IOError, ErrClosed.
 func (l *Log) Read(offset, limit int64, maxBytes int, buf []byte) ([]byte, error) {
-	b, _, err := l.read(offset, limit, maxBytes, buf)
+	b, _, err := l.read(offset, limit, maxBytes, buf, false)
 	return b, err
 }
 
@@ -84,7 +84,15 @@ func (l *Log) Read(offset, limit int64, maxBytes int, buf []byte) ([]byte, error
 // the CRC covers) is not the one known of its offset, is never returned. What comes before it is; if it is the first, the error is
 // a *DamageError.
 func (l *Log) ReadChecked(offset, limit int64, maxBytes int, buf []byte) ([]byte, error) {
-	b, at, err := l.read(offset, limit, maxBytes, buf)
+	return l.checked(l.read(offset, limit, maxBytes, buf, false))
+}
+
+// ReadRetained is ReadChecked, and reads also what lies below the log start and has not been removed with its segment yet.
+func (l *Log) ReadRetained(offset, limit int64, maxBytes int, buf []byte) ([]byte, error) {
+	return l.checked(l.read(offset, limit, maxBytes, buf, true))
+}
+
+func (l *Log) checked(b []byte, at place, err error) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -107,9 +115,10 @@ func (l *Log) ReadChecked(offset, limit int64, maxBytes int, buf []byte) ([]byte
 	return b, nil
 }
 
-func (l *Log) read(offset, limit int64, maxBytes int, buf []byte) ([]byte, place, error) {
+// read reads whole batches; below: also below the log start.
+func (l *Log) read(offset, limit int64, maxBytes int, buf []byte, below bool) ([]byte, place, error) {
 	for try := 0; ; try++ {
-		b, at, err := l.readOnce(offset, limit, maxBytes, buf)
+		b, at, err := l.readOnce(offset, limit, maxBytes, buf, below)
 		if err == nil || !errors.Is(err, errNotExist) {
 			return b, at, err
 		}
@@ -120,8 +129,8 @@ func (l *Log) read(offset, limit int64, maxBytes int, buf []byte) ([]byte, place
 	}
 }
 
-func (l *Log) readOnce(offset, limit int64, maxBytes int, buf []byte) ([]byte, place, error) {
-	at, ok, err := l.find(offset, limit)
+func (l *Log) readOnce(offset, limit int64, maxBytes int, buf []byte, below bool) ([]byte, place, error) {
+	at, ok, err := l.find(offset, limit, below)
 	if err != nil || !ok {
 		return buf[:0], at, err
 	}
@@ -200,14 +209,17 @@ func whole(at place, b []byte, limit int64) (n int, next int64, first int, err e
 }
 
 // find returns where the batch is that holds offset or, in a compacted log, the first after it. ok is false if that is
-// nothing below limit.
-func (l *Log) find(offset, limit int64) (at place, ok bool, err error) {
+// nothing below limit. below: also where the log has been told to start later.
+func (l *Log) find(offset, limit int64, below bool) (at place, ok bool, err error) {
 	l.mu.RLock()
 	if l.closed {
 		l.mu.RUnlock()
 		return place{}, false, ErrClosed
 	}
 	start, end, segs, compacted := l.start, l.end, l.segs, l.cfg.Compacted
+	if below && len(segs) > 0 {
+		start = segs[0].base
+	}
 	if offset < start || offset > end {
 		l.mu.RUnlock()
 		return place{}, false, &OffsetError{Offset: offset, Start: start, End: end}
@@ -236,7 +248,7 @@ func (l *Log) find(offset, limit int64) (at place, ok bool, err error) {
 		return at, false, &DamageError{File: s.log.path(), Offset: at.size, Reason: fmt.Sprintf("offset %d is missing at the segment's end", offset)}
 	}
 	// Compaction removed what was between here and the next segment.
-	return l.find(segs[i+1].base, limit)
+	return l.find(segs[i+1].base, limit, below)
 }
 
 // seek moves at to the batch of its segment that holds offset, or the first after it.
@@ -314,7 +326,7 @@ func (l *Log) floorPos(s *segment, offset int64) (pos, ends int64, err error) {
 // that it was applied already. ok is false if no batch begins there, or if it cannot be read: damage and I/O errors are
 // logged, and an I/O error also fails the log, so that the next Append returns it.
 func (l *Log) BatchAt(offset int64) (h record.Header, crc uint32, ok bool) {
-	at, found, err := l.find(offset, l.EndOffset())
+	at, found, err := l.find(offset, l.EndOffset(), false)
 	if err == nil && found {
 		var b [record.BatchOverhead]byte
 		if err = at.s.log.readAt(b[:], at.pos); err == nil {

@@ -162,7 +162,7 @@ func (w *world) equalReplicas(t *metadata.Topic, p *metadata.Partition) bool {
 		core := w.nodes[r.Node-1].proc.core
 		v, ok := core.Partitions().Lookup(t.Name, p.Index)
 		raft, ok2 := core.Groups().Group(p.Group)
-		if !ok || !ok2 || v.Group() != p.Group || v.ReplicaID() != r.ID || len(v.Damage()) > 0 || raft.Fenced() {
+		if !ok || !ok2 || v.Group() != p.Group || v.ReplicaID() != r.ID || len(v.Damage()) > 0 && !w.stays(v) || raft.Fenced() {
 			return false
 		}
 		if first == nil {
@@ -185,6 +185,10 @@ func (w *world) ruins() bool {
 	return slices.ContainsFunc(w.nodes, func(n *node) bool { return n.ruined })
 }
 
+// stays says whether damage can't be mended: below the log start, in the same segment, there is more, of which nobody has a copy.
+// It says so itself, and goes when the segment is deleted.
+func (w *world) stays(p *partition.Partition) bool { return w.hopeless[p.ReplicaID()] }
+
 // intact returns a node that runs.
 func (w *world) intact() *node {
 	return w.nodes[slices.IndexFunc(w.nodes, func(n *node) bool { return !n.ruined })]
@@ -193,6 +197,10 @@ func (w *world) intact() *node {
 func (w *world) describe() string {
 	var b bytes.Buffer
 	for _, n := range w.nodes {
+		if n.ruined {
+			fmt.Fprintf(&b, " node %d is ruined;", n.id)
+			continue
+		}
 		if !n.up() || n.proc.core == nil {
 			fmt.Fprintf(&b, " node %d is down;", n.id)
 			continue
@@ -200,8 +208,18 @@ func (w *world) describe() string {
 		fmt.Fprintf(&b, " node %d, metadata %d, registered %v:", n.id, n.proc.core.Metadata().Image().Index, n.proc.registered)
 		for _, r := range n.proc.core.Groups().Replicas() {
 			st := r.Status()
-			fmt.Fprintf(&b, " %s-%d term %d leader %d ready %v commit %d applied %d;", r.Topic(), r.Partition(), st.Term, st.LeaderNode, st.Ready,
+			fmt.Fprintf(&b, " %s-%d term %d leader %d ready %v commit %d applied %d", r.Topic(), r.Partition(), st.Term, st.LeaderNode, st.Ready,
 				st.Commit, st.Applied)
+			if r.Fenced() {
+				b.WriteString(" fenced")
+			}
+			if p, ok := n.proc.core.Partitions().Lookup(r.Topic(), r.Partition()); ok {
+				fmt.Fprintf(&b, " replica %d log %d to %d", p.ReplicaID(), p.LogStart(), p.HighWatermark())
+				if d := p.Damage(); len(d) > 0 {
+					fmt.Fprintf(&b, " damage %+v", d)
+				}
+			}
+			b.WriteString(";")
 		}
 	}
 	return b.String()
@@ -246,6 +264,10 @@ func (w *world) checkPartition(p *partModel) {
 			continue
 		}
 		v, _ := w.nodes[r.Node-1].proc.core.Partitions().Lookup(p.topic, p.index)
+		if len(v.Damage()) > 0 {
+			w.counts["damage that stays"]++
+			continue
+		}
 		start, hw := v.LogStart(), v.HighWatermark()
 		raw, err := readReplica(v, start, hw)
 		if err != nil {

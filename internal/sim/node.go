@@ -434,9 +434,17 @@ func (p *proc) leader(r *multiraft.Replica, st multiraft.Status) {
 }
 
 // heard lets the simulator count, and strike, at what a process logs.
-func (p *proc) heard(r *slog.Record) {
+func (p *proc) heard(h *logHandler, r *slog.Record) {
 	w := p.node.w
 	switch r.Message {
+	case "records are damaged on this node: they are not served from here, and fetched anew from another replica":
+		w.counts["damage found"]++
+	case "damaged records share a segment with damage below the log start: they stay unreadable until the segment is deleted":
+		h.attr(r, "group", func(v slog.Value) {
+			if part, ok := p.core.Partitions().Group(v.Uint64()); ok {
+				w.hopeless[part.ReplicaID()] = true
+			}
+		})
 	case "catching up by delta":
 		w.counts["delta begun"]++
 	case "catching up whole":

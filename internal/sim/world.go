@@ -53,6 +53,8 @@ type world struct {
 	messages   int
 	trace      trace
 	failed     *violation
+	// hopeless are replicas with damage that they have called beyond mending.
+	hopeless map[uint64]bool
 }
 
 // violation ends a run.
@@ -89,7 +91,7 @@ func newWorldOf(o Options, set settings, plan []event) *world {
 	seed, draw := o.Seed, drawer(o.Seed)
 	w := &world{
 		seed: seed, sched: draw(1), net: draw(2), rng: draw(3),
-		counts: Counts{}, trace: trace{sink: o.Trace},
+		counts: Counts{}, hopeless: map[uint64]bool{}, trace: trace{sink: o.Trace},
 		noise: noise{unreportedLoss: 0.1},
 	}
 	w.scheduler.clk, w.scheduler.rng = clock.NewSim(epoch), w.sched
@@ -220,8 +222,22 @@ func (h *logHandler) Handle(_ context.Context, r slog.Record) error {
 		r.Attrs(put)
 		w.trace.print(at, b.String())
 	}
-	h.p.heard(&r)
+	h.p.heard(h, &r)
 	return nil
+}
+
+// attr calls f with an attribute of a record or of its logger.
+func (h *logHandler) attr(r *slog.Record, key string, f func(slog.Value)) {
+	look := func(a slog.Attr) bool {
+		if a.Key == key {
+			f(a.Value)
+		}
+		return a.Key != key
+	}
+	for _, a := range h.attrs {
+		look(a)
+	}
+	r.Attrs(look)
 }
 
 // WithAttrs implements slog.Handler.
