@@ -225,7 +225,7 @@ func (p *proc) tuning() *nodepkg.Tuning {
 			c.OnFence = func(r *multiraft.Replica, err error) {
 				switch {
 				case p.dead || p.fatal != nil: // a disk that failed fences first and stops the node next
-				case p.node.flips > 0 && errors.Is(err, multiraft.ErrFenced):
+				case p.node.flips > 0 && (errors.Is(err, multiraft.ErrFenced) || errors.Is(err, wal.ErrDamaged) || errors.Is(err, partition.ErrDamaged)):
 					w.counts["replicas fenced for damage"]++
 				default:
 					w.fail("node %d fenced %s-%d: %v", p.node.id, r.Topic(), r.Partition(), err)
