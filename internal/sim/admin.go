@@ -60,8 +60,8 @@ func (a *admin) run() {
 	}
 }
 
-// create asks any node for a topic. An error means that nobody knows; so does the code for a timeout.
-func (c *client) create(name string, partitions int32, replication int16) (*kerr.Error, error) {
+// create asks any node for a topic, with all its replicas on the nodes named, if any. An error means that nobody knows; so does the code for a timeout.
+func (c *client) create(name string, partitions int32, replication int16, on ...int32) (*kerr.Error, error) {
 	k := c.anyNode()
 	if k == nil {
 		return nil, errRefused
@@ -72,6 +72,14 @@ func (c *client) create(name string, partitions int32, replication int16) (*kerr
 	req.TimeoutMillis = int32(requestTimeout / time.Millisecond)
 	t := kmsg.NewCreateTopicsRequestTopic()
 	t.Topic, t.NumPartitions, t.ReplicationFactor = name, partitions, replication
+	if len(on) > 0 {
+		t.NumPartitions, t.ReplicationFactor = -1, -1
+		for i := range partitions {
+			a := kmsg.NewCreateTopicsRequestTopicReplicaAssignment()
+			a.Partition, a.Replicas = i, on
+			t.ReplicaAssignment = append(t.ReplicaAssignment, a)
+		}
+	}
 	req.Topics = append(req.Topics, t)
 	resp, err := k.ask(req, nil)
 	if err != nil {

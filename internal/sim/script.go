@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"sort"
 	"strings"
 	"time"
@@ -22,17 +23,19 @@ import (
 type Script struct {
 	w     *world
 	free  func()
-	lines []string // of the trace, what a scenario shows
+	lines []string          // of the trace, what a scenario shows
+	terms map[string]uint64 // of each topic's leader, as last seen
 }
 
-// NewScript starts a cluster of so many nodes, with small logs so that little data fills them.
-func NewScript(nodes int) *Script {
-	s := &Script{free: seedRandom(1)}
+// NewScript starts a cluster of so many nodes, with small logs so that little data fills them. The seed decides what is left to chance:
+// who wins elections, how long things take.
+func NewScript(nodes int, seed uint64) *Script {
+	s := &Script{free: seedRandom(seed), terms: map[string]uint64{}}
 	set := benchSettings()
 	set.nodes, set.topics, set.producers, set.syncTime, set.netDelay = nodes, nil, 0, ms, ms
 	set.tick, set.segment.RetentionBytes, set.limits.FlushInterval, set.limits.FlushBytes = 20*ms, -1, 100*ms, 8<<10
 	set.walFile, set.walCache = 64<<10, 96<<10
-	s.w = newWorldOf(Options{Seed: 1, Trace: s.hear}, set, nil)
+	s.w = newWorldOf(Options{Seed: seed, Trace: s.hear}, set, nil)
 	s.w.scripted = true
 	for _, n := range s.w.nodes {
 		n.boot(-1, vfs.LoseUnsynced())
@@ -47,7 +50,10 @@ func (s *Script) Close() {
 }
 
 // told are the lines of the trace that a scenario shows, by a part of them.
-var told = []string{"catching up", "snapshot staged", "snapshot installed", "fenced", "must stop", "power cut within a step", "VIOLATION", "moved", "replicas"}
+var told = []string{"catching up", "snapshot staged", "snapshot installed", "fenced", "must stop", "power cut within a step", "VIOLATION"}
+
+// chance is what a line of the trace owes to how many elections there were, and to how many groups: no scenario is about that.
+var chance = regexp.MustCompile(` (index|group|term|epoch|replica)=\d+`)
 
 func (s *Script) hear(line string) {
 	for _, t := range told {
@@ -56,7 +62,7 @@ func (s *Script) hear(line string) {
 			if i := strings.Index(text, ": {"); i > 0 {
 				text = text[:i] // numbers of sectors are the disk's own business
 			}
-			s.lines = append(s.lines, text)
+			s.lines = append(s.lines, chance.ReplaceAllString(text, ""))
 		}
 	}
 }
@@ -109,11 +115,11 @@ func (s *Script) client(f func(c *client) string) (string, error) {
 	return out, err
 }
 
-// Topic creates a topic with one partition and waits until a leader serves.
-func (s *Script) Topic(name string, replicas int16) error {
+// Topic creates a topic with one partition, on the nodes named if any, and waits until a leader serves.
+func (s *Script) Topic(name string, replicas int16, on ...int32) error {
 	_, err := s.client(func(c *client) string {
 		for {
-			if code, err := c.create(name, 1, replicas); err == nil && (code == nil || code == kerr.TopicAlreadyExists) {
+			if code, err := c.create(name, 1, replicas, on...); err == nil && (code == nil || code == kerr.TopicAlreadyExists) {
 				return ""
 			}
 			c.sleep(50 * ms)
@@ -128,16 +134,22 @@ func (s *Script) Topic(name string, replicas int16) error {
 
 // Leader waits until a node that runs leads the topic's partition and serves, and returns it with its term.
 func (s *Script) Leader(topic string) (node int32, term uint64, err error) {
-	err = s.until("a leader", func() bool {
-		node, term = 0, 0
-		for _, n := range s.w.nodes {
-			if st, ok := s.status(n, topic); ok && st.Ready && st.Term > term {
-				node, term = n.id, st.Term
-			}
-		}
-		return node != 0
+	err = s.until("a leader", func() (ok bool) {
+		node, term, ok = s.leads(topic)
+		return ok
 	})
+	s.terms[topic] = max(s.terms[topic], term)
 	return node, term, err
+}
+
+// leads returns who serves in the latest term in which anybody does.
+func (s *Script) leads(topic string) (node int32, term uint64, ok bool) {
+	for _, n := range s.w.nodes {
+		if st, ok := s.status(n, topic); ok && st.Ready && st.Term > term {
+			node, term = n.id, st.Term
+		}
+	}
+	return node, term, node != 0
 }
 
 func (s *Script) status(n *node, topic string) (multiraft.Status, bool) {
@@ -229,9 +241,23 @@ func (s *Script) Read(node int32, topic string) (string, error) {
 	return strings.Join(out, " "), nil
 }
 
-// Status tells of every node's replica of a topic's partition.
+// Elected waits for a leader of a later term than the one in which some node led when a script last asked, by Topic, Leader, Transfer
+// or Elected.
+func (s *Script) Elected(topic string) error {
+	before := s.terms[topic]
+	return s.until("an election", func() bool {
+		_, term, ok := s.leads(topic)
+		if ok && term > before {
+			s.terms[topic] = term
+		}
+		return s.terms[topic] > before
+	})
+}
+
+// Status tells of every node's replica of a topic's partition. Numbers of terms are chance: what counts is who follows whom.
 func (s *Script) Status(topic string) []string {
 	var out []string
+	_, latest, _ := s.leads(topic)
 	for _, n := range s.w.nodes {
 		switch p := s.replica(n, topic); {
 		case !n.up():
@@ -242,11 +268,17 @@ func (s *Script) Status(topic string) []string {
 			out = append(out, fmt.Sprintf("node %d: no replica", n.id))
 		default:
 			st := p.Status()
-			what := "follows"
-			if st.IsLeader {
+			what := fmt.Sprintf("follows node %d", st.LeaderNode)
+			switch {
+			case st.IsLeader:
 				what = "leads"
+			case st.LeaderNode <= 0:
+				what = "knows no leader"
 			}
-			out = append(out, fmt.Sprintf("node %d: %s in term %d, high watermark %d", n.id, what, st.Term, p.HighWatermark()))
+			if st.Term < latest {
+				what += " in an old term"
+			}
+			out = append(out, fmt.Sprintf("node %d: %s, high watermark %d", n.id, what, p.HighWatermark()))
 		}
 	}
 	return out
@@ -337,23 +369,43 @@ func (s *Script) Pause(node int32, stop bool) {
 	p.thaw()
 }
 
-// Transfer asks the leader of a topic's partition to hand it to a node, and waits until that leads.
+// Transfer asks whoever leads a topic's partition to hand it to a node, as often as it takes, and waits until that leads and the
+// other nodes that run know it.
 func (s *Script) Transfer(topic string, to int32) error {
-	from, _, err := s.Leader(topic)
-	if err != nil {
-		return err
-	}
-	n := s.w.nodes[from-1]
-	for _, r := range n.proc.core.Groups().Replicas() {
-		if r.Topic() == topic {
-			r.TransferLeadership(to)
+	asked := time.Time{}
+	return s.until("the transfer", func() bool {
+		from, term, ok := s.leads(topic)
+		switch {
+		case !ok:
+			return false
+		case from == to:
+			s.terms[topic] = max(s.terms[topic], term)
+			return s.known(topic, to, term)
+		case s.w.clk.Now().Sub(asked) < time.Second:
+			return false
+		}
+		asked = s.w.clk.Now()
+		n := s.w.nodes[from-1]
+		for _, r := range n.proc.core.Groups().Replicas() {
+			if r.Topic() == topic {
+				r.TransferLeadership(to)
+			}
+		}
+		s.w.touch(n.proc)
+		return false
+	})
+}
+
+// known says whether every replica that runs and is not cut off follows that leader.
+func (s *Script) known(topic string, leader int32, term uint64) bool {
+	for _, n := range s.w.nodes {
+		st, ok := s.status(n, topic)
+		cut := n.id != leader && s.w.links.link(leader, n.id).cut
+		if ok && !cut && (st.Term != term || st.LeaderNode != leader) {
+			return false
 		}
 	}
-	s.w.touch(n.proc)
-	return s.until("the transfer", func() bool {
-		st, ok := s.status(s.w.nodes[to-1], topic)
-		return ok && st.Ready
-	})
+	return true
 }
 
 // Reassign moves a topic's partition to other nodes and waits until the move is over.
