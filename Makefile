@@ -9,7 +9,7 @@ MINUTES ?= 30
 FUZZTIME ?= 5s
 SEED ?= 1
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster chaos proto dump-segments clients conformance bench mutants
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster chaos idle proto dump-segments clients conformance bench mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -48,6 +48,9 @@ chaos: ## real processes, links, clients and disks broken for MINUTES; SEED repe
 
 cluster: ## real processes, leaders killed -9 CYCLES times under load
 	CHRONIK_CLUSTER_CYCLES=$(CYCLES) $(GO) test ./test/cluster -count=1 -v -timeout 60m
+
+idle: ## three real servers with 1,000 partitions and nothing to do for MINUTES: no elections, and what it costs
+	CHRONIK_IDLE_MINUTES=$(MINUTES) $(GO) test ./test/cluster -run TestIdleClusterElectsNobody -count=1 -v -timeout 0
 
 proto: ## regenerate protobuf code (needs protoc)
 	$(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)

@@ -139,6 +139,7 @@ func (r *Replica) appliedUpTo(noopTerm uint64) {
 	v := r.view.Load()
 	if noopTerm != 0 && v.isLeader && v.term == noopTerm && !v.ready {
 		r.sm.LeaderReady(noopTerm)
+		r.svc.taken.Add(1)
 		nv := *v
 		nv.ready = true
 		r.publish(&nv)

@@ -21,6 +21,9 @@ type Service struct {
 	// unfit: see SetUnfit.
 	unfit atomic.Bool
 
+	// taken: see LeadershipsTaken.
+	taken atomic.Uint64
+
 	mu      sync.RWMutex
 	byGroup map[uint64]*Replica
 	byName  map[topicPartition]*Replica
@@ -74,6 +77,9 @@ func (s *Service) Start() {
 		}
 	})
 }
+
+// LeadershipsTaken counts how often a replica here has become its group's leader and begun to serve, since the start.
+func (s *Service) LeadershipsTaken() uint64 { return s.taken.Load() }
 
 // Tick makes one raft tick due on every shard. A shard that has not taken the last one yet does not owe two: a paused
 // process must not wake up to an election it slept through.

@@ -18,6 +18,15 @@ func (c *Core) registerMetrics(reg prometheus.Registerer) {
 		}
 		return float64(n)
 	})
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "chronik", Name: "leaderships_taken_total",
+		Help: "How often a replica here has become the leader of its group since start."}, func() float64 { return float64(c.groups.LeadershipsTaken()) }))
+	gauge("raft_terms", "Sum of the raft terms of all replicas here: it grows with every election, won or not.", func() float64 {
+		n := uint64(0)
+		for _, r := range c.groups.Replicas() {
+			n += r.Status().Term
+		}
+		return float64(n)
+	})
 	gauge("replicas_fenced", "Replicas stopped after damage or a violated invariant.", func() float64 {
 		n := 0
 		for _, r := range c.groups.Replicas() {
