@@ -200,7 +200,7 @@ func (c *Core) openPartitions() (err error) {
 		return err
 	}
 	c.scrubber = c.newScrubber()
-	c.replicas = &replicas{core: c, wake: make(chan struct{}, 1), seen: map[string]*metadata.Topic{}, failed: map[uint64]error{}}
+	c.replicas = &replicas{core: c, wake: make(chan struct{}, 1), seen: map[string]*metadata.Topic{}, failed: map[uint64]*failure{}}
 	return nil
 }
 

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/chronik-go/chronik/internal/vfs"
 )
 
 // A node whose disk is nearly full gives its leaderships to nodes that have room and takes none while it is full: clients go on
@@ -147,5 +150,32 @@ func TestAllNodesFullServeReads(t *testing.T) {
 	produce(t, c, "orders", 0, "again")
 	if got := consume(t, nodes, "orders", 0, 2); got[1] != "again" {
 		t.Errorf("read %q", got)
+	}
+}
+
+// A replica that could not be opened for lack of room is opened when there is some, without a restart (found by the simulator, seed 256).
+func TestReplicaThatFoundNoRoomOpensLater(t *testing.T) {
+	t.Parallel()
+	n := newTestNode(t, 1)
+	disk := vfs.NewMem(9)
+	n.fs = disk
+	n.start()
+	nodes := []*testNode{n}
+	c := client(t, nodes)
+	createTopics(t, c, 1, 1, "orders")
+	produce(t, c, "orders", 0, "kept")
+	c.Close()
+	n.stop()
+	full := disk.Inject(vfs.Fault{Ops: vfs.OpCreate | vfs.OpOpen | vfs.OpWrite, Match: "/node-1/topics/orders/*/*/*", Count: -1, Err: syscall.ENOSPC})
+	n.start()
+	if _, ok := n.core.Load().manager.Lookup("orders", 0); ok || full.Fired() == 0 {
+		t.Fatal("the partition opens on a full disk: nothing is tested")
+	}
+	full.Remove()
+	if got := consume(t, nodes, "orders", 0, 1); got[0] != "kept" {
+		t.Errorf("read %q", got)
+	}
+	if n := strings.Count(n.log.String(), "a partition does not open"); n != 1 {
+		t.Errorf("%d lines say that a partition does not open, one should", n)
 	}
 }

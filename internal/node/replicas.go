@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"sync"
@@ -25,9 +26,15 @@ type replicas struct {
 	left map[uint64]string          // directories found at the start that are not known to be a replica's yet, by log
 
 	mu     sync.Mutex
-	index  uint64           // image index carried out
-	failed map[uint64]error // by replica
+	index  uint64              // image index carried out
+	failed map[uint64]*failure // by replica
 	waits  []chan struct{}
+}
+
+// failure is why a replica did not open. Again: it is to be tried once more.
+type failure struct {
+	err   error
+	again bool
 }
 
 func (r *replicas) poke() {
@@ -81,12 +88,16 @@ func (r *replicas) reconcile(img *metadata.Image) {
 		}
 	}
 	r.core.coordinator.DropTopics(gone)
+	again := r.tryAgain()
 	for _, name := range names {
 		topic := img.Topics[name]
-		if r.seen[name] != topic {
+		if r.seen[name] != topic || again {
 			r.open(topic)
 			r.seen[name] = topic
 		}
+	}
+	if again {
+		r.triedAgain()
 	}
 	r.orphans(img)
 	r.leftovers(img)
@@ -156,12 +167,14 @@ func (r *replicas) open(topic *metadata.Topic) {
 				g.SetMembers(partition.Members(p))
 			}
 		case held && !r.hasFailed(rep.ID):
-			if err := c.manager.Open(topic, p, rep); err != nil {
+			err := c.manager.Open(topic, p, rep)
+			if before := r.opened(rep.ID, err); err != nil && before == nil {
 				c.log.Error("a partition does not open; its other replicas go on without this one", "topic", topic.Name, "partition", p.Index, "group", p.Group, "error", err)
-				r.fail(rep.ID, err)
-				if beyondRepair(err) {
-					c.replacer.add(p.Group, rep.ID)
-				}
+			} else if err == nil && before != nil {
+				c.log.Info("a partition opens that had failed to", "topic", topic.Name, "partition", p.Index, "group", p.Group, "reason", before)
+			}
+			if err != nil && beyondRepair(err) {
+				c.replacer.add(p.Group, rep.ID)
 			}
 		}
 	}
@@ -256,11 +269,55 @@ func logsOf(img *metadata.Image, node int32, dir uuid.UUID) map[uint64]bool {
 func (r *replicas) hasFailed(replica uint64) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.failed[replica] != nil
+	f := r.failed[replica]
+	return f != nil && !f.again
 }
 
-func (r *replicas) fail(replica uint64, err error) {
+// opened notes how opening a replica ended, and returns why it had failed before, if it had.
+func (r *replicas) opened(replica uint64, err error) (before error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.failed[replica] = err
+	if f := r.failed[replica]; f != nil {
+		before = f.err
+	}
+	if err == nil {
+		delete(r.failed, replica)
+	} else {
+		r.failed[replica] = &failure{err: err}
+	}
+	return before
+}
+
+// room says that the disk takes writes: what it refused to open is tried again. Damage is not mended by that.
+func (r *replicas) room() {
+	r.mu.Lock()
+	again := false
+	for _, f := range r.failed {
+		if errors.Is(f.err, partition.ErrStorage) && !beyondRepair(f.err) {
+			f.again, again = true, true
+		}
+	}
+	r.mu.Unlock()
+	if again {
+		r.poke()
+	}
+}
+
+// triedAgain forgets those that were to be tried once more and are not this node's any longer.
+func (r *replicas) triedAgain() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	maps.DeleteFunc(r.failed, func(_ uint64, f *failure) bool { return f.again })
+}
+
+// tryAgain says whether a replica is to be tried once more.
+func (r *replicas) tryAgain() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, f := range r.failed {
+		if f.again {
+			return true
+		}
+	}
+	return false
 }

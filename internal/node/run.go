@@ -23,7 +23,7 @@ func (c *Core) Start() {
 	}
 	c.controller.Start()
 	c.tasks.Go(c.gossip)
-	c.tasks.Go(func() { c.space.watch(c.ctx) })
+	c.tasks.Go(func() { c.space.watch(c.ctx, c.replicas.room) })
 	c.tasks.Go(func() { c.coordinator.Run(c.ctx) })
 	c.tasks.Go(c.scrub)
 	cancel := c.machine.Watch(func(*metadata.Image) {

@@ -60,9 +60,13 @@ func (s *space) writable() error {
 	return nil
 }
 
-func (s *space) watch(ctx context.Context) {
+// watch looks again and again, until ctx ends, and calls room each time the disk takes writes.
+func (s *space) watch(ctx context.Context, room func()) {
 	for clock.Sleep(ctx, s.clk, spaceInterval) == nil {
 		s.reserve.take(ctx, s.look(), s.kept)
+		if s.writable() == nil {
+			room()
+		}
 	}
 }
 
