@@ -8,6 +8,7 @@ SEEDS ?= 200
 MINUTES ?= 30
 FUZZTIME ?= 5s
 SEED ?= 1
+LINES ?= 100000
 
 .PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster chaos idle proto dump-segments clients conformance bench mutants
 
@@ -59,8 +60,8 @@ proto: ## regenerate protobuf code (needs protoc)
 dump-segments: ## Kafka's own DumpLogSegments reads our segments (needs Java and Maven)
 	bash test/dumplogsegments/run.sh
 
-clients: ## real clients of other languages against a cluster (needs kcat)
-	bash test/clients/run.sh
+clients: ## real clients of many languages against a cluster, LINES records each; ONLY=name,name runs some
+	$(GO) run ./test/clients -lines $(LINES) $(if $(ONLY),-only $(ONLY),$(if $(CI),,-docs docs/compatibility.md))
 
 conformance: ## Kafka's answers recorded anew, ours compared with them (needs Java and Maven)
 	bash test/conformance/run.sh

@@ -1,5 +1,5 @@
-// Command clients sends text through a cluster with clients that people use, kills leaders on the way, and looks for every
-// line: from other nodes with the same clients, and on every node's disk. run.sh builds and starts it.
+// Command clients runs the client matrix: real clients of many languages, unmodified, against a cluster of three nodes whose
+// leaders are killed in the middle. README.md says what a client's program is given and what it prints.
 package main
 
 import (
@@ -10,31 +10,36 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"slices"
+	"runtime"
 	"strings"
+	"sync"
 	"syscall"
-	"text/tabwriter"
 	"time"
+
+	"github.com/chronik-go/chronik/test/harness"
 )
 
 type options struct {
-	chronik, dir, goroot string
-	lines, kills         int
-	codecs, clients      string
-	timeout              time.Duration
+	root, dir, cache, docs, only string
+	lines, jobs                  int
+	install                      time.Duration
+	ci                           bool
+	required                     []string // commands that CI says are there
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.chronik, "chronik", "", "the chronik command under test")
-	flag.StringVar(&o.dir, "dir", "", "directory for the text, the nodes' data and their logs")
-	flag.StringVar(&o.goroot, "goroot", "", "the Go toolchain whose source is sent")
-	flag.IntVar(&o.lines, "lines", 2_000_000, "lines to send in each run")
-	flag.IntVar(&o.kills, "kills", 4, "leaders killed in each run")
-	flag.StringVar(&o.codecs, "codecs", "none,gzip,snappy,lz4,zstd", "codecs, a run for each")
-	flag.StringVar(&o.clients, "clients", "kcat,franz-go", "clients, a run for each")
-	flag.DurationVar(&o.timeout, "timeout", 10*time.Minute, "bound of each run")
+	flag.StringVar(&o.root, "root", "test/clients", "where the clients' folders are")
+	flag.StringVar(&o.dir, "dir", "", "for the nodes' data and the clients' logs; by default a temporary folder, kept after a failure")
+	flag.StringVar(&o.cache, "cache", "", "for what the clients install; by default below the user's cache folder")
+	flag.StringVar(&o.docs, "docs", "", "write the table into this file, between its markers")
+	flag.StringVar(&o.only, "only", "", "these folders, separated by commas; by default all")
+	flag.IntVar(&o.lines, "lines", 100_000, "records that each client checks one by one")
+	flag.IntVar(&o.jobs, "jobs", max(2, runtime.NumCPU()), "clients at once")
+	flag.DurationVar(&o.install, "install-timeout", 10*time.Minute, "bound of one client's installation")
 	flag.Parse()
+	o.ci = os.Getenv("CI") == "true"
+	o.required = strings.Fields(os.Getenv("CHRONIK_CI_TOOLCHAINS"))
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer cancel()
 	if err := run(ctx, o); err != nil {
@@ -43,153 +48,107 @@ func main() {
 	}
 }
 
-// result is a row of the table.
-type result struct {
-	client, codec         string
-	kills                 int
-	produce, kcat, franz  time.Duration // kcat, franz: reading with it
-	stored                string
-	storedMB              float64
-	longest               time.Duration // from a kill until the node served again
-	err                   error
-	peak                  int64
-	firstKill, lastKillAt int64
-}
-
-func run(ctx context.Context, o options) error {
-	if o.chronik == "" || o.dir == "" || o.goroot == "" {
-		return errors.New("-chronik, -dir and -goroot are needed (run.sh sets them)")
+func run(ctx context.Context, o options) (err error) {
+	if o.lines < 1000 || o.jobs < 1 {
+		return errors.New("-lines is from 1000, -jobs from 1")
 	}
-	if o.lines < 1 || o.kills < 0 {
-		return errors.New("-lines is from 1, -kills from 0")
+	if o.cache == "" {
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			return fmt.Errorf("no folder to install clients in (set -cache): %w", err)
+		}
+		o.cache = filepath.Join(dir, "chronik-clients")
 	}
-	text, err := writeCorpus(filepath.Join(o.dir, "lines"), o.goroot, o.lines)
-	if err != nil {
-		return fmt.Errorf("collecting the lines: %w", err)
+	if o.dir == "" {
+		if o.dir, err = os.MkdirTemp("", "chronik-clients"); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "clients: data and logs are kept in %s\n", o.dir)
+				return
+			}
+			os.RemoveAll(o.dir)
+		}()
 	}
-	fmt.Printf("%d lines of %d Go files, %.1f MB, sha256 %x\n", text.lines, text.files, mb(text.bytes), text.sum)
-	c, err := startCluster(ctx, o.chronik, filepath.Join(o.dir, "cluster"))
+	programs, err := discover(o.root, o.only)
 	if err != nil {
 		return err
+	}
+	bin, err := harness.Build(ctx, o.dir)
+	if err != nil {
+		return err
+	}
+	rows, err := matrix(ctx, o, bin, programs)
+	if err != nil {
+		return err
+	}
+	t := newTable(rows, o.lines)
+	fmt.Print(t.text())
+	if o.docs != "" {
+		if err := t.writeInto(o.docs); err != nil {
+			return err
+		}
+	}
+	if t.failed > 0 {
+		return fmt.Errorf("%d of %d clients failed", t.failed, len(rows))
+	}
+	return nil
+}
+
+// matrix installs all programs, then runs them against one cluster.
+func matrix(ctx context.Context, o options, bin string, programs []*program) ([]row, error) {
+	began := time.Now()
+	inSlots(o.jobs, programs, func(p *program) {
+		if p.outcome = missing(p.Toolchain, o.required); p.outcome == nil {
+			p.install(ctx, o)
+		}
+	})
+	fmt.Printf("installed in %v\n", time.Since(began).Round(time.Second))
+	c, err := startCluster(ctx, bin, filepath.Join(o.dir, "cluster"))
+	if err != nil {
+		return nil, err
 	}
 	defer c.stop()
-	var rows []result
-	failed := 0
-	for _, client := range strings.Split(o.clients, ",") {
-		for _, codec := range strings.Split(o.codecs, ",") {
-			r := oneRun(ctx, c, text, o, client, codec)
-			rows = append(rows, r)
-			if r.err != nil {
-				failed++
-				fmt.Printf("%s %s: FAILED: %v\n", client, codec, r.err)
-			} else {
-				fmt.Printf("%s %s: sent in %v with %d leaders killed (log ends then: %d to %d), read with kcat in %v\n", client, codec,
-					r.produce.Round(time.Millisecond), r.kills, r.firstKill, r.lastKillAt, r.kcat.Round(time.Millisecond))
-			}
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
+	began = time.Now()
+	inSlots(o.jobs, programs, func(p *program) {
+		if p.outcome == nil {
+			p.run(c.ctx, o, c)
+			fmt.Printf("%s: %v\n", p.name, p.took.Round(time.Second))
 		}
+	})
+	fmt.Printf("ran in %v; %d nodes killed, the longest was back after %v\n", time.Since(began).Round(time.Second), c.kills, c.longest.Round(time.Millisecond))
+	if err := c.broken(); err != nil {
+		return nil, err
 	}
-	table(rows, text)
-	if err := c.stop(); err != nil {
-		return err
+	var rows []row
+	for _, p := range programs {
+		rows = append(rows, p.rows(ctx, o.ci, c)...)
 	}
-	if failed > 0 {
-		return fmt.Errorf("%d of %d runs failed", failed, len(rows))
-	}
-	return nil
+	return rows, ctx.Err()
 }
 
-// oneRun sends the whole text through a topic of its own and looks for it everywhere.
-func oneRun(ctx context.Context, c *cluster, text *corpus, o options, client, codec string) (r result) {
-	r = result{client: client, codec: codec}
-	ctx, cancel := context.WithTimeout(ctx, o.timeout)
-	defer cancel()
-	send, ok := producers[client]
-	if !ok || !slices.Contains(codecNames, codec) {
-		r.err = fmt.Errorf("no such client (%q) or codec (%q)", client, codec)
-		return r
-	}
-	topic := fmt.Sprintf("lines-%s-%s", client, codec)
-	if r.err = c.createTopic(ctx, topic); r.err != nil {
-		return r
-	}
-	k := newKiller(c, topic, text.lines, o.kills)
-	began := time.Now()
-	err := send(ctx, c.nodes[0].kafka, topic, codec, text, k)
-	r.produce = time.Since(began)
-	// The killer is waited for in any case: it may have a node down.
-	err = errors.Join(err, k.wait(ctx))
-	r.kills, r.longest = k.kills, k.longest
-	if len(k.ends) > 0 {
-		r.firstKill, r.lastKillAt = k.ends[0], k.ends[len(k.ends)-1]
-	}
-	if err != nil {
-		r.err = fmt.Errorf("sending: %w", err)
-		return r
-	}
-	if r.kills != o.kills {
-		r.err = fmt.Errorf("%d leaders were killed, %d should have been", r.kills, o.kills)
-		return r
-	}
-	if o.kills > 0 && r.firstKill >= int64(text.lines) {
-		r.err = fmt.Errorf("all lines were in the log before the first leader was killed: the kill came too late to test anything")
-		return r
-	}
-	r.err = r.verify(ctx, c, text, topic)
-	r.peak = c.peakRSS()
-	if r.err == nil {
-		r.err = c.deleteTopic(ctx, topic)
-	}
-	return r
-}
-
-// verify reads the topic from the nodes that were not produced to, with both clients, and from every node's disk.
-func (r *result) verify(ctx context.Context, c *cluster, text *corpus, topic string) error {
-	if haveKcat() {
-		began := time.Now()
-		if err := readKcat(ctx, c.nodes[1].kafka, topic, text); err != nil {
-			return fmt.Errorf("reading from node 2 with kcat: %w", err)
+// inSlots calls do for every program, side by side as far as their weights fit into the slots. Those that may take long begin.
+func inSlots(slots int, programs []*program, do func(*program)) {
+	var mu sync.Mutex
+	free := sync.NewCond(&mu)
+	var wg sync.WaitGroup
+	left := slots
+	for _, p := range byTime(programs) {
+		w := min(max(p.Weight, 1), slots)
+		mu.Lock()
+		for left < w {
+			free.Wait()
 		}
-		r.kcat = time.Since(began)
+		left -= w
+		mu.Unlock()
+		wg.Go(func() {
+			do(p)
+			mu.Lock()
+			left += w
+			mu.Unlock()
+			free.Broadcast()
+		})
 	}
-	began := time.Now()
-	if err := readFranz(ctx, c.nodes[2].kafka, topic, text); err != nil {
-		return fmt.Errorf("reading from node 3 with franz-go: %w", err)
-	}
-	r.franz = time.Since(began)
-	for _, n := range c.nodes {
-		s, err := awaitStored(ctx, n.data, topic, text)
-		if err != nil {
-			return fmt.Errorf("node %d's disk: %w", n.id, err)
-		}
-		r.stored, r.storedMB = s.String(), mb(s.bytes)
-		if err := s.check(r.codec); err != nil {
-			return fmt.Errorf("node %d's disk: %w", n.id, err)
-		}
-	}
-	return nil
-}
-
-func mb(n int64) float64 { return float64(n) / 1e6 }
-
-func table(rows []result, text *corpus) {
-	w := tabwriter.NewWriter(os.Stdout, 2, 8, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "client\tcodec\tlines\tkills\tseconds\tMB/s\tlongest restart\tread kcat MB/s\tread franz-go MB/s\tpeak RSS MB\tstored MB\tstored codec\tresult\t")
-	for _, r := range rows {
-		rate := func(d time.Duration) string {
-			if d == 0 {
-				return "-"
-			}
-			return fmt.Sprintf("%.1f", mb(text.bytes)/d.Seconds())
-		}
-		verdict := "ok"
-		if r.err != nil {
-			verdict = "FAILED"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%d\t%d\t%.1f\t%s\t%.1f s\t%s\t%s\t%.0f\t%.1f\t%s\t%s\t\n", r.client, r.codec, text.lines, r.kills, r.produce.Seconds(),
-			rate(r.produce), r.longest.Seconds(), rate(r.kcat), rate(r.franz), mb(r.peak), r.storedMB, r.stored, verdict)
-	}
-	w.Flush()
+	wg.Wait()
 }
