@@ -155,6 +155,9 @@ func (c *cluster) kill(ctx context.Context, find func(context.Context) (int32, e
 		id, err := find(ctx)
 		if n := c.nodes.Node(id); err == nil && n != nil {
 			n.Kill()
+			c.mu.Lock()
+			c.kills++
+			c.mu.Unlock()
 			c.restart.Go(func() { c.bringBack(n) })
 			return n.ID, nil
 		}
@@ -185,7 +188,6 @@ func (c *cluster) bringBack(n *harness.Node) {
 		return
 	}
 	c.mu.Lock()
-	c.kills++
 	c.longest = max(c.longest, time.Since(began))
 	c.mu.Unlock()
 	c.turn <- struct{}{}
