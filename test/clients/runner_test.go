@@ -123,7 +123,7 @@ func TestSlotsAreNeverOvercommitted(t *testing.T) {
 
 func TestTheTableGoesBetweenItsMarkers(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "doc.md")
-	tab := newTable([]row{{client: "b", version: "2", ok: 1, cases: 2, unsupported: []string{"admin (none | at all)"}}, {client: "a", skipped: "no java"}}, 1000)
+	tab := newTable([]row{{client: "b", version: "2", ok: 1, cases: 2, notes: []string{"admin (none | at all)"}}, {client: "a", skipped: "no java"}}, 1000)
 	if err := os.WriteFile(path, []byte("# x\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}

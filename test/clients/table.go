@@ -19,7 +19,7 @@ const (
 type row struct {
 	client, version string
 	ok, cases       int
-	unsupported     []string // with the reason
+	notes           []string // what the client does not do
 	failures        []string
 	skipped         string // why
 }
@@ -85,9 +85,12 @@ func (p *program) judge(c client, ci bool) row {
 		case l.Result == "unsupported" && l.Detail == "":
 			r.failures = append(r.failures, l.Case+": unsupported without a reason")
 		case l.Result == "unsupported":
-			r.unsupported = append(r.unsupported, l.Case+" ("+l.Detail+")")
+			r.notes = append(r.notes, l.Case+" unsupported: "+l.Detail)
 		default:
 			r.ok++
+			if l.Detail != "" && l.Case != "records" { // of which it is the pace
+				r.notes = append(r.notes, l.Case+": "+l.Detail)
+			}
 		}
 	}
 	for _, name := range c.Cases {
@@ -139,9 +142,9 @@ func (t *table) text() string {
 		}
 	}
 	w := tabwriter.NewWriter(&b, 2, 8, 2, ' ', 0)
-	fmt.Fprintln(w, "client\tversion\tcases ok\tresult\tnot in the client")
+	fmt.Fprintln(w, "client\tversion\tcases ok\tresult\twhat it lacks")
 	for _, r := range t.rows {
-		note := strings.Join(r.unsupported, "; ")
+		note := strings.Join(r.notes, "; ")
 		if r.skipped != "" {
 			note = r.skipped
 		}
@@ -156,9 +159,9 @@ func (t *table) text() string {
 func (t *table) markdown() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Run of %s, %d records checked one by one for each client:\n\n", time.Now().UTC().Format("2 January 2006"), t.lines)
-	b.WriteString("| client | version | cases ok | result | not in the client |\n|---|---|---|---|---|\n")
+	b.WriteString("| client | version | cases ok | result | what it lacks |\n|---|---|---|---|---|\n")
 	for _, r := range t.rows {
-		note := strings.Join(r.unsupported, "; ")
+		note := strings.Join(r.notes, "; ")
 		if r.skipped != "" {
 			note = r.skipped
 		}
