@@ -31,6 +31,9 @@ func handleElectLeaders(b *Broker, ctx context.Context, rc *RequestContext, r km
 	if all {
 		topics = everyPartition(img)
 	}
+	if req.ElectionType != electPreferred && req.ElectionType != electUnclean {
+		resp.ErrorCode = kerr.InvalidRequest.Code
+	}
 	results := make([][]error, len(topics))
 	var work []func()
 	for i := range topics {
@@ -47,16 +50,14 @@ func handleElectLeaders(b *Broker, ctx context.Context, rc *RequestContext, r km
 		for j, index := range t.Partitions {
 			err := results[i][j]
 			if all && ErrorOf(err) == kerr.ElectionNotNeeded {
-				continue // asked for all, Kafka tells of those that had something to do
+				continue // asked for all, Kafka names every topic, and the partitions that had something to do
 			}
 			p := kmsg.NewElectLeadersResponseTopicPartition()
 			p.Partition = index
 			p.ErrorCode, p.ErrorMessage = b.refusal(rc, err)
 			out.Partitions = append(out.Partitions, p)
 		}
-		if len(out.Partitions) > 0 {
-			resp.Topics = append(resp.Topics, out)
-		}
+		resp.Topics = append(resp.Topics, out)
 	}
 	return resp, nil
 }

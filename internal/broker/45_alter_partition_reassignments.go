@@ -41,6 +41,9 @@ func handleAlterPartitionReassignments(b *Broker, ctx context.Context, rc *Reque
 			at = append(at, [2]int{i, j})
 		}
 	}
+	if len(req.Topics) == 0 {
+		resp.ErrorMessage = kmsg.StringPtr("") // not null, as Kafka's
+	}
 	if len(ask) == 0 {
 		return resp, nil
 	}

@@ -188,6 +188,21 @@ func TestDeleteTopics(t *testing.T) {
 	}
 }
 
+// Groups spread over the partitions of __consumer_offsets by their number: with another number every group would look for its offsets
+// in the wrong place.
+func TestTheNumberOfOffsetPartitionsStays(t *testing.T) {
+	fc := newFakeCluster(t, testImage(3), 1)
+	c := fc.ctl(1)
+	mustCreate(t, c, NewTopic{Name: "__consumer_offsets", Partitions: 2, ReplicationFactor: 2})
+	for _, validateOnly := range []bool{true, false} {
+		rs := c.CreatePartitions(testContext(t), []NewPartitions{{Name: "__consumer_offsets", Count: 5}}, validateOnly)
+		wantErr(t, "grown", rs[0].Err, ErrPolicy)
+	}
+	if n := len(fc.nodes[0].machine.Image().Topics["__consumer_offsets"].Partitions); n != 2 {
+		t.Errorf("%d partitions", n)
+	}
+}
+
 func TestCreatePartitions(t *testing.T) {
 	fc := newFakeCluster(t, testImage(3), 1)
 	c := fc.ctl(1)

@@ -265,6 +265,9 @@ func (r *round) morePartitions(d *decision, t *controllerpb.AskCreatePartitions_
 	if d.dups[t.Name] {
 		return nil, refuse(ErrInvalidRequest, "topic %q is in the request twice", t.Name)
 	}
+	if isInternal(have.Name) {
+		return nil, refuse(ErrPolicy, "the number of partitions of %s can't change: it decides where each group finds its offsets", have.Name)
+	}
 	n := len(have.Partitions)
 	if int(t.Count) <= n {
 		return nil, refuse(ErrInvalidPartitions, "topic %q has %d partitions; their number can only grow, %d were asked for", t.Name, n, t.Count)

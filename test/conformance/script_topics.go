@@ -237,6 +237,13 @@ func createPartitionsCases() []testCase {
 		twice := of(topic, 9)
 		twice.Topics = append(twice.Topics, twice.Topics[0])
 		s.ask("named twice", 1, twice)
+	}}, {name: "internal topics", play: func(s *scene) {
+		s.coordinator(s.name("g")) // there is __consumer_offsets now
+		for _, topic := range []string{"__consumer_offsets", "__cluster_metadata"} {
+			checked := of(topic, 60)
+			checked.ValidateOnly = true
+			s.ask("only checked: "+topic, 1, checked)
+		}
 	}}}
 }
 
