@@ -278,7 +278,11 @@ func produceThroughFollowers(t *testing.T, nodes []*testNode, leader *testNode, 
 			resp.Version = 9
 			c.receive(int32(i+1), resp)
 			if p := resp.Topics[0].Partitions[0]; err == nil && (p.ErrorCode != 0 || p.BaseOffset != int64(from+i)) {
-				err = fmt.Errorf("batch %d through node %d: error %d, base offset %d, want %d", i, n.cfg.ID(), p.ErrorCode, p.BaseOffset, from+i)
+				var why string
+				if p.ErrorMessage != nil {
+					why = *p.ErrorMessage
+				}
+				err = fmt.Errorf("batch %d through node %d: error %d (%s), base offset %d, want %d", i, n.cfg.ID(), p.ErrorCode, why, p.BaseOffset, from+i)
 			}
 		}
 	}

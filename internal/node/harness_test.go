@@ -274,6 +274,10 @@ func allLed(nodes []*testNode, topics ...string) error {
 				return fmt.Errorf("node %d does not know topic %s", n.cfg.ID(), name)
 			}
 			for _, p := range topic.Partitions {
+				// What requests are routed by is told to the view a moment after the replica knows.
+				if leader, _ := n.core.Load().view.Leader(p.Group); leader < 0 {
+					return fmt.Errorf("node %d has not heard who leads %s-%d", n.cfg.ID(), name, p.Index)
+				}
 				for _, r := range p.Replicas {
 					where := byID[r.Node]
 					rep, ok := where.core.Load().groups.Lookup(name, p.Index)
