@@ -18,7 +18,7 @@ import (
 // v6  flexible
 // v7  require stable: without transactions every offset is
 // v8  many groups (KIP-709)
-// v9  member id and epoch (KIP-848), which the classic protocol does not check
+// v9  member id and epoch (KIP-848), which a consumer group checks
 // v10 topic ids (KIP-848)
 //
 // A quorum confirms the coordinator first, so that an offset that was fetched before is never followed by an older one.
@@ -112,7 +112,7 @@ func (b *Broker) fetchOffsets(ctx context.Context, rc *RequestContext, rg *kmsg.
 	var got []group.FetchedOffset
 	if err == nil {
 		got, err = wait(b, ctx, b.cfg.RequestTimeout, func(done func([]group.FetchedOffset, error)) {
-			b.cfg.Groups.Fetch(rg.Group, ask, rg.Topics == nil, done)
+			b.cfg.Groups.Fetch(group.FetchRequest{Group: rg.Group, Member: rg.MemberID, Epoch: rg.MemberEpoch, Partitions: ask, All: rg.Topics == nil}, done)
 		})
 	}
 	if err != nil {

@@ -18,9 +18,9 @@ import (
 // An unknown version is answered in v0 with error 35 and exactly one key, this one: clients take it to find a version, and
 // franz-go takes a longer list as final.
 
-// features is what SupportedFeatures says: name and range. group.version 1 goes with ConsumerGroupHeartbeat, and
-// transaction.version with transactions: neither is served yet, so neither is named.
-var features []feature
+// features is what SupportedFeatures says: name and range; the highest is what every cluster has. group.version 1 goes with
+// ConsumerGroupHeartbeat, and transaction.version with transactions, which are not served yet.
+var features = []feature{{"group.version", 0, 1}}
 
 type feature struct {
 	name     string
@@ -48,6 +48,11 @@ func handleApiVersions(b *Broker, _ context.Context, rc *RequestContext, req kms
 		s := kmsg.NewApiVersionsResponseSupportedFeature()
 		s.Name, s.MinVersion, s.MaxVersion = f.name, f.min, f.max
 		resp.SupportedFeatures = append(resp.SupportedFeatures, s)
+	}
+	for _, f := range features {
+		s := kmsg.NewApiVersionsResponseFinalizedFeature()
+		s.Name, s.MinVersionLevel, s.MaxVersionLevel = f.name, f.max, f.max
+		resp.FinalizedFeatures = append(resp.FinalizedFeatures, s)
 	}
 	// Clients ignore −1 and expect an epoch that never falls: the metadata log's index is one.
 	resp.FinalizedFeaturesEpoch = int64(b.cfg.Cluster.Image().Index)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/group"
+	"github.com/chronik-go/chronik/internal/group/consumer"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/partition"
 )
@@ -92,6 +93,13 @@ var codes = []struct {
 	{group.ErrGroupNotFound, kerr.GroupIDNotFound},
 	{group.ErrNonEmptyGroup, kerr.NonEmptyGroup},
 	{group.ErrSubscribed, kerr.GroupSubscribedToTopic},
+	{consumer.ErrInvalidRequest, kerr.InvalidRequest},
+	{consumer.ErrFencedMemberEpoch, kerr.FencedMemberEpoch},
+	{consumer.ErrStaleMemberEpoch, kerr.StaleMemberEpoch},
+	{consumer.ErrUnreleasedInstance, kerr.UnreleasedInstanceID},
+	{consumer.ErrUnsupportedAssignor, kerr.UnsupportedAssignor},
+	{consumer.ErrInvalidRegularExpression, kerr.InvalidRegularExpression},
+	{consumer.ErrUnsupportedVersion, kerr.UnsupportedVersion},
 
 	{multiraft.ErrNotLeader, kerr.NotLeaderForPartition},
 	// Certainly not in the log. NOT_ENOUGH_REPLICAS is what clients retry without a metadata storm.

@@ -48,6 +48,7 @@ func newGroupFleet(t testing.TB, n int) *fleet {
 		ids := 0
 		co, err := group.New(group.Config{
 			Clock: clock.System{}, Settings: set, NewID: func() string { ids++; return fmt.Sprint("id-", ids) },
+			Image: node.Image,
 			Partitions: func() int32 {
 				if topic := node.Image().Topics[group.Topic]; topic != nil {
 					return int32(len(topic.Partitions))

@@ -109,6 +109,8 @@ func (s *scanner) fields(sh *shape) {
 			}
 		case '[', '(':
 			s.array(f)
+		case '&': // a structure in place
+			s.fields(f.sub)
 		case '?': // a structure behind a presence byte
 			if len(s.src) == 0 {
 				s.fail(errShort)

@@ -65,7 +65,8 @@ func (b *Broker) HandleCall(ctx context.Context, from int32, method uint16, body
 	case int16(kmsg.Fetch), int16(kmsg.ListOffsets), int16(kmsg.OffsetForLeaderEpoch), int16(kmsg.DeleteRecords),
 		int16(kmsg.DescribeQuorum), int16(kmsg.DescribeProducers), int16(kmsg.ElectLeaders):
 	case int16(kmsg.JoinGroup), int16(kmsg.SyncGroup), int16(kmsg.Heartbeat), int16(kmsg.LeaveGroup), int16(kmsg.OffsetCommit),
-		int16(kmsg.OffsetFetch), int16(kmsg.DescribeGroups), int16(kmsg.ListGroups), int16(kmsg.DeleteGroups), int16(kmsg.OffsetDelete):
+		int16(kmsg.OffsetFetch), int16(kmsg.DescribeGroups), int16(kmsg.ListGroups), int16(kmsg.DeleteGroups), int16(kmsg.OffsetDelete),
+		int16(kmsg.ConsumerGroupHeartbeat), int16(kmsg.ConsumerGroupDescribe):
 	default:
 		a = nil
 	}

@@ -21,7 +21,7 @@ type field struct {
 
 // shapes holds every request that is served, in a small language: 1 2 4 8 are integers (or a bool) of so many bytes, u a
 // UUID, s a string, B bytes, [ ] an array of structures, ( ) an array of bare values, ? { } a structure behind a presence
-// byte, #n{ } the tag n (~ in it: it is a structure with tags of its own). A field may be preceded by its versions: "9+", "0-12". TestShapesMatchTheCodec compares each with
+// byte, & { } one in place, #n{ } the tag n (~ in it: it is a structure with tags of its own). A field may be preceded by its versions: "9+", "0-12". TestShapesMatchTheCodec compares each with
 // what kmsg writes.
 var shapes = parseShapes(map[int16]string{
 	0:  "s 2 4 [ 0-12 s 13+ u [ 4 B ] ]",
@@ -57,6 +57,8 @@ var shapes = parseShapes(map[int16]string{
 	60: "1 1+ 1 2+ 1",
 	61: "[ s ( 4 ) ]",
 	64: "4",
+	68: "s s 4 s s 4 ( s ) 1+ s s [ u ( 4 ) ]",
+	69: "( s ) 1",
 	74: "1+ ( 1 )",
 	75: "[ s ] 4 ? { s 4 }",
 })
@@ -80,6 +82,8 @@ var answerShapes = parseShapes(map[int16]string{
 	47: "2 4 [ s [ 4 2 ] ]",
 	55: "2 2+ s [ s [ 4 2 2+ s 4 4 8 [ 4 2+ u 8 1+ 8 1+ 8 ] [ 4 2+ u 8 1+ 8 1+ 8 ] ] ] 2+ [ 4 [ s s 2 ] ]",
 	61: "4 [ s [ 4 2 s [ 8 4 4 8 4 8 ] ] ]",
+	68: "4 2 s s 4 4 ? { [ u ( 4 ) ] }",
+	69: "4 [ 2 s s s 4 4 s [ s s s 4 s s ( s ) s & { [ u s ( 4 ) ] } & { [ u s ( 4 ) ] } 1+ 1 ] 4 ]",
 })
 
 func parseShapes(src map[int16]string) map[int16]*shape {
@@ -107,9 +111,9 @@ func parseShape(tokens *[]string, end string) *shape {
 			sub := parseShape(tokens, ")")
 			sub.bare = true
 			sh.fields = append(sh.fields, field{'(', lo, hi, sub})
-		case t == "?":
+		case t == "?", t == "&":
 			*tokens = (*tokens)[1:] // "{"
-			sh.fields = append(sh.fields, field{'?', lo, hi, parseShape(tokens, "}")})
+			sh.fields = append(sh.fields, field{t[0], lo, hi, parseShape(tokens, "}")})
 		case t == "~": // tags follow within a tag's structure
 			sh.tail = true
 			continue

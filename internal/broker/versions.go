@@ -66,6 +66,8 @@ func init() {
 		{key: 60, min: 0, advertised: 0, max: 2, handle: handleDescribeCluster},
 		{key: 61, min: 0, advertised: 0, max: 0, handle: handleDescribeProducers},
 		{key: 64, min: 0, advertised: 0, max: 0, handle: handleUnregisterBroker},
+		{key: 68, min: 0, advertised: 0, max: 1, handle: handleConsumerGroupHeartbeat},
+		{key: 69, min: 0, advertised: 0, max: 1, handle: handleConsumerGroupDescribe},
 		{key: 74, min: 0, advertised: 0, max: 1, handle: handleListConfigResources},
 		{key: 75, min: 0, advertised: 0, max: 0, handle: handleDescribeTopicPartitions},
 	}

@@ -61,6 +61,7 @@ func brokerOwnDefs() []*Def {
 	}
 	ranged := func(d *Def, lo, hi float64) *Def { d.Min, d.Max = lo, hi; return d }
 	dynamic := func(d *Def) *Def { d.ReadOnly = false; return d }
+	among := func(d *Def, values ...string) *Def { d.OneOf = values; return d }
 	null := func(d *Def) *Def { d.NullDefault = true; return d }
 	return []*Def{
 		null(ro("node.id", Int, "", "This node's id in the cluster (--node-id).")),
@@ -84,6 +85,10 @@ func brokerOwnDefs() []*Def {
 		ranged(ro("group.max.session.timeout.ms", Int, "1800000", "The longest session timeout that a member may ask for, in milliseconds."), 0, maxInt),
 		ranged(ro("group.initial.rebalance.delay.ms", Int, "3000", "How long, in milliseconds, the first members of an empty group wait for others."), 0, maxInt),
 		ranged(ro("group.max.size", Int, "2147483647", "The most members that a group may have."), 1, maxInt),
+		ranged(ro("group.consumer.session.timeout.ms", Int, "45000", "How long, in milliseconds, a member of a consumer group may be silent before its partitions go to others."), 1, maxInt),
+		ranged(ro("group.consumer.heartbeat.interval.ms", Int, "5000", "How often, in milliseconds, members of consumer groups are told to send heartbeats."), 1, maxInt),
+		ranged(ro("group.consumer.max.size", Int, "2147483647", "The most members that a consumer group may have."), 1, maxInt),
+		among(ro("group.consumer.assignors", List, "uniform,range", "The assignors that members of consumer groups may ask for, uniform and range; the first is the default."), "uniform", "range"),
 		ranged(ro("socket.request.max.bytes", Int, strconv.Itoa(DefaultMaxFrameBytes), "The largest request in bytes (--max-request-bytes)."), 1<<10, maxInt),
 		ranged(ro("max.connections", Int, strconv.Itoa(DefaultMaxConnections), "The most connections of Kafka clients at a time (--max-connections)."), 1, maxInt),
 		ranged(ro("max.connections.per.ip", Int, strconv.Itoa(DefaultMaxConnectionsPerAddr), "The most connections of Kafka clients from one address (--max-connections-per-addr)."), 1, maxInt),

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"slices"
 	"strings"
+
+	"github.com/chronik-go/chronik/internal/group/consumer"
 )
 
 // Description is a group as an administrator sees it.
@@ -27,8 +29,8 @@ func (c *Coordinator) Describe(id string, done func(Description, error)) {
 	fail := func(err error) { done(Description{State: Dead}, err) }
 	c.with(id, fail, func(s *shard) {
 		g, err := s.find(id)
-		if errors.Is(err, ErrNotAvailable) {
-			err = ErrGroupNotFound
+		if errors.Is(err, ErrNotAvailable) || err == nil && g.consumer != nil {
+			err = ErrGroupNotFound // as a classic group
 		}
 		if err != nil {
 			s.reply(func() { fail(err) })
@@ -54,9 +56,6 @@ func (c *classicGroup) describe() Description {
 	return d
 }
 
-// TypeClassic is the type of a group under the classic protocol.
-const TypeClassic = "classic"
-
 // Listed is a group in a list.
 type Listed struct {
 	ID, ProtocolType, State, Type string
@@ -79,8 +78,8 @@ func (c *Coordinator) List(states, types []string) ([]Listed, error) {
 				return
 			}
 			for _, g := range s.sorted() {
-				if state := g.classic.state.String(); !g.deleting && among(states, state) && among(types, TypeClassic) {
-					out = append(out, Listed{g.id, g.classic.protocolType, state, TypeClassic})
+				if l := g.listed(); !g.deleting && among(states, l.State) && among(types, l.Type) {
+					out = append(out, l)
 				}
 			}
 		})
@@ -96,7 +95,7 @@ func (c *Coordinator) List(states, types []string) ([]Listed, error) {
 func (c *Coordinator) Delete(id string, done func(error)) {
 	c.with(id, done, func(s *shard) {
 		g, err := s.find(id)
-		if err == nil && !g.classic.deletable() {
+		if err == nil && !g.deletable() {
 			err = ErrNonEmptyGroup
 		}
 		if err != nil {
@@ -126,6 +125,13 @@ func (s *shard) deleteGroup(g *group, done func(error)) {
 		}
 		if g.classic.generation > 0 {
 			records = append(records, keyValue{key: groupKey(g.id)})
+		}
+		if g.consumer != nil {
+			ch := &consumer.Change{}
+			g.consumer.state.Bury(ch)
+			for _, r := range ch.Records {
+				records = append(records, keyValue{key: r.Key})
+			}
 		}
 		s.appendAll(records, func(batch []keyValue, base int64) {}, func(err error) {
 			g.deleting = false

@@ -83,6 +83,9 @@ func (s *shard) joinGroup(req *JoinRequest, done func(JoinResult, error)) error 
 	if err != nil {
 		return err
 	}
+	if g.consumer != nil {
+		return s.joinConsumer(g, req, done)
+	}
 	c := g.classic
 	switch {
 	case !c.admits(req.ProtocolType, req.Protocols):

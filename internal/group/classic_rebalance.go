@@ -220,6 +220,7 @@ func (s *shard) abandon(g *group) {
 		f(ErrNotCoordinator)
 	}
 	c.waiting = nil
+	s.abandonConsumer(g)
 	for _, f := range g.quiet {
 		f()
 	}

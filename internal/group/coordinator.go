@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/group/consumer"
+	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/partition"
 )
@@ -23,6 +25,11 @@ type Settings struct {
 	MaxOffsetMetadata     int           // offset.metadata.max.bytes
 	OffsetsRetention      time.Duration // offsets.retention.minutes
 	RetentionInterval     time.Duration // offsets.retention.check.interval.ms
+
+	ConsumerSessionTimeout    time.Duration // group.consumer.session.timeout.ms
+	ConsumerHeartbeatInterval time.Duration // group.consumer.heartbeat.interval.ms
+	ConsumerMaxSize           int           // group.consumer.max.size
+	ConsumerAssignors         []string      // group.consumer.assignors, by name; the first is the default
 }
 
 // DefaultSettings are Kafka's defaults.
@@ -30,6 +37,8 @@ func DefaultSettings() Settings {
 	return Settings{
 		MinSessionTimeout: 6 * time.Second, MaxSessionTimeout: 30 * time.Minute, InitialRebalanceDelay: 3 * time.Second,
 		MaxGroupSize: 1<<31 - 1, MaxOffsetMetadata: 4096, OffsetsRetention: 7 * 24 * time.Hour, RetentionInterval: 10 * time.Minute,
+		ConsumerSessionTimeout: 45 * time.Second, ConsumerHeartbeatInterval: 5 * time.Second, ConsumerMaxSize: 1<<31 - 1,
+		ConsumerAssignors: []string{consumer.Uniform, consumer.Range},
 	}
 }
 
@@ -41,7 +50,8 @@ type Limits struct {
 	// GroupBytes bounds what the members of one group bring along: subscriptions of all their protocols; default 16 MiB. A
 	// member beyond it is ErrGroupFull.
 	GroupBytes int
-	// MemberIDs bounds the member ids of a group that were handed out and are not used yet; default 10,000.
+	// MemberIDs bounds the member ids of a group that were handed out and are not used yet, and the requests that wait for a
+	// consumer group's write; default 10,000.
 	MemberIDs int
 	// LoadBytes is how much one step of loading reads; default 1 MiB.
 	LoadBytes int
@@ -66,6 +76,8 @@ type Config struct {
 	Partitions func() int32
 	// Log returns this node's replica of one of them; false if there is none.
 	Log func(partition int32) (Log, bool)
+	// Image is the cluster's metadata, for what consumer groups subscribe to. Without it there are no topics.
+	Image func() *metadata.Image
 	// NewID makes the unique part of a member id.
 	NewID    func() string
 	Settings Settings // all of it; see DefaultSettings
@@ -84,6 +96,10 @@ type Coordinator struct {
 	mu      sync.Mutex
 	shards  map[int32]*shard
 	loading []*shard // in the order in which they began
+
+	topicsMu sync.Mutex
+	image    *metadata.Image
+	known    *consumer.Topics // of image
 }
 
 // New makes a Coordinator. Run drives it, or Observe and Step do.
@@ -97,6 +113,7 @@ func New(cfg Config) (*Coordinator, error) {
 	cfg.Limits.setDefaults()
 	return &Coordinator{
 		cfg: cfg, log: cfg.Logger, base: cfg.Clock.Now(), wake: make(chan struct{}, 1), shards: map[int32]*shard{},
+		known: consumer.NewTopics(1, nil),
 	}, nil
 }
 

@@ -1,8 +1,13 @@
 package group
 
-import "errors"
+import (
+	"errors"
 
-// What the coordinator answers. Match with errors.Is; the broker has the wire codes named here.
+	"github.com/chronik-go/chronik/internal/group/consumer"
+)
+
+// What the coordinator answers, beside what package consumer has of consumer groups alone. Match with errors.Is; the broker has the
+// wire codes named here.
 var (
 	// ErrNotCoordinator: another node leads the group's partition, or none does (NOT_COORDINATOR).
 	ErrNotCoordinator = errors.New("this node does not coordinate the group")
@@ -13,9 +18,9 @@ var (
 	// ErrInvalidGroupID: an empty group id where there must be one (INVALID_GROUP_ID).
 	ErrInvalidGroupID = errors.New("the group id is empty")
 	// ErrUnknownMember: the group has no such member (UNKNOWN_MEMBER_ID).
-	ErrUnknownMember = errors.New("the group has no such member")
+	ErrUnknownMember = consumer.ErrUnknownMember
 	// ErrIllegalGeneration: the member's generation is over (ILLEGAL_GENERATION).
-	ErrIllegalGeneration = errors.New("the generation is not the group's")
+	ErrIllegalGeneration = consumer.ErrIllegalGeneration
 	// ErrInconsistentProtocol: the group goes by other protocols (INCONSISTENT_GROUP_PROTOCOL).
 	ErrInconsistentProtocol = errors.New("the member shares no protocol with the group")
 	// ErrInvalidSessionTimeout: outside of group.min.session.timeout.ms and group.max.session.timeout.ms
@@ -26,9 +31,9 @@ var (
 	// ErrMemberIDRequired: the member must join again with the id it is given (MEMBER_ID_REQUIRED, KIP-394).
 	ErrMemberIDRequired = errors.New("the member must join with the id it was given")
 	// ErrFencedInstance: another member has taken over the group.instance.id (FENCED_INSTANCE_ID, KIP-345).
-	ErrFencedInstance = errors.New("another member has this group.instance.id")
+	ErrFencedInstance = consumer.ErrFencedInstance
 	// ErrGroupFull: the group has group.max.size members (GROUP_MAX_SIZE_REACHED).
-	ErrGroupFull = errors.New("the group is full")
+	ErrGroupFull = consumer.ErrGroupFull
 	// ErrMetadataTooLarge: above offset.metadata.max.bytes (OFFSET_METADATA_TOO_LARGE).
 	ErrMetadataTooLarge = errors.New("the offset's metadata is too large")
 	// ErrCommitTooLarge: the commit does not fit into one batch (INVALID_COMMIT_OFFSET_SIZE).

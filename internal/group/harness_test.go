@@ -247,7 +247,7 @@ func (w *world) commit(req CommitRequest) *call[[]error] {
 func (w *world) fetch(group string) []FetchedOffset {
 	w.t.Helper()
 	c := &call[[]FetchedOffset]{t: w.t, what: "fetch"}
-	w.lead().Fetch(group, nil, true, c.done)
+	w.lead().Fetch(FetchRequest{Group: group, Epoch: -1, All: true}, c.done)
 	return c.ok()
 }
 

@@ -7,6 +7,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/group/consumer"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/record"
@@ -120,6 +121,9 @@ func (s *shard) replay(at int64, key, value []byte) error {
 	case kindGroupMetadata:
 		return s.replayGroup(key, value)
 	}
+	if consumer.IsKind(kind) {
+		return s.replayConsumer(key, value)
+	}
 	s.load.unknown++
 	return nil
 }
@@ -159,11 +163,19 @@ func (s *shard) replayOffset(at int64, key, value []byte) error {
 func (s *shard) loaded() {
 	l := s.load
 	for _, g := range s.sorted() {
-		if len(g.offsets) == 0 && g.classic.unused() {
-			delete(s.groups, g.id)
-			continue
+		if c := g.consumer; c != nil {
+			if c.state.Loaded(); !c.state.Written() {
+				g.consumer = nil
+			}
 		}
-		s.classicLoaded(g)
+		switch {
+		case len(g.offsets) == 0 && g.unused():
+			delete(s.groups, g.id)
+		case g.consumer != nil:
+			s.consumerLoaded(g)
+		default:
+			s.classicLoaded(g)
+		}
 	}
 	s.load = nil
 	s.timers.set(&s.retention, s.c.now()+s.c.cfg.Settings.RetentionInterval)

@@ -270,7 +270,7 @@ func (m *model) check() {
 		}
 	}
 	c := &call[[]FetchedOffset]{t: m.t, what: "fetch"}
-	m.lead().Fetch("g", nil, true, c.done)
+	m.lead().Fetch(FetchRequest{Group: "g", Epoch: -1, All: true}, c.done)
 	got, err := c.get()
 	if err != nil {
 		return

@@ -109,7 +109,7 @@ func TestLoadingIsDoneInChunksAndRefusesMeanwhile(t *testing.T) {
 	w.log.leader, w.log.term = 1, 2
 	c := w.nodes[1]
 	try := &call[[]FetchedOffset]{t: t, what: "fetch"}
-	c.Fetch("g", nil, true, try.done)
+	c.Fetch(FetchRequest{Group: "g", Epoch: -1, All: true}, try.done)
 	try.is(ErrLoading)
 	if _, err := c.List(nil, nil); !errors.Is(err, ErrLoading) {
 		t.Errorf("list: %v", err)

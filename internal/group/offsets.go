@@ -81,7 +81,7 @@ func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
 		err = ErrIllegalGeneration
 	}
 	if err == nil {
-		err = s.classicMayCommit(g, req)
+		err = s.mayCommit(g, req)
 	}
 	if err != nil {
 		return err
@@ -138,7 +138,7 @@ func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
 
 // forget drops a group that never came to anything.
 func (s *shard) forget(g *group) {
-	if g.pending == 0 && !g.deleting && len(g.offsets) == 0 && g.classic.unused() && s.groups[g.id] == g {
+	if g.pending == 0 && !g.deleting && len(g.offsets) == 0 && g.unused() && s.groups[g.id] == g {
 		delete(s.groups, g.id)
 	}
 }
@@ -178,11 +178,22 @@ type Partition struct {
 	Partition int32
 }
 
-// Fetch finds committed offsets: those of the partitions named, in their order, or all, by topic and partition, if all is set.
-// A quorum confirms first that nobody else coordinates the group, so that what was committed is seen. An unknown group has none.
-func (c *Coordinator) Fetch(id string, partitions []Partition, all bool, done func([]FetchedOffset, error)) {
+// FetchRequest asks for committed offsets.
+type FetchRequest struct {
+	Group string
+	// Member and Epoch are of a consumer group's member; nil and -1: whoever.
+	Member *string
+	Epoch  int32
+	// Partitions are answered in their order. With All set it is all that there are, by topic and partition.
+	Partitions []Partition
+	All        bool
+}
+
+// Fetch finds committed offsets. A quorum confirms first that nobody else coordinates the group, so that what was committed is
+// seen. An unknown group has none.
+func (c *Coordinator) Fetch(req FetchRequest, done func([]FetchedOffset, error)) {
 	fail := func(err error) { done(nil, err) }
-	c.with(id, fail, func(s *shard) {
+	c.with(req.Group, fail, func(s *shard) {
 		life := s.life
 		s.from.Barrier(func(err error) {
 			s.post(func() {
@@ -192,8 +203,14 @@ func (c *Coordinator) Fetch(id string, partitions []Partition, all bool, done fu
 				case err != nil:
 					s.reply(func() { fail(appendError(err, ErrNotAvailable)) })
 				default:
-					out := s.fetch(id, partitions, all)
-					s.reply(func() { done(out, nil) })
+					var out []FetchedOffset
+					if g := s.groups[req.Group]; g != nil && g.consumer != nil {
+						err = g.consumer.state.MayFetch(req.Member, req.Epoch)
+					}
+					if err == nil {
+						out = s.fetch(req.Group, req.Partitions, req.All)
+					}
+					s.reply(func() { done(out, err) })
 				}
 			})
 		})
@@ -240,7 +257,7 @@ func (c *Coordinator) DeleteOffsets(id string, partitions []Partition, done func
 	c.with(id, fail, func(s *shard) {
 		g, err := s.find(id)
 		if err == nil {
-			err = g.classic.mayDeleteOffsets()
+			err = g.mayDeleteOffsets()
 		}
 		if err != nil {
 			s.reply(func() { fail(err) })
@@ -262,7 +279,7 @@ func (s *shard) deleteOffsets(g *group, partitions []Partition, done func([]erro
 	var gone []topicPartition
 	for i, p := range partitions {
 		tp := topicPartition{p.Topic, p.Partition}
-		if g.classic.subscribes(p.Topic) {
+		if g.subscribes(p.Topic) {
 			each[i] = ErrSubscribed
 		} else if g.offsets[tp] != nil {
 			gone = append(gone, tp)
@@ -343,6 +360,7 @@ func (s *shard) expire() {
 			continue // at the next look
 		}
 		var gone []topicPartition
+		unusedSince := g.unusedSince()
 		for _, tp := range g.sortedOffsets() {
 			o := g.offsets[tp]
 			if o.expires >= 0 {
@@ -351,12 +369,12 @@ func (s *shard) expire() {
 				}
 				continue
 			}
-			if since, ok := g.classic.unusedSince(tp.topic, o); ok && now-since >= retention {
+			if since, ok := unusedSince(tp.topic, o); ok && now-since >= retention {
 				gone = append(gone, tp)
 			}
 		}
 		switch {
-		case len(gone) == len(g.offsets) && g.classic.deletable():
+		case len(gone) == len(g.offsets) && g.deletable():
 			s.deleteGroup(g, nil)
 		case len(gone) > 0:
 			s.bury(g, gone, nil)

@@ -161,7 +161,7 @@ func TestLoadWaitsForEarlierWrites(t *testing.T) {
 	held[0](multiraft.ErrUnknownOutcome)
 	w.settle()
 	c := &call[[]FetchedOffset]{t: t, what: "fetch"}
-	w.lead().Fetch("g", nil, true, c.done)
+	w.lead().Fetch(FetchRequest{Group: "g", Epoch: -1, All: true}, c.done)
 	c.is(ErrLoading)
 	held[1](nil)
 	w.settle()
@@ -180,7 +180,7 @@ func TestFetchNamesWhatIsAsked(t *testing.T) {
 	parts[0].LeaderEpoch, parts[0].Metadata = 7, "m"
 	w.commit(outside(parts)).ok()
 	c := &call[[]FetchedOffset]{t: t, what: "fetch"}
-	w.lead().Fetch("g", []Partition{{"b", 0}, {"b", 1}}, false, c.done)
+	w.lead().Fetch(FetchRequest{Group: "g", Epoch: -1, Partitions: []Partition{{"b", 0}, {"b", 1}}}, c.done)
 	got := c.ok()
 	if got[0] != (FetchedOffset{"b", 0, 5, 7, "m"}) || got[1] != (FetchedOffset{"b", 1, -1, -1, ""}) {
 		t.Errorf("%+v", got)

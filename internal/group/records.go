@@ -9,7 +9,7 @@ import (
 	"github.com/chronik-go/chronik/internal/record"
 )
 
-// Kinds of records in __consumer_offsets: the first two bytes of a key. The consumer protocol's (KIP-848) are 3 to 8 and 16.
+// Kinds of records in __consumer_offsets: the first two bytes of a key. Consumer groups' are in package consumer.
 const (
 	kindOffsetCommitOld = 0
 	kindOffsetCommit    = 1

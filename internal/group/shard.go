@@ -44,19 +44,6 @@ type shard struct {
 	armed     bool
 }
 
-// group is one group of whatever type, and its offsets.
-type group struct {
-	id string
-	// classic is the group under the classic protocol, or what a group is that has only offsets. A group of another type has
-	// its state beside it.
-	classic *classicGroup
-	offsets map[topicPartition]*offset
-	pending int      // commits under way
-	quiet   []func() // called, with mu, once no commits are under way
-	// deleting: its tombstones are on their way. Nothing may be added to it.
-	deleting bool
-}
-
 func newShard(c *Coordinator, index int32) *shard {
 	return &shard{c: c, index: index, log: c.log.With("topic", Topic, "partition", index), groups: map[string]*group{},
 		retention: timer{kind: timerRetention}, again: timer{kind: timerLoad}}
@@ -152,6 +139,8 @@ func (s *shard) ring() {
 			s.joinDue(t.group)
 		case timerSync:
 			s.syncDue(t.group)
+		case timerConsumerSession, timerConsumerRebalance:
+			s.consumerDue(t, now)
 		case timerLoad:
 			if s.load != nil {
 				s.c.begin(s)

@@ -9,22 +9,25 @@ import (
 type timerKind uint8
 
 const (
-	timerSession   timerKind = iota // a member's session
-	timerPending                    // a member id that was handed out and not used yet
-	timerJoin                       // a rebalance's end
-	timerSync                       // the members' syncs
-	timerRetention                  // the shard's look for expired offsets
-	timerLoad                       // another attempt to load
+	timerSession           timerKind = iota // a member's session
+	timerPending                            // a member id that was handed out and not used yet
+	timerJoin                               // a rebalance's end
+	timerSync                               // the members' syncs
+	timerConsumerSession                    // a session of a consumer group's member
+	timerConsumerRebalance                  // until when such a member has to give partitions back
+	timerRetention                          // the shard's look for expired offsets
+	timerLoad                               // another attempt to load
 )
 
 // timer is a deadline. It may lie in the heap once; setting it again moves it.
 type timer struct {
-	at     time.Duration // on the shard's clock
-	seq    uint64        // equal deadlines go in the order set
-	pos    int32         // in the heap, from 1; 0: not in it
-	kind   timerKind
-	group  *group
-	member *member
+	at      time.Duration // on the shard's clock
+	seq     uint64        // equal deadlines go in the order set
+	pos     int32         // in the heap, from 1; 0: not in it
+	kind    timerKind
+	group   *group
+	member  *member
+	session *session
 }
 
 // timers are a shard's deadlines, the first one first. A heartbeat does not touch them: it moves the member's deadline, which

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/group"
 	"github.com/chronik-go/chronik/internal/multiraft"
 )
@@ -15,6 +16,7 @@ import (
 func (c *Core) openCoordinator() (err error) {
 	c.coordinator, err = group.New(tuned(c.tune.Coordinator, group.Config{
 		Clock: c.env.Clock, Logger: c.log, NewID: uuid.NewString, Settings: c.groupSettings(),
+		Image: c.machine.Image,
 		Partitions: func() int32 {
 			if t := c.machine.Image().Topics[group.Topic]; t != nil {
 				return int32(len(t.Partitions))
@@ -41,14 +43,25 @@ func (c *Core) brokerInt(name string) int64 {
 	return n
 }
 
+// assignors are those of consumer groups.
+func (c *Core) assignors() []string {
+	list := config.SplitList(layers(c.cfg, c.configs.static, c.machine.Image()).BrokerValue("group.consumer.assignors"))
+	if len(list) == 0 {
+		return group.DefaultSettings().ConsumerAssignors
+	}
+	return list
+}
+
 func (c *Core) groupSettings() group.Settings {
 	ms := func(name string) time.Duration { return time.Duration(c.brokerInt(name)) * time.Millisecond }
 	return group.Settings{
 		MinSessionTimeout: ms("group.min.session.timeout.ms"), MaxSessionTimeout: ms("group.max.session.timeout.ms"),
 		InitialRebalanceDelay: ms("group.initial.rebalance.delay.ms"), MaxGroupSize: int(c.brokerInt("group.max.size")),
-		MaxOffsetMetadata: int(c.brokerInt("offset.metadata.max.bytes")),
-		OffsetsRetention:  time.Duration(c.brokerInt("offsets.retention.minutes")) * time.Minute,
-		RetentionInterval: ms("offsets.retention.check.interval.ms"),
+		MaxOffsetMetadata:      int(c.brokerInt("offset.metadata.max.bytes")),
+		OffsetsRetention:       time.Duration(c.brokerInt("offsets.retention.minutes")) * time.Minute,
+		RetentionInterval:      ms("offsets.retention.check.interval.ms"),
+		ConsumerSessionTimeout: ms("group.consumer.session.timeout.ms"), ConsumerHeartbeatInterval: ms("group.consumer.heartbeat.interval.ms"),
+		ConsumerMaxSize: int(c.brokerInt("group.consumer.max.size")), ConsumerAssignors: c.assignors(),
 	}
 }
 

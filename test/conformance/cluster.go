@@ -17,6 +17,8 @@ type cluster struct {
 	// What was learned on the way, so that an answer can be told by name.
 	ids    map[[16]byte]string // topics
 	topics map[string][16]byte
+	// afterthought is how long Kafka needs to find the topics of a regular expression, after its answer.
+	afterthought time.Duration
 }
 
 // connect finds the brokers from one of them.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -23,6 +24,7 @@ func Record(bootstrap, dir string, only []int16, say func(format string, args ..
 		return err
 	}
 	defer c.close()
+	c.afterthought = 3 * time.Second
 	for _, a := range apis() {
 		if len(only) > 0 && !slices.Contains(only, a.key) {
 			continue

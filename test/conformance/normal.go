@@ -84,7 +84,7 @@ func (n *normalizer) list(name string, v reflect.Value) tree {
 	for i := range v.Len() {
 		out[i] = n.value(name+"[]", v.Index(i))
 	}
-	if sets[name] || name == "Topics" && (n.key == 19 || n.key == 20) {
+	if sets[name] || name == "Topics" && (n.key == 19 || n.key == 20 || n.key == 68) {
 		sort.SliceStable(out, func(i, j int) bool { return sortKey(out[i]) < sortKey(out[j]) })
 	}
 	return out
@@ -159,6 +159,10 @@ func (n *normalizer) number(name string, v int64) tree {
 		}
 	case "LeaderEpoch", "CurrentLeaderEpoch", "Epoch":
 		if v >= 0 {
+			return "an epoch"
+		}
+	case "AssignmentEpoch", "MemberEpoch":
+		if v > 0 && n.key == 69 { // brokers hear of a topic one after the other
 			return "an epoch"
 		}
 	case "LogEndOffset", "HighWatermark":

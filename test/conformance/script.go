@@ -55,7 +55,7 @@ func (s *scene) ask(step string, node int32, req kmsg.Request) kmsg.Response {
 
 // apis is the whole script, in order of keys.
 func apis() []api {
-	all := slices.Concat(dataAPIs(), topicAPIs(), adminAPIs(), clusterAPIs(), moveAPIs(), groupAPIs())
+	all := slices.Concat(dataAPIs(), topicAPIs(), adminAPIs(), clusterAPIs(), moveAPIs(), groupAPIs(), consumerAPIs())
 	slices.SortFunc(all, func(a, b api) int { return int(a.key) - int(b.key) })
 	return all
 }

@@ -9,16 +9,16 @@ import (
 // groupAPIs asks what members and administrators of classic groups ask.
 func groupAPIs() []api {
 	return []api{
-		{key: 8, min: 2, max: 10, cases: commitCases()},
-		{key: 9, min: 1, max: 10, cases: offsetFetchCases()},
+		{key: 8, min: 2, max: 10, cases: append(commitCases(), consumerCommitCases()...)},
+		{key: 9, min: 1, max: 10, cases: append(offsetFetchCases(), consumerFetchCases()...)},
 		{key: 11, min: 0, max: 9, cases: joinCases()},
 		{key: 12, min: 0, max: 4, cases: heartbeatCases()},
 		{key: 13, min: 0, max: 5, cases: leaveCases()},
 		{key: 14, min: 0, max: 5, cases: syncCases()},
-		{key: 15, min: 0, max: 6, cases: describeGroupsCases()},
-		{key: 16, min: 0, max: 5, cases: listGroupsCases()},
-		{key: 42, min: 0, max: 2, cases: deleteGroupsCases()},
-		{key: 47, min: 0, max: 0, cases: offsetDeleteCases()},
+		{key: 15, min: 0, max: 6, cases: append(describeGroupsCases(), consumerDescribeClassicCases()...)},
+		{key: 16, min: 0, max: 5, cases: append(listGroupsCases(), consumerListCases()...)},
+		{key: 42, min: 0, max: 2, cases: append(deleteGroupsCases(), consumerDeleteCases()...)},
+		{key: 47, min: 0, max: 0, cases: append(offsetDeleteCases(), consumerOffsetDeleteCases()...)},
 	}
 }
 

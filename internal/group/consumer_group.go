@@ -1,0 +1,431 @@
+package group
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/group/consumer"
+)
+
+// consumerGroup is the consumer protocol's side of a group (KIP-848): the state machine, who waits to change it, and how long its
+// members may be silent.
+//
+// One change of a group is written at a time. What comes meanwhile waits and then makes the next one together, so that a group of
+// hundreds costs a few writes when all its members come. A change that is not written is undone before anybody hears of it.
+type consumerGroup struct {
+	state    *consumer.Group
+	sessions map[string]*session
+	queue    []consumerOp
+	writing  bool
+	// replaces: the log has a classic group's record, which is buried with the first change.
+	replaces bool
+}
+
+// consumerOp is one thing to be done to a consumer group.
+type consumerOp struct {
+	// run is called with mu.
+	run func(ch *consumer.Change) error
+	// then, which may be nil, is called with mu once what run did is committed, if it did not fail.
+	then func()
+	// done is called without mu.
+	done func(error)
+}
+
+// session is how long a member may be silent, and may take to give partitions back.
+type session struct {
+	id        string
+	deadline  time.Duration
+	timer     timer
+	rebalance timer
+	epoch     int32 // in which the member has to give back
+}
+
+func newConsumerGroup(id string) *consumerGroup {
+	return &consumerGroup{state: consumer.New(id), sessions: map[string]*session{}}
+}
+
+// busy says that somebody is or comes in.
+func (c *consumerGroup) busy() bool { return c.state.Size() > 0 || c.writing || len(c.queue) > 0 }
+
+// env is what a consumer group's decisions depend on.
+func (c *Coordinator) env() *consumer.Env {
+	set := &c.cfg.Settings
+	return &consumer.Env{Topics: c.topics(), Now: c.wall(), MaxSize: set.ConsumerMaxSize, MaxBytes: c.cfg.Limits.GroupBytes,
+		Assignors: set.ConsumerAssignors, NewID: c.cfg.NewID}
+}
+
+// topics is what the cluster has to consume. Its version changes with what of the metadata matters here alone.
+func (c *Coordinator) topics() *consumer.Topics {
+	if c.cfg.Image == nil {
+		return c.known
+	}
+	img := c.cfg.Image()
+	c.topicsMu.Lock()
+	defer c.topicsMu.Unlock()
+	if img == c.image {
+		return c.known
+	}
+	list := make([]consumer.Topic, 0, len(img.Topics))
+	for name, t := range img.Topics {
+		list = append(list, consumer.Topic{Name: name, ID: t.ID, Partitions: int32(len(t.Partitions))})
+	}
+	next := consumer.NewTopics(c.known.Version+1, list)
+	if c.image = img; !c.known.Same(list) {
+		c.known = next
+	}
+	return c.known
+}
+
+// enqueue has something done to a consumer group, at once if nothing is being written.
+func (s *shard) enqueue(g *group, op consumerOp) {
+	g.consumer.queue = append(g.consumer.queue, op)
+	s.work(g)
+}
+
+// work carries out what waits, as one change.
+func (s *shard) work(g *group) {
+	for c := g.consumer; c != nil && !c.writing && len(c.queue) > 0; c = g.consumer {
+		ch := &consumer.Change{}
+		var ops []consumerOp
+		var errs []error
+		for n := 0; n < len(c.queue) && ch.Size() < batchBytes; n++ {
+			err := ErrNotAvailable
+			if !g.deleting {
+				err = c.queue[n].run(ch)
+			}
+			ops, errs = append(ops, c.queue[n]), append(errs, err)
+		}
+		c.queue = slices.Delete(c.queue, 0, len(ops))
+		if len(ch.Records) == 0 {
+			s.finish(g, ops, errs, nil)
+			continue
+		}
+		s.writeChange(g, ch, ops, errs)
+	}
+	if c := g.consumer; c != nil && !c.busy() && !c.state.Written() {
+		g.consumer = nil // whoever came was refused
+	}
+	s.forget(g)
+}
+
+// finish answers those whose change was written, or not.
+func (s *shard) finish(g *group, ops []consumerOp, errs []error, err error) {
+	for i, op := range ops {
+		e := errs[i]
+		if e == nil {
+			e = err
+		}
+		if e == nil && op.then != nil {
+			op.then()
+		}
+		s.reply(func() { op.done(e) })
+	}
+}
+
+func (s *shard) writeChange(g *group, ch *consumer.Change, ops []consumerOp, errs []error) {
+	c := g.consumer
+	if ch.Size() > batchBytes {
+		ch.EpochFirst()
+	}
+	records := make([]keyValue, 0, len(ch.Records)+1)
+	if c.replaces {
+		records = append(records, keyValue{key: groupKey(g.id)})
+	}
+	for _, r := range ch.Records {
+		records = append(records, keyValue{r.Key, r.Value})
+	}
+	c.writing = true
+	g.pending++
+	lost := func(err error) {
+		for i, op := range ops {
+			e := errs[i]
+			if e == nil {
+				e = lostError(err)
+			}
+			op.done(e)
+		}
+	}
+	then := func(err error) {
+		c.writing = false
+		g.pending--
+		switch {
+		case err == nil && c.replaces:
+			c.replaces = false
+			g.classic = newClassicGroup(g, s.c.wall())
+		case err != nil:
+			s.log.Warn("a consumer group's change could not be written", "group", g.id, "error", err)
+			err = appendError(err, ErrGroupTooLarge)
+			ch.Undo()
+		}
+		s.finish(g, ops, errs, err)
+		s.work(g)
+		s.calm(g)
+	}
+	if batches := split(records); len(batches) == 1 {
+		s.append(records, func(_ int64, err error) { then(err) }, lost)
+		return
+	}
+	// Several batches: the group is whole after each of them (Change.EpochFirst), but if one is missing only the log knows what
+	// there is.
+	s.appendAll(records, func([]keyValue, int64) {}, func(err error) {
+		if err == nil {
+			then(nil)
+			return
+		}
+		s.log.Warn("loading groups again: a consumer group's change was not written as a whole", "group", g.id, "error", err)
+		s.reload()
+		s.reply(func() { lost(err) })
+	}, lost)
+}
+
+// abandonConsumer answers those who wait: the shard is dropped.
+func (s *shard) abandonConsumer(g *group) {
+	if g.consumer == nil {
+		return
+	}
+	for _, op := range g.consumer.queue {
+		s.reply(func() { op.done(ErrNotCoordinator) })
+	}
+	g.consumer.queue = nil
+}
+
+// ConsumerAnswer is what a member of a consumer group is told.
+type ConsumerAnswer struct {
+	consumer.Answer
+	// Interval is the time to its next heartbeat.
+	Interval time.Duration
+}
+
+// ConsumerHeartbeat takes a member's heartbeat, with which it joins, leaves and tells what it owns.
+func (c *Coordinator) ConsumerHeartbeat(hb consumer.Heartbeat, done func(ConsumerAnswer, error)) {
+	fail := func(err error) { done(ConsumerAnswer{}, err) }
+	if err := hb.Check(c.env()); err != nil {
+		fail(err)
+		return
+	}
+	c.with(hb.Group, fail, func(s *shard) {
+		if err := s.consumerHeartbeat(&hb, done); err != nil {
+			s.reply(func() { fail(err) })
+		}
+	})
+}
+
+// consumerHeartbeat answers by done, or returns an error.
+func (s *shard) consumerHeartbeat(hb *consumer.Heartbeat, done func(ConsumerAnswer, error)) error {
+	g, err := s.consumerGroupOf(hb)
+	if err != nil {
+		return err
+	}
+	if len(g.consumer.queue) >= s.c.cfg.Limits.MemberIDs {
+		return ErrNotAvailable
+	}
+	var answer ConsumerAnswer
+	c := g.consumer
+	s.enqueue(g, consumerOp{
+		run: func(ch *consumer.Change) (err error) {
+			answer.Answer, err = c.state.Heartbeat(ch, s.c.env(), hb)
+			if err == nil && hb.Epoch >= 0 {
+				answer.Interval = s.c.cfg.Settings.ConsumerHeartbeatInterval
+				s.consumerBeat(g, answer.Member)
+			}
+			return err
+		},
+		done: func(err error) {
+			if err != nil {
+				answer = ConsumerAnswer{}
+			}
+			done(answer, err)
+		},
+	})
+	return nil
+}
+
+// consumerGroupOf finds the group of a heartbeat; who joins may make one.
+func (s *shard) consumerGroupOf(hb *consumer.Heartbeat) (g *group, err error) {
+	if hb.Epoch == 0 {
+		g, err = s.findOrMake(hb.Group)
+	} else {
+		g, err = s.find(hb.Group)
+	}
+	switch {
+	case err != nil:
+		return nil, err
+	case g.consumer != nil:
+		return g, nil
+	case hb.Epoch != 0 || !g.classic.deletable():
+		return nil, ErrGroupNotFound // as a consumer group
+	}
+	g.consumer = newConsumerGroup(g.id)
+	g.consumer.replaces = g.classic.generation > 0
+	return g, nil
+}
+
+// consumerBeat says that a member lives, and looks whether it has to give partitions back.
+func (s *shard) consumerBeat(g *group, id string) {
+	c := g.consumer
+	se := c.sessions[id]
+	if se == nil {
+		se = &session{id: id}
+		se.timer = timer{kind: timerConsumerSession, group: g, session: se}
+		se.rebalance = timer{kind: timerConsumerRebalance, group: g, session: se}
+		c.sessions[id] = se
+	}
+	now := s.c.now()
+	se.deadline = now + s.c.cfg.Settings.ConsumerSessionTimeout
+	if se.timer.pos == 0 || se.timer.at > se.deadline {
+		s.timers.set(&se.timer, se.deadline)
+	}
+	cur := c.state.Current(id)
+	if cur.State != consumer.Unrevoked {
+		s.timers.stop(&se.rebalance)
+		return
+	}
+	if se.rebalance.pos == 0 || se.epoch != cur.Epoch {
+		se.epoch = cur.Epoch
+		s.timers.set(&se.rebalance, now+time.Duration(c.state.Member(id).RebalanceTimeout)*time.Millisecond)
+	}
+}
+
+// consumerDue takes a member out whose session has ended, or which has not given back in time what it had to.
+func (s *shard) consumerDue(t *timer, now time.Duration) {
+	g, se := t.group, t.session
+	c := g.consumer
+	if c == nil || c.sessions[se.id] != se {
+		return
+	}
+	if c.state.Member(se.id) == nil {
+		s.timers.stop(&se.timer)
+		s.timers.stop(&se.rebalance)
+		delete(c.sessions, se.id)
+		return
+	}
+	if t.kind == timerConsumerSession && se.deadline > now {
+		s.timers.set(t, se.deadline)
+		return
+	}
+	s.timers.set(t, now+s.c.cfg.Settings.ConsumerSessionTimeout) // again, should it not be written
+	s.enqueue(g, consumerOp{run: func(ch *consumer.Change) error {
+		cur := c.state.Current(se.id)
+		switch {
+		case cur == nil:
+			return nil
+		case t.kind == timerConsumerSession:
+			if se.deadline > s.c.now() {
+				return nil // its heartbeat was waiting
+			}
+			s.log.Info("a member's session has ended", "group", g.id, "member", se.id, "epoch", cur.Epoch)
+		case cur.State != consumer.Unrevoked || cur.Epoch != se.epoch:
+			s.timers.stop(t)
+			return nil
+		default:
+			s.log.Info("a member has not given its partitions back in time", "group", g.id, "member", se.id, "epoch", cur.Epoch)
+		}
+		c.state.Remove(ch, s.c.env(), se.id)
+		return nil
+	}, done: func(error) {}})
+}
+
+// replayConsumer takes a record of a consumer group.
+func (s *shard) replayConsumer(key, value []byte) error {
+	k, err := consumer.ParseKey(key)
+	if err != nil {
+		return err
+	}
+	g := s.groups[k.Group]
+	if value == nil {
+		switch {
+		case g == nil || g.consumer == nil:
+			return nil
+		case k.EndsGroup():
+			g.consumer = nil
+			return nil
+		}
+	}
+	if g == nil {
+		g = s.make(k.Group)
+	}
+	if g.consumer == nil {
+		g.consumer = newConsumerGroup(k.Group)
+	}
+	return g.consumer.state.Replay(k, value)
+}
+
+// consumerLoaded brings a group to life: its members have a whole session to find the new coordinator.
+func (s *shard) consumerLoaded(g *group) {
+	for _, id := range g.consumer.state.Members() {
+		s.consumerBeat(g, id)
+	}
+}
+
+// DescribeConsumer tells of a consumer group; of any other with ErrGroupNotFound.
+func (c *Coordinator) DescribeConsumer(id string, done func(consumer.Description, error)) {
+	fail := func(err error) { done(consumer.Description{}, err) }
+	if id == "" {
+		fail(ErrInvalidGroupID)
+		return
+	}
+	c.with(id, fail, func(s *shard) {
+		g, err := s.find(id)
+		if errors.Is(err, ErrNotAvailable) || err == nil && g.consumer == nil {
+			err = ErrGroupNotFound
+		}
+		if err != nil {
+			s.reply(func() { fail(err) })
+			return
+		}
+		var d consumer.Description
+		state := g.consumer.state
+		s.enqueue(g, consumerOp{run: func(*consumer.Change) error {
+			d = state.Describe(s.c.cfg.Settings.ConsumerAssignors)
+			return nil
+		}, done: func(err error) { done(d, err) }})
+	})
+}
+
+// backToClassic makes an empty consumer group a classic one, and then calls again, without mu.
+func (s *shard) backToClassic(g *group, again func(error)) {
+	c := g.consumer
+	s.enqueue(g, consumerOp{run: func(ch *consumer.Change) error {
+		if c.state.Size() > 0 {
+			return ErrInconsistentProtocol
+		}
+		c.state.Bury(ch)
+		return nil
+	}, then: func() {
+		if g.consumer == c && c.state.Size() == 0 {
+			g.consumer = nil
+		}
+	}, done: again})
+}
+
+// consumerMayCommit says whether a commit is one of a consumer group's.
+func (s *shard) consumerMayCommit(g *group, req *CommitRequest) error {
+	topics := s.c.topics()
+	at := make([]consumer.Partition, 0, len(req.Partitions))
+	for _, p := range req.Partitions {
+		if t := topics.Named(p.Topic); t != nil {
+			at = append(at, consumer.Partition{Topic: t.ID, Index: p.Partition})
+		}
+	}
+	return g.consumer.state.MayCommit(req.Member, req.Generation, req.Version, at)
+}
+
+// joinConsumer takes a join of the classic protocol into what was a consumer group.
+func (s *shard) joinConsumer(g *group, req *JoinRequest, done func(JoinResult, error)) error {
+	switch {
+	case g.consumer.busy():
+		return ErrInconsistentProtocol
+	case req.Member != "":
+		return ErrUnknownMember
+	}
+	again := *req
+	s.backToClassic(g, func(err error) {
+		if err != nil {
+			done(JoinResult{Member: again.Member, Generation: -1}, err)
+			return
+		}
+		s.c.Join(again, done)
+	})
+	return nil
+}

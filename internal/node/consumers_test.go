@@ -1,0 +1,152 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/config"
+	"github.com/chronik-go/chronik/internal/group"
+)
+
+// quickConsumers is quickGroups for consumer groups as well.
+func quickConsumers(c *config.Node) {
+	quickGroups(c)
+	c.Kafka["group.consumer.heartbeat.interval.ms"] = "100"
+	c.Kafka["group.consumer.session.timeout.ms"] = "3000"
+}
+
+// consumers are the options of a member by the consumer protocol (KIP-848).
+func consumers(opts ...kgo.Opt) []kgo.Opt {
+	return append([]kgo.Opt{kgo.ServerSideBalancer(), kgo.Balancers(kgo.StickyBalancer())}, opts...)
+}
+
+// typed waits until a group has a type, a state and so many members, as ListGroups and ConsumerGroupDescribe tell.
+func typed(t *testing.T, nodes []*testNode, id, kind string, members int) {
+	t.Helper()
+	eventually(t, func() error {
+		var up []*testNode
+		for _, n := range nodes {
+			if n.Node != nil {
+				up = append(up, n)
+			}
+		}
+		c := client(t, up)
+		defer c.Close()
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		list, err := kmsg.NewPtrListGroupsRequest().RequestWith(ctx, c)
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(list.Groups, func(g kmsg.ListGroupsResponseGroup) bool {
+			return g.Group == id && g.GroupType == kind && g.GroupState == "Stable" && g.ProtocolType == "consumer"
+		}) {
+			return fmt.Errorf("listed: %+v, want type %s", list.Groups, kind)
+		}
+		req := kmsg.NewPtrConsumerGroupDescribeRequest()
+		req.Groups = []string{id}
+		resp, err := req.RequestWith(ctx, c)
+		if err != nil {
+			return err
+		}
+		g := resp.Groups[0]
+		switch {
+		case kind == group.TypeClassic && g.ErrorCode == 69:
+			return nil
+		case g.ErrorCode != 0 || len(g.Members) != members || g.Epoch != g.AssignmentEpoch:
+			return fmt.Errorf("described as %+v, want %d members", g, members)
+		}
+		return nil
+	})
+}
+
+func TestConsumerGroupIsAssignedByTheServerAndSurvivesItsCoordinator(t *testing.T) {
+	nodes := newTestCluster(t, 3, quickConsumers)
+	startAll(nodes)
+	c := client(t, nodes, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	createTopics(t, c, 6, 3, "t")
+	sent := 0
+	send := func(n int) {
+		for range n {
+			produce(t, c, "t", int32(sent%6), fmt.Sprint("v", sent))
+			sent++
+		}
+	}
+	send(30)
+	a := join(t, nodes, "app", "t", consumers()...)
+	shared(t, 6, a)
+	typed(t, nodes, "app", group.TypeConsumer, 1)
+	b := join(t, nodes, "app", "t", consumers(kgo.InstanceID("one"))...)
+	d := join(t, nodes, "app", "t", consumers()...)
+	shared(t, 6, a, b, d)
+	typed(t, nodes, "app", group.TypeConsumer, 3)
+	send(30)
+	seenAll(t, sent, a, b, d)
+
+	// The coordinator dies; the group goes on where it was.
+	coordinator := leaderOf(t, nodes, group.Topic, group.PartitionOf("app", 4))
+	coordinator.stop()
+	send(30)
+	seenAll(t, sent, a, b, d)
+	shared(t, 6, a, b, d)
+	typed(t, nodes, "app", group.TypeConsumer, 3)
+	coordinator.start()
+
+	// The topic grows.
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	if _, err := kadm.NewClient(c).UpdatePartitions(ctx, 9, "t"); err != nil {
+		t.Fatal(err)
+	}
+	shared(t, 9, a, b, d)
+
+	// A member leaves, another dies without a word.
+	d.stop()
+	d.client.Close()
+	shared(t, 9, a, b)
+	typed(t, nodes, "app", group.TypeConsumer, 2)
+	send(12)
+	seenAll(t, sent, a, b, d)
+}
+
+func TestConsumersSubscribeByRegularExpressionOnTheServer(t *testing.T) {
+	nodes := newTestCluster(t, 1, quickConsumers)
+	startAll(nodes)
+	c := client(t, nodes)
+	createTopics(t, c, 2, 1, "in-a", "out-b")
+	m := join(t, nodes, "app", "in-.*", consumers(kgo.ConsumeRegex())...)
+	typed(t, nodes, "app", group.TypeConsumer, 1)
+	createTopics(t, c, 2, 1, "in-c")
+	for _, topic := range []string{"in-a", "in-c", "out-b"} {
+		produce(t, c, topic, 0, "of "+topic)
+	}
+	eventually(t, func() error {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if m.seen["of in-a"] == 0 || m.seen["of in-c"] == 0 {
+			return fmt.Errorf("seen: %v", m.seen)
+		}
+		return nil
+	})
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.seen["of out-b"] != 0 {
+		t.Error("a topic that the expression does not match was read")
+	}
+	req := kmsg.NewPtrConsumerGroupDescribeRequest()
+	req.Groups = []string{"app"}
+	resp, err := req.RequestWith(context.Background(), c)
+	if err != nil || len(resp.Groups[0].Members) != 1 {
+		t.Fatalf("%+v, %v", resp, err)
+	}
+	if r := resp.Groups[0].Members[0].SubscribedTopicRegex; r == nil || *r == "" {
+		t.Error("the expression was resolved by the client")
+	}
+}
