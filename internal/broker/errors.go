@@ -53,6 +53,7 @@ var codes = []struct {
 	{partition.ErrOffsetOutOfRange, kerr.OffsetOutOfRange},
 	{partition.ErrOffsetNotAvailable, kerr.OffsetNotAvailable},
 	{partition.ErrUnsupportedTimestamp, kerr.UnsupportedVersion},
+	{partition.ErrPolicy, kerr.PolicyViolation},
 	{partition.ErrDamaged, kerr.KafkaStorageError},
 	{partition.ErrUnknownPartition, kerr.UnknownTopicOrPartition},
 

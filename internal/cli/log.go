@@ -189,7 +189,7 @@ type recordLine struct {
 const maxDecompressed = 1 << 30
 
 func (o *dumpOptions) segment(name string) error {
-	return segment.ScanFile(vfs.OS{}, name, -1, true, nil, func(h record.Header, b []byte, pos int64, bad *segment.DamageError) error {
+	return segment.ScanFile(vfs.OS{}, name, -1, math.MaxInt64, nil, func(h record.Header, b []byte, pos int64, bad *segment.DamageError) error {
 		if bad != nil {
 			return o.line("DAMAGED  "+bad.Error(), damagedLine{bad.File, bad.Offset, bad.Error()})
 		}

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/segment"
@@ -20,11 +19,10 @@ type verifier struct {
 	out         io.Writer
 	damaged     bool
 	checkpoints map[uint64]wal.GroupReport
-	compacted   map[string]bool
 }
 
 func verifyDir(dir string, out io.Writer) error {
-	v := &verifier{out: out, checkpoints: map[uint64]wal.GroupReport{}, compacted: map[string]bool{"__consumer_offsets": true, "__transaction_state": true}}
+	v := &verifier{out: out, checkpoints: map[uint64]wal.GroupReport{}}
 	logDir, topics := filepath.Join(dir, "wal"), filepath.Join(dir, "topics")
 	_, errLog := os.Stat(logDir)
 	_, errTopics := os.Stat(topics)
@@ -73,13 +71,6 @@ func (v *verifier) wal(dir string) error {
 			v.bad("%s: %s at byte %d: %s", name, d.File, d.Offset, d.Reason)
 			continue
 		}
-		if g.Group == metadata.MetadataGroup {
-			if img, err := controller.DecodeImage(g.Checkpoint.State); err == nil {
-				for _, t := range img.Topics {
-					v.compacted[t.Name] = v.compacted[t.Name] || strings.Contains(t.Configs["cleanup.policy"], "compact")
-				}
-			}
-		}
 		fmt.Fprintf(v.out, "ok       %s: term %d, vote %d, commit %d, checkpoint %d, entries %d to %d\n", name, g.Hard.Term, g.Hard.Vote, g.Hard.Commit, g.Checkpoint.Index, g.First, g.Last)
 	}
 	return nil
@@ -127,7 +118,7 @@ func (v *verifier) partition(topic, dir string) error {
 		if filepath.Base(gen) == inUse {
 			flushed, begin = end, start
 		}
-		if err := v.generation(name, topic, gen, begin, flushed); err != nil {
+		if err := v.generation(name, gen, begin, flushed); err != nil {
 			return err
 		}
 	}
@@ -135,8 +126,8 @@ func (v *verifier) partition(topic, dir string) error {
 }
 
 // generation checks one directory of segments; start and flushed are what the checkpoint says of it, -1 if it says nothing.
-func (v *verifier) generation(name, topic, dir string, start, flushed int64) error {
-	files, err := segment.VerifyDir(vfs.OS{}, dir, flushed, v.compacted[topic])
+func (v *verifier) generation(name, dir string, start, flushed int64) error {
+	files, err := segment.VerifyDir(vfs.OS{}, dir, flushed)
 	if err != nil {
 		return err
 	}

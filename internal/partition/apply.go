@@ -120,7 +120,7 @@ func (p *Partition) append(data []byte) error {
 		return err
 	}
 	p.logger.Error("the disk is full: a committed batch goes into the reserve")
-	skip, err := skipTo(data, p.log.EndOffset())
+	skip, err := skipTo(data, p.log.EndOffset(), 0)
 	if err != nil || skip == len(data) {
 		return err
 	}
@@ -152,6 +152,12 @@ func (p *Partition) compare(h *record.Header, logEnd int64) error {
 	}
 	if h.LastOffset() < logEnd {
 		have, crc, ok := p.log.BatchAt(h.BaseOffset)
+		if h.LastOffset() < p.log.CleanPoint().Holes {
+			// Fetched, ahead of the log, from a replica that had compacted it: what is left of the batch, if anything, has its place.
+			if !ok || have.LastOffsetDelta == h.LastOffsetDelta && have.LeaderEpoch == h.LeaderEpoch {
+				return nil
+			}
+		}
 		same := ok && have.BaseOffset == h.BaseOffset && have.Length == h.Length && crc == h.CRC
 		if same && have.LeaderEpoch == h.LeaderEpoch {
 			return nil

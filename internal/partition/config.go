@@ -33,12 +33,28 @@ type TopicConfig struct {
 	Compression record.Codec
 	// RequireKeys refuses records with a null key (cleanup.policy=compact).
 	RequireKeys bool
+	// Compaction is cleanup.policy=compact and what belongs to it.
+	Compaction Compaction
 	// MinISR is min.insync.replicas, for those who report it: a write always waits for a majority.
 	MinISR int
 	// ProducerExpiry is how long a producer's sequence is remembered after its last batch (producer.id.expiration.ms).
 	ProducerExpiry time.Duration
 	// Segment holds segment.* and retention.*.
 	Segment segment.Config
+}
+
+// Compaction says whether and when a log is compacted. That is local to each replica.
+type Compaction struct {
+	Enabled bool
+	// Only says that cleanup.policy is compact without delete: then DeleteRecords is refused, as in Kafka.
+	Only bool
+	// MinDirtyRatio is min.cleanable.dirty.ratio: the dirty part of what can be cleaned must be larger.
+	MinDirtyRatio float64
+	// MinLag is min.compaction.lag.ms: younger records are left alone. MaxLag is max.compaction.lag.ms: older ones are cleaned
+	// whatever the ratio; 0: never for that reason.
+	MinLag, MaxLag time.Duration
+	// DeleteRetention is delete.retention.ms: how long a tombstone stays after the first pass that met it.
+	DeleteRetention time.Duration
 }
 
 // Kafka's defaults for what TopicConfig holds.

@@ -11,9 +11,11 @@ import (
 // Request: uint8 version 1, uint8 chunks wanted, uint16 0, uint64 session, int64 from, int64 to (exclusive), uint32 CRC-32C of
 // what comes before.
 //
-// Chunk: uint8 version 1, uint8 status, uint8 1 if it is the last for its request, uint8 0, uint64 session, int64 from as asked,
-// int64 log start, uint32 CRC-32C of what comes before and of the rest, then whole record batches, the first of which contains
-// from.
+// Chunk: uint8 version 2, uint8 status, uint8 1 if it is the last for its request, uint8 0, uint64 session, int64 from as asked,
+// int64 log start, int64 end, int64 holes, int64 horizon, uint32 CRC-32C of what comes before and of the rest, then whole record
+// batches: all that the sender has of [from, end), of which the first may begin below from. Compaction may have left none. Below
+// holes batches may be missing between others; tombstones below horizon may be missing altogether, so that a log which ends below it
+// must be replaced whole.
 //
 // Requests name offsets, never byte positions: segments roll differently on every replica.
 type deltaRequest struct {
@@ -29,6 +31,9 @@ type deltaChunk struct {
 	session uint64
 	from    int64
 	start   int64
+	end     int64
+	holes   int64
+	horizon int64
 	batches []byte
 }
 
@@ -44,8 +49,10 @@ const (
 
 const (
 	deltaVersion     = 1
+	chunkVersion     = 2
 	deltaRequestSize = 32
-	deltaChunkHeader = 32
+	deltaChunkHeader = 56
+	deltaChunkSum    = deltaChunkHeader - 4
 )
 
 func (r *deltaRequest) encode() []byte {
@@ -73,13 +80,16 @@ func decodeDeltaRequest(b []byte) (deltaRequest, error) {
 func (c *deltaChunk) encode() []byte {
 	be := binary.BigEndian
 	b := make([]byte, 0, deltaChunkHeader+len(c.batches))
-	b = append(b, deltaVersion, byte(c.status), 0, 0)
+	b = append(b, chunkVersion, byte(c.status), 0, 0)
 	if c.last {
 		b[2] = 1
 	}
 	b = be.AppendUint64(b, c.session)
 	b = be.AppendUint64(b, uint64(c.from))
 	b = be.AppendUint64(b, uint64(c.start))
+	b = be.AppendUint64(b, uint64(c.end))
+	b = be.AppendUint64(b, uint64(c.holes))
+	b = be.AppendUint64(b, uint64(c.horizon))
 	b = be.AppendUint32(b, crc32.Update(crc32.Checksum(b, castagnoli), castagnoli, c.batches))
 	return append(b, c.batches...)
 }
@@ -87,17 +97,19 @@ func (c *deltaChunk) encode() []byte {
 // decodeDeltaChunk checks a chunk's own CRC; the batches in it are checked one by one before they are appended.
 func decodeDeltaChunk(b []byte) (deltaChunk, error) {
 	be := binary.BigEndian
-	if len(b) < deltaChunkHeader || b[0] != deltaVersion {
+	if len(b) < deltaChunkHeader || b[0] != chunkVersion {
 		return deltaChunk{}, fmt.Errorf("%w: chunk of %d bytes", errDelta, len(b))
 	}
-	if be.Uint32(b[28:]) != crc32.Update(crc32.Checksum(b[:28], castagnoli), castagnoli, b[32:]) {
+	if be.Uint32(b[deltaChunkSum:]) != crc32.Update(crc32.Checksum(b[:deltaChunkSum], castagnoli), castagnoli, b[deltaChunkHeader:]) {
 		return deltaChunk{}, fmt.Errorf("%w: chunk CRC", errDelta)
 	}
 	c := deltaChunk{
 		status: chunkStatus(b[1]), last: b[2] == 1, session: be.Uint64(b[4:]),
-		from: int64(be.Uint64(b[12:])), start: int64(be.Uint64(b[20:])), batches: b[32:],
+		from: int64(be.Uint64(b[12:])), start: int64(be.Uint64(b[20:])),
+		end: int64(be.Uint64(b[28:])), holes: int64(be.Uint64(b[36:])), horizon: int64(be.Uint64(b[44:])), batches: b[deltaChunkHeader:],
 	}
-	if c.status < chunkOK || c.status > chunkUnavailable || c.from < 0 || c.start < 0 || (c.status == chunkOK) != (len(c.batches) > 0) {
+	if c.status < chunkOK || c.status > chunkUnavailable || c.from < 0 || c.start < 0 || c.holes < 0 || c.horizon < 0 ||
+		(c.status == chunkOK) != (c.end > c.from) || c.status != chunkOK && len(c.batches) > 0 {
 		return deltaChunk{}, fmt.Errorf("%w: chunk status %d with %d bytes", errDelta, c.status, len(c.batches))
 	}
 	return c, nil

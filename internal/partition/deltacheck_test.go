@@ -18,17 +18,19 @@ func TestDeltaChunksAreChecked(t *testing.T) {
 		return b
 	}
 	for _, tc := range []struct {
-		name  string
-		chunk func(all []byte, sizes []int) []byte
+		name    string
+		chunk   func(all []byte, sizes []int) []byte
+		promise int64
 	}{
-		{"a record differs", func(all []byte, sizes []int) []byte { return flip(all[:sizes[0]], sizes[0]-3) }},
-		{"the second batch differs", func(all []byte, sizes []int) []byte { return flip(all[:sizes[0]+sizes[1]], sizes[0]+sizes[1]-3) }},
+		{"a record differs", func(all []byte, sizes []int) []byte { return flip(all[:sizes[0]], sizes[0]-3) }, 0},
+		{"the second batch differs", func(all []byte, sizes []int) []byte { return flip(all[:sizes[0]+sizes[1]], sizes[0]+sizes[1]-3) }, 0},
 		{"a batch is left out", func(all []byte, sizes []int) []byte {
 			return append(slices.Clone(all[:sizes[0]]), all[sizes[0]+sizes[1]:sizes[0]+sizes[1]+sizes[2]]...)
-		}},
-		{"half a batch at the end", func(all []byte, sizes []int) []byte { return all[:sizes[0]+sizes[1]-1] }},
-		{"more than was asked for", func(all []byte, _ []int) []byte { return all }},
-		{"later than was asked for", func(all []byte, sizes []int) []byte { return all[sizes[0] : sizes[0]+sizes[1]] }},
+		}, 0},
+		{"fewer than promised", func(all []byte, sizes []int) []byte { return all[:sizes[0]] }, 1},
+		{"half a batch at the end", func(all []byte, sizes []int) []byte { return all[:sizes[0]+sizes[1]-1] }, 0},
+		{"more than was asked for", func(all []byte, _ []int) []byte { return all }, 0},
+		{"later than was asked for", func(all []byte, sizes []int) []byte { return all[sizes[0] : sizes[0]+sizes[1]] }, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			c := newCluster(t, 2, nil)
@@ -48,6 +50,11 @@ func TestDeltaChunksAreChecked(t *testing.T) {
 				t.Fatal(err)
 			}
 			bad := deltaChunk{status: chunkOK, last: true, session: session, batches: tc.chunk(all, sizes)}
+			if end, err := batchesEnd(bad.batches); err == nil {
+				bad.end = end + tc.promise
+			} else {
+				bad.end = 1
+			}
 			f.p.Receive(transport.Envelope{Kind: transport.KindDeltaChunk, Body: bad.encode()}, c.peer(1, 0))
 			c.settle()
 			if r.n != 1 || !errors.Is(r.err, errDelta) {

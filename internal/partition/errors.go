@@ -35,6 +35,8 @@ var (
 	ErrOffsetNotAvailable = errors.New("offset not available yet")
 	// ErrUnsupportedTimestamp: a special timestamp nobody has defined (UNSUPPORTED_VERSION).
 	ErrUnsupportedTimestamp = errors.New("unsupported special timestamp")
+	// ErrPolicy: a topic that is compacted and nothing else does not give up records on demand (POLICY_VIOLATION).
+	ErrPolicy = errors.New("records of a topic whose cleanup.policy is compact can't be deleted; set it to compact,delete first")
 	// ErrDamaged: what is on disk contradicts the log's checkpoint; the replica must be replaced.
 	ErrDamaged = errors.New("partition data damaged")
 	// ErrUnknownPartition: there is no such partition on this node, or no longer.

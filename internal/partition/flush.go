@@ -3,6 +3,7 @@ package partition
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,11 +46,13 @@ func (p *Partition) flush() {
 		}
 	}
 	// Files below the log start may go only once no restart can begin at an older one: then the checkpoint is worth an fsync.
+	// And segments may be compacted only below what no restart applies again.
 	var durable func(error)
-	if start > p.covered.Load() {
+	if start > p.covered.Load() || p.compactable(end) {
 		durable = func(err error) {
 			if err == nil {
 				p.cover(start)
+				raise(&p.checkpointed, end)
 			}
 		}
 	}
@@ -57,10 +60,13 @@ func (p *Partition) flush() {
 }
 
 // cover notes that a durable checkpoint has this log start.
-func (p *Partition) cover(start int64) {
+func (p *Partition) cover(start int64) { raise(&p.covered, start) }
+
+// raise sets v to n unless it is higher.
+func raise(v *atomic.Int64, n int64) {
 	for {
-		old := p.covered.Load()
-		if start <= old || p.covered.CompareAndSwap(old, start) {
+		old := v.Load()
+		if n <= old || v.CompareAndSwap(old, n) {
 			return
 		}
 	}
@@ -115,6 +121,9 @@ func (p *Partition) maintain() {
 		l.SetConfig(cfg.Segment)
 		return nil
 	})
+	if cfg.Compaction.Enabled {
+		p.rollOld(now, cfg.Segment.SegmentAge)
+	}
 	expire := p.sampleAges(now, &cfg)
 	if p.leading.Load() != 0 {
 		if expire != 0 {
@@ -151,9 +160,9 @@ func (p *Partition) tidy() {
 		if start == p.tidied || p.covered.Load() < start {
 			return nil
 		}
-		p.tidies.Add(1)
+		p.removing(true)
 		err := l.Tidy()
-		p.tidies.Add(1)
+		p.removing(false)
 		if err != nil {
 			p.logger.Error("removing old segments", "error", err)
 			return nil

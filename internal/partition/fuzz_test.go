@@ -79,13 +79,17 @@ func FuzzState(f *testing.F) {
 func FuzzDeltaMessages(f *testing.F) {
 	req := deltaRequest{chunks: 4, session: 1, from: 10, to: 300}
 	f.Add(req.encode())
-	chunk := deltaChunk{status: chunkOK, last: true, session: 1, from: 15, start: 0, batches: makeBatch(f, batchSpec{records: 3})}
+	chunk := deltaChunk{status: chunkOK, last: true, session: 1, from: 15, end: 18, batches: makeBatch(f, batchSpec{records: 3})}
 	f.Add(chunk.encode())
+	hole := deltaChunk{status: chunkOK, session: 1, from: 5, end: 300, holes: 400, horizon: 4}
+	f.Add(hole.encode())
 	below := deltaChunk{status: chunkBelowStart, last: true, session: 1, from: 15, start: 100}
 	f.Add(below.encode())
-	sums := func(b []byte) uint32 { return crc32.Update(crc32.Checksum(b[:28], castagnoli), castagnoli, b[32:]) }
+	sums := func(at int) func(b []byte) uint32 {
+		return func(b []byte) uint32 { return crc32.Update(crc32.Checksum(b[:at], castagnoli), castagnoli, b[at+4:]) }
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		both := [][]byte{b, resealed(b, 28, sums)}
+		both := [][]byte{b, resealed(b, 28, sums(28)), resealed(b, deltaChunkSum, sums(deltaChunkSum))}
 		for _, b := range both {
 			if r, err := decodeDeltaRequest(b); err == nil {
 				if again, err := decodeDeltaRequest(r.encode()); err != nil || !reflect.DeepEqual(r, again) {

@@ -131,8 +131,12 @@ func (p *Partition) EpochEnd(currentLeaderEpoch, epoch int32) (int32, int64, err
 
 // DeleteRecords moves the log start to offset, -1 meaning the high watermark, through the log, so that all replicas agree; the
 // files go later. done gets the log start afterwards, which is higher if it was. An offset above the high watermark is
-// *OffsetOutOfRangeError. done must not block.
+// *OffsetOutOfRangeError; ErrPolicy if the topic is compacted and nothing else. done must not block.
 func (p *Partition) DeleteRecords(offset int64, done func(low int64, err error)) {
+	if p.m.topicConfig(p.topic).Compaction.Only {
+		done(-1, ErrPolicy)
+		return
+	}
 	if offset < -1 {
 		done(-1, &OffsetOutOfRangeError{Offset: offset, Start: p.logStart.Load(), End: p.hw.Load()})
 		return

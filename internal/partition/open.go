@@ -70,6 +70,9 @@ func (p *Partition) open(cp wal.Checkpoint, known bool) error {
 	l.SetStartOffset(st.start)
 	p.segments = l.Segments()
 	p.cover(st.start)
+	if known {
+		raise(&p.checkpointed, st.end)
+	}
 	if err := p.diagnose(l, dir, start, &st); err != nil {
 		return errJoin(fmt.Errorf("%w: %w", ErrStorage, err), l.Close())
 	}
@@ -249,6 +252,7 @@ func (p *Partition) Install(snap raftpb.Snapshot) error {
 	p.hw.Store(st.end)
 	p.mu.Unlock()
 	p.cover(covered)
+	raise(&p.checkpointed, st.end) // the log's snapshot mark is durable
 	p.logStart.Store(max(p.logStart.Load(), st.start, l.StartOffset()))
 	p.logger.Info("snapshot installed", "index", st.index, "end", st.end)
 	p.m.markDirty(p, 0)

@@ -88,9 +88,11 @@ type Partition struct {
 	segments int    // segment files of the log, when last looked at
 	tidySeen uint64 // tidies, when last looked at
 
-	tidies  atomic.Uint64 // odd while files are removed
-	covered atomic.Int64  // log start in the last checkpoint known to be durable
-	rolled  []roll        // under mu: producer snapshots to be written
+	tidies       atomic.Uint64 // times that files were removed
+	removals     atomic.Int32  // under way
+	checkpointed atomic.Int64  // end in the last checkpoint known to be durable
+	covered      atomic.Int64  // log start in the last checkpoint known to be durable
+	rolled       []roll        // under mu: producer snapshots to be written
 
 	// The manager's schedule, under Manager.mu.
 	tasks      task

@@ -20,7 +20,7 @@ import (
 // indexes now and then, and they compare.
 //
 // What is on the disk: as the leader's scrubber reads its segments, it tells the sum of each stretch, and the followers read the
-// same offsets and answer with theirs. Compacted logs are left out of this: they are equal in what survives, not in bytes.
+// same offsets and answer with theirs. What either has compacted is left out of this: it is equal in what survives, not in bytes.
 //
 // Where the applied sums differ, the leader compares stretches of the disk until the difference has offsets. Who is wrong is decided by
 // the majority of all voters; of two replicas the leader is believed, loudly. Without a majority nobody is, and it is asked again.
@@ -318,7 +318,7 @@ func (p *Partition) stepProof() (again task) {
 func (p *Partition) answer(q *request) {
 	m := proof{kind: proofAnswer, from: q.m.from, to: q.m.to}
 	sum, to, err := p.sumOnDisk(q.m.from, q.m.to, 1<<62)
-	m.sum, m.unable = sum, err != nil || to != q.m.to
+	m.sum, m.unable = sum, err != nil || to != q.m.to || q.m.from < p.compactedBelow()
 	q.from.Send(transport.KindProof, m.encode())
 }
 
@@ -395,7 +395,7 @@ func (p *Partition) proveStretch(from, to int64, sum uint64, now time.Time) bool
 // scrubbed is told what the scrubber has read of this partition: a leader has the followers compare it.
 func (p *Partition) scrubbed(out *segment.Scrubbed) {
 	if p.leading.Load() == 0 || len(out.Lost) > 0 || out.From >= out.To || out.From < p.logStart.Load() || out.To > p.hw.Load() || p.unfit.Load() ||
-		p.m.topicConfig(p.topic).Segment.Compacted {
+		out.From < p.compactedBelow() {
 		return
 	}
 	p.proofMu.Lock()
@@ -497,6 +497,10 @@ func (p *Partition) searchOn(now time.Time) (more bool) {
 		return false
 	}
 	q.next = max(q.next, p.logStart.Load())
+	if holes := p.compactedBelow(); q.next < holes {
+		q.next, q.unsure = min(holes, q.to), true // not the same bytes on any two replicas
+		return true
+	}
 	sum, next, err := p.sumOnDisk(q.next, q.to, stretchBytes)
 	p.proofMu.Lock()
 	defer p.proofMu.Unlock()
@@ -529,6 +533,15 @@ func (p *Partition) adoptSum() {
 	p.mu.Unlock()
 	p.logger.Warn("the running sum of what was applied was wrong here, the records are not", "by", m.sum)
 	p.m.markDirty(p, 0)
+}
+
+// compactedBelow returns the offset below which this replica's batches may not be what was applied.
+func (p *Partition) compactedBelow() (below int64) {
+	_ = p.withLog(func(l *segment.Log) error {
+		below = l.CleanPoint().Holes
+		return nil
+	})
+	return below
 }
 
 // proofDue makes the next step tell the followers.

@@ -44,7 +44,9 @@ type mending struct {
 	rough      Damage
 	exact      []Damage // what the inspection found
 	build      *segment.Rebuild
-	asked      int // sources tried since the last progress
+	asked      int    // sources tried since the last progress
+	basis      int64  // what comes from basisOf, from the log start on, may lack tombstones below this
+	basisOf    uint64 // a replica
 	waiting    bool
 	retryAt    time.Time
 	lastNews   time.Time
@@ -223,6 +225,9 @@ func (p *Partition) fetchMissing(r *mending, next int64, now time.Time) (more bo
 		r.waiting = false
 		switch c.status {
 		case chunkOK:
+			if p.widened(r, &c) {
+				return true, nil
+			}
 			err := p.takeMissing(r, &c)
 			var damaged *segment.DamageError
 			if errors.As(err, &damaged) {
@@ -255,21 +260,32 @@ func (p *Partition) fetchMissing(r *mending, next int64, now time.Time) (more bo
 
 // takeMissing checks what came and takes what is needed of it: whole batches that begin in the damage.
 func (p *Partition) takeMissing(r *mending, c *deltaChunk) error {
-	if _, _, err := checkChunk(c.batches); err != nil && !r.build.Compacted() {
+	if _, err := checkChunk(c); err != nil {
 		return err
 	}
 	n, more := 0, true
 	_, end := r.build.Range()
+	if c.holes > c.from {
+		// There may be less of it there than there was here.
+		if err := p.log.AllowHoles(min(c.holes, end), min(c.horizon, end)); err != nil {
+			return err
+		}
+		r.build.AllowHoles(min(c.holes, end))
+	}
+	next := c.end
 	err := record.Each(c.batches, func(h record.Header, b []byte) error {
 		bad, _ := p.damageAt(max(h.BaseOffset, c.from), end)
-		more = more && bad != nil && h.LastOffset() < end && (n > 0 || h.BaseOffset <= c.from || r.build.Compacted())
+		more = more && bad != nil && h.LastOffset() < end
+		if n == 0 {
+			next = min(next, max(h.BaseOffset, c.from))
+		}
 		if more { // what is sound here comes from here, also between two that are not
 			n += len(b)
 		}
 		return nil
 	})
-	if first, e := record.ParseHeader(c.batches); err == nil && n == 0 && e == nil && r.build.Compacted() && first.BaseOffset > c.from {
-		r.build.Skip(first.BaseOffset) // compaction has left nothing there
+	if d, _ := p.damageAt(c.from, end); err == nil && n == 0 && d != nil && next > c.from {
+		r.build.Skip(min(next, d.To)) // compaction has left nothing there
 		return nil
 	}
 	if err == nil && n == 0 {
@@ -280,6 +296,25 @@ func (p *Partition) takeMissing(r *mending, c *deltaChunk) error {
 	}
 	p.m.stats.fetched.Add(int64(n))
 	return r.build.Append(c.batches[:n])
+}
+
+// widened says whether a chunk is of no use as it is: its source has removed tombstones that are not here, so that what they deleted would
+// stay for good. Then everything below them is fetched anew from one source, beginning with the log start.
+func (p *Partition) widened(r *mending, c *deltaChunk) bool {
+	start := p.logStart.Load()
+	switch {
+	case c.horizon <= c.from:
+		return false
+	case r.basisOf == r.source.Replica && c.horizon <= r.basis:
+		return false
+	case c.from <= start:
+		r.basis, r.basisOf = c.horizon, r.source.Replica
+		return false
+	}
+	p.logger.Warn("tombstones that this replica lacks are gone from the source, too: everything below them is fetched anew", "source", r.source.Node, "removed_below", c.horizon)
+	p.Report(Damage{From: start, To: max(min(c.horizon, p.log.EndOffset()), c.from+1), File: p.log.Dir(), Reason: "tombstones are missing that the copy of a damaged part would need"})
+	r.reset()
+	return true
 }
 
 // sources lists who may have sound copies: the leader first. What diverged is taken from the leader alone.
@@ -378,7 +413,7 @@ func (r *mending) reset() {
 	if r.build != nil {
 		r.build.Abort()
 	}
-	r.build, r.inspect, r.exact, r.waiting, r.asked = nil, nil, nil, false, 0
+	r.build, r.inspect, r.exact, r.waiting, r.asked, r.basis = nil, nil, nil, false, 0, 0
 }
 
 // pauseMending rests: nobody had what is needed, or the disk refused. What was copied so far is kept.

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/segment"
 	"github.com/chronik-go/chronik/internal/transport"
 )
 
@@ -20,7 +21,8 @@ const cursorLife = 30 * time.Second
 type deltaCursor struct {
 	replica uint64
 	from    int64
-	seen    time.Time
+	since   time.Time // of the first request
+	seen    time.Time // of the last
 }
 
 // Receive implements multiraft.StateMachine. It only sorts messages: disks are for the manager's steps.
@@ -127,12 +129,21 @@ func (p *Partition) readChunk(r *deltaRequest) (c deltaChunk, next int64) {
 	if err == nil {
 		next, err = batchesEnd(c.batches)
 	}
+	// What compaction has done is asked for after the records were read: they may lack no more than it says.
+	_ = p.withLog(func(l *segment.Log) error {
+		at := l.CleanPoint()
+		c.holes, c.horizon = at.Holes, at.Horizon
+		return nil
+	})
+	if err == nil && len(c.batches) == 0 && to <= c.holes {
+		next = to // nothing is left up to there
+	}
 	if err != nil || next <= r.from {
 		p.logger.Warn("cannot read for a follower that catches up", "offset", r.from, "error", err)
 		c.batches = nil
 		return c, r.from
 	}
-	c.status, c.last = chunkOK, r.chunks <= 1 || next >= to
+	c.status, c.last, c.end = chunkOK, r.chunks <= 1 || next >= to, next
 	return c, next
 }
 
@@ -141,12 +152,16 @@ func (p *Partition) noteCursor(replica uint64, at int64) {
 	now := p.m.cfg.Clock.Now()
 	for i := range p.senders {
 		if p.senders[i].replica == replica {
-			p.senders[i] = deltaCursor{replica, at, now}
+			if c := &p.senders[i]; now.Sub(c.seen) < cursorLife {
+				c.from, c.seen = at, now
+			} else {
+				*c = deltaCursor{replica, at, now, now}
+			}
 			return
 		}
 	}
 	if len(p.senders) < maxServe {
-		p.senders = append(p.senders, deltaCursor{replica, at, now})
+		p.senders = append(p.senders, deltaCursor{replica, at, now, now})
 	}
 }
 

@@ -28,8 +28,9 @@ type roll struct {
 // entry's batches, which are in scratch, and before it moves the state past them. A file that was removed meanwhile may hide
 // one that was begun, so that while files go it keeps the state to be on the safe side.
 func (p *Partition) noteRoll(l *segment.Log) {
-	n, tidies := l.Segments(), p.tidies.Load()
-	had, same := p.segments, tidies == p.tidySeen && tidies%2 == 0
+	n := l.Segments() // first: what is removed from here on is seen below
+	busy, tidies := p.removals.Load() > 0, p.tidies.Load()
+	had, same := p.segments, tidies == p.tidySeen && !busy
 	p.segments, p.tidySeen = n, tidies
 	if had == n && same || had == 0 {
 		return
@@ -52,6 +53,16 @@ func (p *Partition) noteRoll(l *segment.Log) {
 	p.rolled = append(p.rolled, r)
 	p.mu.Unlock()
 	p.m.enqueue(p, taskSnapshots)
+}
+
+// removing is told before and after segment files are removed.
+func (p *Partition) removing(begin bool) {
+	if begin {
+		p.removals.Add(1)
+		return
+	}
+	p.tidies.Add(1)
+	p.removals.Add(-1)
 }
 
 func snapshotEntry(q *producer) segment.ProducerEntry {

@@ -41,6 +41,8 @@ type staging struct {
 	session  uint64
 	begun    bool
 	whole    bool
+	copying  bool         // with whole: the first chunk has come
+	horizon  int64        // with copying: the source's then
 	start    int64        // with whole: where the new generation's log starts
 	log      *segment.Log // with whole: the new generation; set under stageMu
 	next     int64        // first offset not fetched
@@ -234,7 +236,7 @@ func (p *Partition) beginStaging(s *staging) error {
 	s.session = p.m.session.Add(1)
 	s.inbox = nil
 	p.stageMu.Unlock()
-	s.begun, s.waiting = true, false
+	s.begun, s.waiting, s.copying = true, false, false
 	end := p.log.EndOffset()
 	s.start = max(s.start, s.target.start)
 	if !s.whole && end >= s.start {
@@ -313,16 +315,24 @@ func (p *Partition) takeChunk(s *staging, c *deltaChunk) (progress bool, err err
 	case c.from != s.next:
 		return false, nil
 	}
-	first, end, err := checkChunk(c.batches)
-	if err != nil || end > s.target.end || first > c.from || end <= c.from {
-		return false, fmt.Errorf("%w: batches from %d to %d for [%d, %d): %w", errDelta, first, end, c.from, s.target.end, err)
+	first, err := checkChunk(c)
+	if err != nil || c.end > s.target.end {
+		return false, fmt.Errorf("%w: batches from %d to %d for [%d, %d): %w", errDelta, first, c.end, c.from, s.target.end, err)
+	}
+	if p.outdated(s, c) {
+		return false, nil
 	}
 	if s.whole {
-		return true, p.appendWhole(s, c.batches, first)
+		return true, p.appendWhole(s, c, first)
+	}
+	if c.holes > c.from {
+		if err := p.log.AllowHoles(min(c.holes, s.target.end), 0); err != nil {
+			return false, p.storageFailed("staging into", err)
+		}
 	}
 	p.logMu.Lock()
 	defer p.logMu.Unlock()
-	skip, err := skipTo(c.batches, p.log.EndOffset())
+	skip, err := skipTo(c.batches, p.log.EndOffset(), c.holes)
 	if err != nil {
 		// The own log ends inside a batch of the leader's: they are not the same log any more.
 		p.logger.Error("own log differs from the leader's: fetching it whole", "end", p.log.EndOffset(), "batch", first)
@@ -334,13 +344,37 @@ func (p *Partition) takeChunk(s *staging, c *deltaChunk) (progress bool, err err
 			return false, p.storageFailed("staging into", err)
 		}
 	}
+	if err := p.log.Advance(c.end); err != nil {
+		return false, p.storageFailed("staging into", err)
+	}
 	s.next = p.log.EndOffset()
 	return true, nil
 }
 
-// appendWhole appends to a new generation, which begins with the batch that holds the log start.
-func (p *Partition) appendWhole(s *staging, batches []byte, first int64) error {
-	if end := s.log.EndOffset(); first != end {
+// outdated begins anew, whole, if the source has removed a tombstone above what is here already, from it or of old: a record that the
+// tombstone deleted may be here, and nothing that comes would delete it again.
+func (p *Partition) outdated(s *staging, c *deltaChunk) bool {
+	switch {
+	case c.horizon <= c.from:
+		return false
+	case s.whole && !s.copying:
+		s.copying, s.horizon = true, c.horizon // nothing is here yet
+		return false
+	case s.whole && c.horizon <= s.horizon:
+		return false
+	}
+	p.logger.Warn("tombstones that this replica has not seen are gone from the leader's log: fetching it whole", "next", c.from, "removed_below", c.horizon)
+	s.whole, s.begun = true, false
+	return true
+}
+
+// appendWhole appends to a new generation, which begins with the batch that holds the log start, or the first one after it.
+func (p *Partition) appendWhole(s *staging, c *deltaChunk, first int64) error {
+	s.copying = true
+	if err := s.log.AllowHoles(min(c.holes, s.target.end), min(c.horizon, s.target.end)); err != nil {
+		return p.stageError("filling", err)
+	}
+	if end := s.log.EndOffset(); first >= 0 && first < end {
 		if s.next != s.start || end != s.start {
 			return fmt.Errorf("%w: batch at %d, the log ends at %d", errDelta, first, end)
 		}
@@ -348,7 +382,11 @@ func (p *Partition) appendWhole(s *staging, batches []byte, first int64) error {
 			return p.stageError("starting", err)
 		}
 	}
-	if err := s.log.Append(batches); err != nil {
+	err := s.log.Append(c.batches)
+	if err == nil {
+		err = s.log.Advance(c.end)
+	}
+	if err != nil {
 		return p.stageError("filling", err)
 	}
 	s.log.SetStartOffset(s.start)
@@ -421,23 +459,29 @@ func (p *Partition) retire() error {
 	return nil
 }
 
-// checkChunk checks batches one by one: sound, and without a gap.
-func checkChunk(b []byte) (first, end int64, err error) {
+// checkChunk checks a chunk's batches one by one: sound, and without a gap but for those that compaction left. It returns where the
+// first begins, -1 if there is none.
+func checkChunk(c *deltaChunk) (first int64, err error) {
 	first = -1
-	for len(b) > 0 {
+	next := c.from
+	for b := c.batches; len(b) > 0; {
 		h, err := wholeBatch(b)
 		if err != nil {
-			return first, end, err
+			return first, err
+		}
+		if gap := h.BaseOffset > next; gap && h.BaseOffset > c.holes || first >= 0 && h.BaseOffset < next || h.LastOffset() < next {
+			return first, fmt.Errorf("batch at %d, expected %d", h.BaseOffset, next)
 		}
 		if first < 0 {
 			first = h.BaseOffset
-		} else if h.BaseOffset != end {
-			return first, end, fmt.Errorf("gap at %d", end)
 		}
-		end = h.LastOffset() + 1
+		next = h.LastOffset() + 1
 		b = b[h.Size():]
 	}
-	return first, end, nil
+	if next > c.end || next < c.end && c.end > c.holes {
+		return first, fmt.Errorf("batches up to %d, promised up to %d", next, c.end)
+	}
+	return first, nil
 }
 
 // batchesEnd returns the offset after the last of some whole batches.
@@ -449,8 +493,8 @@ func batchesEnd(b []byte) (end int64, err error) {
 	return end, err
 }
 
-// skipTo returns the size of the batches below offset, which must be where a batch begins or the end.
-func skipTo(b []byte, offset int64) (n int, err error) {
+// skipTo returns the size of the batches below offset, which must be where a batch begins or the end or, below holes, in between.
+func skipTo(b []byte, offset, holes int64) (n int, err error) {
 	err = record.Each(b, func(h record.Header, batch []byte) error {
 		switch {
 		case h.LastOffset() < offset:
@@ -461,7 +505,7 @@ func skipTo(b []byte, offset int64) (n int, err error) {
 		return nil
 	})
 	if err == nil && n < len(b) {
-		if h, e := record.ParseHeader(b[n:]); e != nil || h.BaseOffset != offset {
+		if h, e := record.ParseHeader(b[n:]); e != nil || h.BaseOffset != offset && h.BaseOffset > holes {
 			return n, errDelta
 		}
 	}

@@ -154,8 +154,18 @@ func (b *Builder) AddAt(delta int32, ts int64, key, value []byte, headers ...Rec
 	}
 	b.max = max(b.max, ts)
 	var scratch [64]byte
-	rec := append(scratch[:0], 0)
-	rec = binary.AppendVarint(rec, ts-b.first)
+	rec := appendRecord(scratch[:0], ts-b.first, delta, key, value, headers)
+	b.body = binary.AppendVarint(b.body, int64(len(rec)))
+	b.body = append(b.body, rec...)
+	b.count++
+	b.last = delta
+	return b
+}
+
+// appendRecord appends what follows a record's length.
+func appendRecord(rec []byte, tsDelta int64, delta int32, key, value []byte, headers []RecordHeader) []byte {
+	rec = append(rec, 0)
+	rec = binary.AppendVarint(rec, tsDelta)
 	rec = binary.AppendVarint(rec, int64(delta))
 	rec = appendBytes(rec, key)
 	rec = appendBytes(rec, value)
@@ -165,11 +175,7 @@ func (b *Builder) AddAt(delta int32, ts int64, key, value []byte, headers ...Rec
 		rec = append(rec, h.Key...)
 		rec = appendBytes(rec, h.Value)
 	}
-	b.body = binary.AppendVarint(b.body, int64(len(rec)))
-	b.body = append(b.body, rec...)
-	b.count++
-	b.last = delta
-	return b
+	return rec
 }
 
 func appendBytes(dst, v []byte) []byte {

@@ -45,6 +45,7 @@ const (
 	attrAppendTime    = 0x08
 	attrTransactional = 0x10
 	attrControl       = 0x20
+	attrDeleteHorizon = 0x40
 )
 
 // NoTimestamp, NoProducerID and NoSequence are what Kafka writes where there is none.
@@ -146,6 +147,12 @@ func (h Header) IsControl() bool { return h.Attributes&attrControl != 0 }
 
 // IsTransactional reports whether the batch belongs to a transaction.
 func (h Header) IsTransactional() bool { return h.Attributes&attrTransactional != 0 }
+
+// DeleteHorizon returns when, in ms since 1970, compaction may remove the batch's tombstones; false if it has yet to be set
+// (KIP-534). It lies where other batches have their base timestamp, and serves as that as well.
+func (h Header) DeleteHorizon() (ms int64, set bool) {
+	return h.BaseTimestamp, h.Attributes&attrDeleteHorizon != 0
+}
 
 // TimestampType returns who set the timestamps.
 func (h Header) TimestampType() TimestampType {

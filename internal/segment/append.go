@@ -14,7 +14,7 @@ var errNotExist = fs.ErrNotExist
 const spillEntries = 64
 
 // Append adds whole batches, the first of which must begin at EndOffset, each at the end of the one before
-// (*SequenceError otherwise, and nothing is written). In a compacted log they may leave gaps. It keeps nothing of batches
+// (*SequenceError otherwise, and nothing is written). Below what AllowHoles said they may leave gaps. It keeps nothing of batches
 // and returns when readers see them; they are on disk once Flush said so.
 //
 // An error that is a full disk leaves the log usable at EndOffset, which may be behind some of the batches: append the
@@ -26,9 +26,9 @@ func (l *Log) Append(batches []byte) error {
 		return err
 	}
 	l.mu.RLock()
-	cfg, end, active := l.cfg, l.end, l.activeLocked()
+	cfg, end, active, holes := l.cfg, l.end, l.activeLocked(), l.cleaned.Holes
 	l.mu.RUnlock()
-	if err := l.checkBatches(batches, end, cfg.Compacted); err != nil {
+	if err := l.checkBatches(batches, end, holes); err != nil {
 		return err
 	}
 	var err error
@@ -40,6 +40,7 @@ func (l *Log) Append(batches []byte) error {
 			}
 		}
 		if n == 0 {
+			l.skipTo(batches, active)
 			if active, err = l.roll(); err != nil {
 				return l.fail(err)
 			}
@@ -51,6 +52,19 @@ func (l *Log) Append(batches []byte) error {
 		batches = batches[n:]
 	}
 	return nil
+}
+
+// skipTo moves the end over the gap in front of batches, which a segment that begins behind it need not span.
+func (l *Log) skipTo(batches []byte, active *segment) {
+	h, _ := record.ParseHeader(batches) // checked before
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if h.BaseOffset > l.end {
+		l.end = h.BaseOffset
+		if active != nil {
+			active.end = l.end
+		}
+	}
 }
 
 // fits returns how many bytes of batches belong into s: 0 if a new segment must begin. An empty segment takes at least one

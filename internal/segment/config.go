@@ -14,8 +14,6 @@ type Config struct {
 	IndexBytes         int           // segment.index.bytes; 0 is 10 MiB. A segment ends when an index is full
 	RetentionBytes     int64         // retention.bytes; 0 or less keeps everything (Kafka's 0 is 1 here: nothing is deleted by omission)
 	RetentionAge       time.Duration // retention.ms; 0 or less keeps everything
-	// Compacted allows batches to be missing between others: without it, a gap in the offsets is damage.
-	Compacted bool
 }
 
 func (c Config) withDefaults() Config {

@@ -3,6 +3,7 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/chronik-go/chronik/internal/record"
 )
@@ -72,7 +73,7 @@ func (r *recovery) rebuildEpochs(from int, pos int64) error {
 		if i == from {
 			size = pos
 		}
-		err := walk(&s.log, 0, size, -1, true, func(h record.Header, _ int64) (bool, error) {
+		err := walk(&s.log, 0, size, -1, math.MaxInt64, func(h record.Header, _ int64) (bool, error) {
 			l.epochs, _ = l.epochs.note(h.LeaderEpoch, h.BaseOffset)
 			return false, nil
 		})

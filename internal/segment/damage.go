@@ -23,12 +23,12 @@ func (x Lost) Error() *DamageError {
 
 // batchFile is the bytes of a segment that are read batch by batch, by recovery, the scrubber and the offline check.
 type batchFile struct {
-	name      string
-	r         io.ReaderAt
-	base      int64 // of the segment
-	size      int64 // bytes that belong to it
-	end       int64 // no batch may hold this offset or one after it; -1: unknown
-	compacted bool
+	name  string
+	r     io.ReaderAt
+	base  int64 // of the segment
+	size  int64 // bytes that belong to it
+	end   int64 // no batch may hold this offset or one after it; -1: unknown
+	holes int64 // below it batches may be missing between others
 	// check says what else is wrong with a batch that is sound in itself; may be nil.
 	check func(record.Header) error
 }
@@ -77,7 +77,7 @@ func (f *batchFile) place(h record.Header, pos, next int64) error {
 	switch {
 	case int64(h.Size()) > f.size-pos:
 		return f.bad(pos, fmt.Sprintf("batch of %d bytes, %d left", h.Size(), f.size-pos), nil)
-	case h.BaseOffset < f.base || next >= 0 && (h.BaseOffset < next || !f.compacted && h.BaseOffset != next):
+	case h.BaseOffset < f.base || next >= 0 && !mayFollow(h.BaseOffset, next, f.holes):
 		return f.bad(pos, fmt.Sprintf("batch begins at offset %d, expected %d", h.BaseOffset, max(next, f.base)), nil)
 	case f.end >= 0 && h.LastOffset() >= f.end:
 		return f.bad(pos, fmt.Sprintf("batch ends at offset %d, the segment at %d", h.LastOffset(), f.end-1), nil)

@@ -80,6 +80,7 @@ func (l *Log) flush(all bool) error {
 		return err
 	}
 	l.flushed, l.pointOn, l.parentDone = w.end, true, true
+	l.pointBase = w.point.base
 	l.clean = all
 	return nil
 }

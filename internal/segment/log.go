@@ -41,10 +41,11 @@ type Log struct {
 	flushed     int64
 	bytes       int64 // of all .log files
 	epochs      epochs
-	epochsDirty bool  // the file is behind
-	epochSum    int64 // CRC-32C of the file, as written last
-	newNames    bool  // files were created since the directory was last synced
-	parentDone  bool  // the directory's own name is durable
+	cleaned     CleanPoint // what compaction has done
+	epochsDirty bool       // the file is behind
+	epochSum    int64      // CRC-32C of the file, as written last
+	newNames    bool       // files were created since the directory was last synced
+	parentDone  bool       // the directory's own name is durable
 	damage      *DamageError
 	lost        []Lost // what recovery found missing below what is known to be durable
 	failed      error
@@ -53,7 +54,10 @@ type Log struct {
 	cursors cursors
 	point   slot // the file recovery-point
 	pointOn bool // it exists
-	clean   bool // nothing happened since recovery-point was written with everything in it
+	// Bases of the segments that the point names, as it was written last and as it is known to be on disk. flushMu guards them.
+	pointBase, pointSynced int64
+	renewed                int  // times that what had been cleaned was replaced by something that may not be
+	clean                  bool // nothing happened since recovery-point was written with everything in it
 }
 
 // Dir returns the directory of the log.
@@ -254,6 +258,11 @@ func (l *Log) Reset(start int64) error {
 	if err := l.usable(); err != nil {
 		return err
 	}
+	c := l.CleanPoint()
+	c.Clean = 0 // what comes next has not been cleaned
+	if err := l.setCleanPoint(c); err != nil {
+		return l.fail(err)
+	}
 	l.mu.Lock()
 	segs := l.segs
 	l.segs, l.epochs, l.damage, l.lost = nil, nil, nil, nil
@@ -261,6 +270,8 @@ func (l *Log) Reset(start int64) error {
 	l.epochsDirty, l.newNames, l.clean = true, true, false
 	pointOn := l.pointOn
 	l.pointOn = false
+	l.pointBase, l.pointSynced = -1, -1
+	l.renewed++
 	l.mu.Unlock()
 	l.cursors.clear()
 	if pointOn {
@@ -345,13 +356,13 @@ func (l *Log) shut(each func(*segment)) {
 
 // checkBatches checks that batches are whole batches that continue the log at want, and returns nothing else: the bytes'
 // sums were checked by whoever took them from a client or a peer.
-func (l *Log) checkBatches(batches []byte, want int64, compacted bool) error {
+func (l *Log) checkBatches(batches []byte, want, holes int64) error {
 	return record.Each(batches, func(_ record.Header, b []byte) error {
 		h, err := record.CheckHeader(b)
 		if err != nil {
 			return err
 		}
-		if h.BaseOffset != want && (!compacted || h.BaseOffset < want) {
+		if !mayFollow(h.BaseOffset, want, holes) {
 			return &SequenceError{Got: h.BaseOffset, Want: want}
 		}
 		want = h.LastOffset() + 1

@@ -82,7 +82,7 @@ func (r *recovery) reachDurable() error {
 
 // batchFile describes the first size bytes of a segment's log.
 func (l *Log) batchFile(s *segment, size, end int64) *batchFile {
-	return &batchFile{name: s.log.path(), r: slotReader{&s.log}, base: s.base, size: size, end: end, compacted: l.cfg.Compacted}
+	return &batchFile{name: s.log.path(), r: slotReader{&s.log}, base: s.base, size: size, end: end, holes: l.cleaned.Holes}
 }
 
 // damageOf returns the damage that err tells of, nil if it tells of something else.

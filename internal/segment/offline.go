@@ -3,6 +3,7 @@ package segment
 import (
 	"errors"
 	"fmt"
+	"math"
 	"path/filepath"
 
 	"github.com/chronik-go/chronik/internal/record"
@@ -22,14 +23,12 @@ type FileReport struct {
 	Torn int64
 	// Index says what is wrong with the segment's indexes, nil if nothing; they are built anew when they are needed.
 	Index error
-	// Compacted: batches have lost records, so that offsets may be missing.
-	Compacted bool
 }
 
 // VerifyDir reads a log's directory, whoever uses it, and changes nothing. Everything below the offset flushed is known to have been
-// on disk, beside what the recovery point says; -1 if only that is to count. In a log that may be compacted missing offsets are
-// no damage.
-func VerifyDir(fsys vfs.FS, dir string, flushed int64, compacted bool) ([]FileReport, error) {
+// on disk, beside what the recovery point says; -1 if only that is to count. Offsets that compaction may have removed, by the cleaner's
+// checkpoint, are no damage.
+func VerifyDir(fsys vfs.FS, dir string, flushed int64) ([]FileReport, error) {
 	names, err := fsys.List(dir)
 	if err != nil {
 		return nil, ioErr("list", dir, err)
@@ -43,6 +42,10 @@ func VerifyDir(fsys vfs.FS, dir string, flushed int64, compacted bool) ([]FileRe
 			flushed = max(flushed, p.offset)
 		}
 	}
+	clean, _, err := loadCleanPoint(fsys, dir)
+	if err != nil {
+		return nil, err
+	}
 	var bases []int64
 	for _, name := range names {
 		if base, ext, ok := parseName(name); ok && ext == logExt {
@@ -55,7 +58,7 @@ func VerifyDir(fsys vfs.FS, dir string, flushed int64, compacted bool) ([]FileRe
 		if i+1 < len(bases) {
 			end = bases[i+1]
 		}
-		r, err := verifyFile(fsys, dir, base, end, flushed, compacted, epoch)
+		r, err := verifyFile(fsys, dir, base, end, flushed, clean.Holes, epoch)
 		if err != nil {
 			return out, err
 		}
@@ -64,11 +67,11 @@ func VerifyDir(fsys vfs.FS, dir string, flushed int64, compacted bool) ([]FileRe
 	return out, nil
 }
 
-func verifyFile(fsys vfs.FS, dir string, base, end, flushed int64, compacted bool, known epochs) (r FileReport, err error) {
+func verifyFile(fsys vfs.FS, dir string, base, end, flushed, holes int64, known epochs) (r FileReport, err error) {
 	r = FileReport{File: filepath.Join(dir, fileName(base, logExt)), Base: base, From: base, To: base, Torn: -1}
 	idx := &offlineIndex{fs: fsys, dir: dir, base: base}
 	next := base
-	err = ScanFile(fsys, r.File, end, compacted, known.check, func(h record.Header, b []byte, pos int64, bad *DamageError) error {
+	err = ScanFile(fsys, r.File, end, holes, known.check, func(h record.Header, b []byte, pos int64, bad *DamageError) error {
 		if bad != nil {
 			r.Lost = append(r.Lost, Lost{From: next, To: -1, File: r.File, Offset: bad.Offset, Reason: reason(bad)})
 			return nil
@@ -81,7 +84,6 @@ func verifyFile(fsys vfs.FS, dir string, base, end, flushed int64, compacted boo
 		}
 		r.Batches++
 		r.Bytes = pos + int64(h.Size())
-		r.Compacted = r.Compacted || int64(h.Count) < int64(h.LastOffsetDelta)+1
 		next = h.LastOffset() + 1
 		r.To = next
 		idx.batch(h, pos)
@@ -99,9 +101,9 @@ func verifyFile(fsys vfs.FS, dir string, base, end, flushed int64, compacted boo
 		r.Lost[len(r.Lost)-1].To = max(flushed, next+1)
 	case open:
 		r.Lost[len(r.Lost)-1].To = end
-	case last && next < flushed && !compacted:
+	case last && next < flushed && flushed > holes:
 		r.Lost = append(r.Lost, Lost{From: next, To: flushed, File: r.File, Offset: r.Bytes, Reason: "the file ends here, and more had been flushed"})
-	case !last && next < end && !compacted && !r.Compacted:
+	case !last && next < end && end > holes:
 		r.Lost = append(r.Lost, Lost{From: next, To: end, File: r.File, Offset: r.Bytes, Reason: "batches are missing at the segment's end"})
 	}
 	if len(r.Lost) == 0 {
@@ -118,9 +120,9 @@ func reason(d *DamageError) string {
 }
 
 // ScanFile reads one segment file, batch by batch. fn is given each sound batch, and each place where there is none (bad is set, and
-// the next batch it gets is the first sound one behind it). end is the offset that the next segment begins at, -1 if unknown; check may
-// be nil. Batches are valid until fn returns; an error of fn ends the scan.
-func ScanFile(fsys vfs.FS, name string, end int64, compacted bool, check func(record.Header) error, fn func(h record.Header, b []byte, pos int64, bad *DamageError) error) (err error) {
+// the next batch it gets is the first sound one behind it). end is the offset that the next segment begins at, -1 if unknown; below holes
+// offsets may be missing between batches; check may be nil. Batches are valid until fn returns; an error of fn ends the scan.
+func ScanFile(fsys vfs.FS, name string, end, holes int64, check func(record.Header) error, fn func(h record.Header, b []byte, pos int64, bad *DamageError) error) (err error) {
 	base, ext, ok := parseName(filepath.Base(name))
 	if !ok || ext != logExt {
 		return fmt.Errorf("%s is not named like a segment's .log file", name)
@@ -134,7 +136,7 @@ func ScanFile(fsys vfs.FS, name string, end int64, compacted bool, check func(re
 	if err != nil {
 		return ioErr("stat", name, err)
 	}
-	f := &batchFile{name: name, r: &window{r: file, keep: true}, base: base, size: size, end: end, compacted: true, check: check}
+	f := &batchFile{name: name, r: &window{r: file, keep: true}, base: base, size: size, end: end, holes: math.MaxInt64, check: check}
 	var buf []byte
 	next := int64(-1)
 	for pos := int64(0); pos < size; {
@@ -154,7 +156,7 @@ func ScanFile(fsys vfs.FS, name string, end int64, compacted bool, check func(re
 		if err != nil {
 			return err
 		}
-		if !compacted && next >= 0 && h.BaseOffset != next {
+		if next >= 0 && !mayFollow(h.BaseOffset, next, holes) {
 			if err := fn(record.Header{}, nil, pos, &DamageError{File: name, Offset: pos, Reason: fmt.Sprintf("batch begins at offset %d, expected %d", h.BaseOffset, next)}); err != nil {
 				return err
 			}

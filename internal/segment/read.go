@@ -64,8 +64,11 @@ type place struct {
 	pos       int64
 	size, end int64 // of the segment: bytes, and the offset after its last batch
 	next      int64 // offset that the batch at pos must have, -1: unknown
-	compacted bool
+	holes     int64 // of the log
 }
+
+// compacted says whether batches may be missing in the segment.
+func (p *place) compacted() bool { return p.s.base < p.holes }
 
 // Read returns whole batches from the one that holds offset on: at least one, however large, and otherwise at most maxBytes.
 // It never returns a batch that holds limit or anything after it, nor goes from one segment into the next. At or above
@@ -180,7 +183,7 @@ func whole(at place, b []byte, limit int64) (n int, next int64, first int, err e
 		h, err := record.CheckHeader(b[n:])
 		if err != nil {
 			err = &DamageError{File: at.s.log.path(), Offset: pos, Reason: "bad batch header", Err: err}
-		} else if err = checkPlace(&at.s.log, h, pos, at.size, next, at.compacted); err == nil && h.LastOffset() >= at.end {
+		} else if err = checkPlace(&at.s.log, h, pos, at.size, next, at.holes); err == nil && h.LastOffset() >= at.end {
 			err = &DamageError{File: at.s.log.path(), Offset: pos,
 				Reason: fmt.Sprintf("batch ends at offset %d, the segment at %d", h.LastOffset(), at.end-1)}
 		}
@@ -216,7 +219,7 @@ func (l *Log) find(offset, limit int64, below bool) (at place, ok bool, err erro
 		l.mu.RUnlock()
 		return place{}, false, ErrClosed
 	}
-	start, end, segs, compacted := l.start, l.end, l.segs, l.cfg.Compacted
+	start, end, segs, holes := l.start, l.end, l.segs, l.cleaned.Holes
 	if below && len(segs) > 0 {
 		start = segs[0].base
 	}
@@ -230,12 +233,12 @@ func (l *Log) find(offset, limit int64, below bool) (at place, ok bool, err erro
 	}
 	i := segmentAt(segs, offset)
 	s, last := segs[i], i == len(segs)-1
-	at = place{s: s, size: s.size, end: s.end, next: -1, compacted: compacted}
+	at = place{s: s, size: s.size, end: s.end, next: -1, holes: holes}
 	l.mu.RUnlock()
 
 	if pos, hit := l.cursors.take(offset, s); hit && pos < at.size {
 		at.pos = pos
-		if !compacted {
+		if !at.compacted() {
 			at.next = offset
 		}
 		return at, true, nil
@@ -244,7 +247,7 @@ func (l *Log) find(offset, limit int64, below bool) (at place, ok bool, err erro
 	if err != nil || found {
 		return at, found, err
 	}
-	if last || !compacted {
+	if last || segs[i+1].base > holes {
 		return at, false, &DamageError{File: s.log.path(), Offset: at.size, Reason: fmt.Sprintf("offset %d is missing at the segment's end", offset)}
 	}
 	// Compaction removed what was between here and the next segment.
@@ -253,7 +256,7 @@ func (l *Log) find(offset, limit int64, below bool) (at place, ok bool, err erro
 
 // seek moves at to the batch of its segment that holds offset, or the first after it.
 func (l *Log) seek(at *place, offset int64) (bool, error) {
-	if offset == at.s.base && !at.compacted {
+	if offset == at.s.base && !at.compacted() {
 		at.next = offset
 		return true, nil
 	}
@@ -277,15 +280,15 @@ func (l *Log) seekOnce(at *place, offset int64) (found bool, err error) {
 		return false, err
 	}
 	next := int64(-1)
-	if ends < 0 && !at.compacted {
+	if ends < 0 {
 		next = at.s.base
 	}
-	err = walk(&at.s.log, pos, at.size, next, at.compacted, func(h record.Header, p int64) (bool, error) {
+	err = walk(&at.s.log, pos, at.size, next, at.holes, func(h record.Header, p int64) (bool, error) {
 		if p == pos && ends >= 0 && h.LastOffset() != ends {
 			return true, indexMismatch(at.s, p, h.LastOffset(), ends)
 		}
 		at.pos, found = p, h.LastOffset() >= offset
-		if found && !at.compacted {
+		if found {
 			at.next = h.BaseOffset
 		}
 		return found, nil

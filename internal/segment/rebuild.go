@@ -28,7 +28,7 @@ type Rebuild struct {
 	tmp       string
 	f         vfs.File
 	starts    epochs
-	compacted bool
+	holes     int64
 }
 
 // Rebuild begins to make anew what holds offset: a segment with all that should be in it, or what is missing in front of the first.
@@ -42,12 +42,12 @@ func (l *Log) Rebuild(offset int64) (*Rebuild, error) {
 		return nil, err
 	}
 	l.mu.RLock()
-	segs, start, end, compacted := l.segs, l.start, l.end, l.cfg.Compacted
+	segs, start, end, holes := l.segs, l.start, l.end, l.cleaned.Holes
 	l.mu.RUnlock()
 	if offset < 0 || offset >= end || len(segs) == 0 {
 		return nil, &OffsetError{Offset: offset, Start: start, End: end}
 	}
-	r := &Rebuild{log: l, base: offset, from: offset, end: segs[0].base, compacted: compacted}
+	r := &Rebuild{log: l, base: offset, from: offset, end: segs[0].base, holes: holes}
 	if offset >= segs[0].base {
 		i := segmentAt(segs, offset)
 		r.old = segs[i]
@@ -70,8 +70,11 @@ func (l *Log) Rebuild(offset int64) (*Rebuild, error) {
 // Range returns the offsets that the rebuilt file is to hold: [base, end).
 func (r *Rebuild) Range() (base, end int64) { return r.base, r.end }
 
-// Compacted reports whether batches may be missing between others.
-func (r *Rebuild) Compacted() bool { return r.compacted }
+// Compacted reports whether batches may be missing between others where the next one goes.
+func (r *Rebuild) Compacted() bool { return r.next < r.holes }
+
+// AllowHoles says that batches may be missing below an offset that the log has been told of (Log.AllowHoles).
+func (r *Rebuild) AllowHoles(below int64) { r.holes = max(r.holes, below) }
 
 // Next returns the offset that the next batch must have.
 func (r *Rebuild) Next() int64 { return r.next }
@@ -89,7 +92,7 @@ func (r *Rebuild) Append(batches []byte) error {
 		switch {
 		case first && r.old == nil && h.BaseOffset <= next && h.LastOffset() >= next:
 			base = h.BaseOffset
-		case h.BaseOffset != next && (!r.compacted || h.BaseOffset < next):
+		case !mayFollow(h.BaseOffset, next, r.holes):
 			return &SequenceError{Got: h.BaseOffset, Want: next}
 		}
 		if h.LastOffset() >= r.end {
@@ -151,6 +154,20 @@ func (r *Rebuild) Commit() error {
 	if gone {
 		return ErrReplaced
 	}
+	c := l.CleanPoint()
+	c.Clean = min(c.Clean, r.base) // what comes from elsewhere may not be as clean
+	if err := l.setCleanPoint(c); err != nil {
+		return l.fail(err)
+	}
+	if r.old != nil {
+		release, err := l.hold([]*segment{r.old})
+		if err != nil && !errors.Is(err, errNotExist) {
+			return err
+		}
+		if err == nil {
+			defer release()
+		}
+	}
 	fsys := l.files.fs
 	name := l.file(fileName(r.base, logExt))
 	if err := fsys.Rename(r.tmp, name); err != nil {
@@ -197,6 +214,7 @@ func (r *Rebuild) swap(at int, fresh []*segment) {
 		l.start = min(l.start, max(r.base, r.from))
 	}
 	l.newNames, l.clean = true, false
+	l.renewed++
 	if e, changed := l.epochs.replace(r.base, r.next, r.starts); changed {
 		l.epochs, l.epochsDirty = e, true
 	}

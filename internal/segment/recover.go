@@ -34,8 +34,15 @@ func OpenDurable(files *Files, clk clock.Clock, dir string, cfg Config, logStart
 	}
 	l := &Log{files: files, clk: clk, dir: filepath.Clean(dir), cfg: cfg.withDefaults(), logger: logger}
 	l.point = files.slot(&l.dir, -1, pointFile)
+	l.pointBase, l.pointSynced = -1, -1
 	names, err := l.list()
 	if err != nil {
+		return nil, err
+	}
+	if names, err = l.finishSwaps(names); err != nil {
+		return nil, err
+	}
+	if l.cleaned, err = l.readCleanPoint(); err != nil {
 		return nil, err
 	}
 	r := recovery{l: l, logStart: logStart, durable: durable}
@@ -45,6 +52,7 @@ func OpenDurable(files *Files, clk clock.Clock, dir string, cfg Config, logStart
 	if err := r.reachDurable(); err != nil {
 		return nil, err
 	}
+	l.boundCleanPoint()
 	return l, nil
 }
 
@@ -229,6 +237,9 @@ func (r *recovery) readPoint([]string) error {
 	// Created and never written before a power cut is not damaged.
 	r.ptBad = !r.havePt && len(strings.Trim(string(b), "\x00")) > 0
 	r.l.parentDone = r.havePt
+	if r.havePt {
+		r.l.pointBase = r.point.base
+	}
 	return nil
 }
 
@@ -266,11 +277,11 @@ func (r *recovery) segments() error {
 	for i := from; i < len(l.segs); i++ {
 		s := l.segs[i]
 		if offset >= 0 && s.base != offset && offset < r.durable {
-			if prev := l.segs[i-1]; s.base > offset && !l.cfg.Compacted {
+			if prev := l.segs[i-1]; s.base > max(offset, l.cleaned.Holes) {
 				r.missing(Lost{From: offset, To: s.base, File: prev.log.path(), Offset: prev.size, Reason: "batches are missing"})
 			}
 			l.segs[i-1].end = s.base
-		} else if offset >= 0 && s.base != offset && (s.base < offset || !l.cfg.Compacted) {
+		} else if offset >= 0 && !mayFollow(s.base, offset, l.cleaned.Holes) {
 			return r.cut(i-1, l.segs[i-1].size, fmt.Errorf("the next segment begins at %d, not at %d", s.base, offset))
 		}
 		bad, err := r.segment(s, pos)
@@ -330,7 +341,7 @@ func (r *recovery) segment(s *segment, trusted int64) (bad, err error) {
 	s.loaded = true
 	// Between the last index entry and the recovery point headers are enough: what was flushed is trusted.
 	if pos < trusted {
-		err = walk(&s.log, pos, trusted, next, l.cfg.Compacted, func(h record.Header, at int64) (bool, error) {
+		err = walk(&s.log, pos, trusted, next, l.cleaned.Holes, func(h record.Header, at int64) (bool, error) {
 			r.take(s, h, at)
 			pos, next = at+int64(h.Size()), h.LastOffset()+1
 			return false, nil
@@ -391,7 +402,7 @@ func (r *recovery) check(s *segment, pos, size, next int64) (bad, err error) {
 			case cerr != nil:
 				bad = cerr
 			default:
-				if bad = checkPlace(&s.log, h, pos+int64(used), size, next, r.l.cfg.Compacted); bad == nil {
+				if bad = checkPlace(&s.log, h, pos+int64(used), size, next, r.l.cleaned.Holes); bad == nil {
 					bad = r.checkEpoch(h)
 				}
 				if bad == nil {

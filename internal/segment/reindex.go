@@ -68,7 +68,7 @@ func (l *Log) reindex(s *segment, why error) error {
 	l.appendMu.Lock()
 	defer l.appendMu.Unlock()
 	l.mu.RLock()
-	size, sealed, compacted, interval := s.size, l.activeLocked() != s, l.cfg.Compacted, l.cfg.IndexIntervalBytes
+	size, sealed, holes, interval := s.size, l.activeLocked() != s, l.cleaned.Holes, l.cfg.IndexIntervalBytes
 	stop := l.closed || s.gone
 	l.mu.RUnlock()
 	if stop {
@@ -76,11 +76,7 @@ func (l *Log) reindex(s *segment, why error) error {
 	}
 	l.logger.Warn("building index anew", "file", s.log.path(), "reason", why)
 	x := newIndexer(s.base)
-	first := int64(-1)
-	if !compacted {
-		first = s.base
-	}
-	err := walk(&s.log, 0, size, first, compacted, func(h record.Header, pos int64) (bool, error) {
+	err := walk(&s.log, 0, size, s.base, holes, func(h record.Header, pos int64) (bool, error) {
 		x.add(h, pos, interval)
 		return false, nil
 	})

@@ -118,18 +118,14 @@ func (c *Scrubber) open(out *Scrubbed) (more bool, err error) {
 func (c *Scrubber) batches(max int64, out *Scrubbed) error {
 	l, s := c.log, c.s
 	l.mu.RLock()
-	compacted, known := l.cfg.Compacted, l.epochs
+	holes, known := l.cleaned.Holes, l.epochs
 	l.mu.RUnlock()
-	f := &batchFile{name: s.log.path(), r: &c.read, base: s.base, size: c.size, end: c.end, compacted: compacted, check: known.check}
+	f := &batchFile{name: s.log.path(), r: &c.read, base: s.base, size: c.size, end: c.end, holes: holes, check: known.check}
 	for c.pos < c.size && c.next < c.end && out.Bytes < max {
 		var h record.Header
 		var b []byte
 		var err error
-		at := c.next
-		if compacted && c.pos == 0 {
-			at = -1
-		}
-		h, b, c.buf, err = f.batch(c.pos, at, c.buf)
+		h, b, c.buf, err = f.batch(c.pos, c.next, c.buf)
 		damage := damageOf(err)
 		if err != nil && damage == nil {
 			return err
@@ -151,7 +147,7 @@ func (c *Scrubber) batches(max int64, out *Scrubbed) error {
 	if c.pos < c.size && c.next < c.end {
 		return nil
 	}
-	return c.finish(compacted, out)
+	return c.finish(holes, out)
 }
 
 // stepOver reports damage and goes on behind it.
@@ -179,9 +175,9 @@ func (c *Scrubber) stepOver(f *batchFile, d *DamageError, out *Scrubbed) error {
 }
 
 // finish ends a segment: nothing may be missing at its end, and its indexes must have been used up.
-func (c *Scrubber) finish(compacted bool, out *Scrubbed) error {
+func (c *Scrubber) finish(holes int64, out *Scrubbed) error {
 	s := c.s
-	if c.next < c.end && !compacted {
+	if c.next < c.end && c.end > holes {
 		out.Lost = append(out.Lost, Lost{From: c.next, To: c.end, File: s.log.path(), Offset: c.pos, Reason: "batches are missing at the segment's end"})
 		c.hurt = true
 	}

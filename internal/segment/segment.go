@@ -128,8 +128,8 @@ const walkChunk = 16 << 10
 var walkBufs = sync.Pool{New: func() any { return new([walkChunk]byte) }}
 
 // walk calls fn with the header and the position of every batch in bytes [pos, size) of a segment, without reading records,
-// until fn says stop. next is the offset that the first batch must have (at least, in a compacted log); -1: any.
-func walk(s *slot, pos, size, next int64, compacted bool, fn func(h record.Header, pos int64) (stop bool, err error)) error {
+// until fn says stop. next is the offset that the first batch must have (at least, below holes); -1: any.
+func walk(s *slot, pos, size, next, holes int64, fn func(h record.Header, pos int64) (stop bool, err error)) error {
 	buf := walkBufs.Get().(*[walkChunk]byte)
 	defer walkBufs.Put(buf)
 	var have []byte // bytes from haveAt on
@@ -147,7 +147,7 @@ func walk(s *slot, pos, size, next int64, compacted bool, fn func(h record.Heade
 		if err != nil {
 			return &DamageError{File: s.path(), Offset: pos, Reason: "bad batch header", Err: err}
 		}
-		if err := checkPlace(s, h, pos, size, next, compacted); err != nil {
+		if err := checkPlace(s, h, pos, size, next, holes); err != nil {
 			return err
 		}
 		if stop, err := fn(h, pos); stop || err != nil {
@@ -159,12 +159,12 @@ func walk(s *slot, pos, size, next int64, compacted bool, fn func(h record.Heade
 	return nil
 }
 
-// checkPlace checks that a batch fits between its neighbours.
-func checkPlace(s *slot, h record.Header, pos, size, next int64, compacted bool) error {
+// checkPlace checks that a batch fits between its neighbours: at next or, where compaction has been, above it.
+func checkPlace(s *slot, h record.Header, pos, size, next, holes int64) error {
 	if int64(h.Size()) > size-pos {
 		return &DamageError{File: s.path(), Offset: pos, Reason: fmt.Sprintf("batch of %d bytes, %d left", h.Size(), size-pos)}
 	}
-	if h.BaseOffset < s.base || next >= 0 && (h.BaseOffset < next || !compacted && h.BaseOffset != next) {
+	if h.BaseOffset < s.base || next >= 0 && !mayFollow(h.BaseOffset, next, holes) {
 		return &DamageError{File: s.path(), Offset: pos, Reason: fmt.Sprintf("batch begins at offset %d, expected %d", h.BaseOffset, max(next, s.base))}
 	}
 	return nil

@@ -2,6 +2,7 @@ package segment
 
 import (
 	"errors"
+	"math"
 	"time"
 
 	"github.com/chronik-go/chronik/internal/record"
@@ -19,7 +20,7 @@ var errFound = errors.New("found")
 func (l *Log) OffsetForTimestamp(ts int64, limit int64) (offset, timestamp int64, epoch int32, err error) {
 	offset, timestamp, epoch = -1, -1, -1
 	err = l.timed(func() error {
-		segs, start, end, compacted := l.snapshot()
+		segs, start, end, holes := l.snapshot()
 		limit := min(limit, end)
 		for _, s := range segs {
 			if s.base >= limit {
@@ -36,11 +37,11 @@ func (l *Log) OffsetForTimestamp(ts int64, limit int64) (offset, timestamp int64
 			if err != nil {
 				return err
 			}
-			err = walk(&s.log, pos, size, -1, compacted, func(h record.Header, pos int64) (bool, error) {
+			err = walk(&s.log, pos, size, -1, holes, func(h record.Header, pos int64) (bool, error) {
 				if h.BaseOffset >= limit {
 					return true, nil
 				}
-				if h.MaxTimestamp < ts || h.LastOffset() < start {
+				if h.MaxTimestamp < ts || h.LastOffset() < start || h.Count == 0 {
 					return false, nil
 				}
 				off, t, err := firstRecord(s, h, pos, func(off, t int64) bool { return t >= ts && off >= start && off < limit })
@@ -63,7 +64,7 @@ func (l *Log) OffsetForTimestamp(ts int64, limit int64) (offset, timestamp int64
 func (l *Log) MaxTimestamp(limit int64) (offset, timestamp int64, err error) {
 	offset, timestamp = -1, -1
 	err = l.timed(func() error {
-		segs, start, end, compacted := l.snapshot()
+		segs, start, end, holes := l.snapshot()
 		limit := min(limit, end)
 		var bestSeg *segment
 		var bestHdr record.Header
@@ -87,11 +88,11 @@ func (l *Log) MaxTimestamp(limit int64) (offset, timestamp int64, err error) {
 					return err
 				}
 			}
-			err = walk(&s.log, pos, size, -1, compacted, func(h record.Header, pos int64) (bool, error) {
+			err = walk(&s.log, pos, size, -1, holes, func(h record.Header, pos int64) (bool, error) {
 				if h.LastOffset() >= limit {
 					return true, nil
 				}
-				if h.LastOffset() >= start && h.MaxTimestamp > best {
+				if h.LastOffset() >= start && h.MaxTimestamp > best && h.Count > 0 {
 					best, bestSeg, bestHdr, bestPos = h.MaxTimestamp, s, h, pos
 				}
 				return whole && best == maxTs, nil
@@ -131,10 +132,10 @@ func (l *Log) timed(f func() error) error {
 	}
 }
 
-func (l *Log) snapshot() (segs []*segment, start, end int64, compacted bool) {
+func (l *Log) snapshot() (segs []*segment, start, end, holes int64) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	return l.segs, l.start, l.end, l.cfg.Compacted
+	return l.segs, l.start, l.end, l.cleaned.Holes
 }
 
 // segmentTimes returns the largest timestamp of a segment (NoTimestamp if there is none) and its size.
@@ -183,7 +184,7 @@ func (l *Log) floorTimeOnce(s *segment, ts int64) (int64, error) {
 	// From there on, a batch must end exactly where the entry says, with the entry's timestamp.
 	exact := false
 	first := pos
-	err = walk(&s.log, first, size, -1, true, func(h record.Header, p int64) (bool, error) {
+	err = walk(&s.log, first, size, -1, math.MaxInt64, func(h record.Header, p int64) (bool, error) {
 		if p == first && ends >= 0 && h.LastOffset() != ends {
 			return true, indexMismatch(s, p, h.LastOffset(), ends)
 		}

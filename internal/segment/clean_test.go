@@ -1,0 +1,698 @@
+package segment
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/record"
+	"github.com/chronik-go/chronik/internal/vfs"
+)
+
+// compactModel is a map from keys to values, and the history it came from.
+type compactModel struct {
+	recs  []modelRecord // by offset
+	last  map[int64]int64
+	first []coverage
+	keep  time.Duration // delete.retention.ms
+
+	lookups bool // check tries them, too
+}
+
+type modelRecord struct {
+	key, value string
+	null       bool // a tombstone
+	ts         int64
+}
+
+// coverage: at this time a pass began that may have met every tombstone below to.
+type coverage struct {
+	at time.Time
+	to int64
+}
+
+// batch makes the next batch of the history, of random keys.
+func (m *compactModel) batch(t testing.TB, rng *rand.Rand, keys int, producer int64) []byte {
+	t.Helper()
+	b := record.NewBuilder()
+	b.BaseOffset, b.LeaderEpoch, b.Codec = int64(len(m.recs)), int32(len(m.recs)/150), record.Codec(rng.IntN(5))
+	if producer >= 0 {
+		b.ProducerID, b.ProducerEpoch, b.BaseSequence = producer, 1, int32(len(m.recs))
+	}
+	for range 1 + rng.IntN(6) {
+		r := modelRecord{key: fmt.Sprintf("k%d", rng.IntN(keys)), ts: t0 + int64(len(m.recs))*10 + int64(rng.IntN(50)), null: rng.IntN(4) == 0}
+		var value []byte
+		if !r.null {
+			r.value = fmt.Sprintf("v%d-%s", len(m.recs), bytes.Repeat([]byte{'x'}, rng.IntN(40)))
+			value = []byte(r.value)
+		}
+		b.Add(r.ts, []byte(r.key), value, record.RecordHeader{Key: []byte("h"), Value: []byte(r.key)})
+		m.recs = append(m.recs, r)
+	}
+	out, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if producer >= 0 {
+		m.last[producer] = b.BaseOffset
+	}
+	return out
+}
+
+// check holds a log against the history: what is there is what was written, the latest of every key is there (but for tombstones
+// whose time has come, which leave nothing older behind), every offset is readable, and lookups by time and offset agree with it.
+func (m *compactModel) check(t testing.TB, l *Log, now time.Time, what string) {
+	t.Helper()
+	end := l.EndOffset()
+	latest := map[string]int64{}
+	for off, r := range m.recs[:end] {
+		latest[r.key] = int64(off)
+	}
+	present := map[int64]bool{}
+	starts := []int64{} // of the batches
+	ends := []int64{}
+	next := int64(0)
+	lastOf := map[int64]int64{}
+	for next < end {
+		b, err := l.ReadChecked(next, end, 700, nil)
+		if err != nil {
+			t.Fatalf("%s: read at %d: %v", what, next, err)
+		}
+		if len(b) == 0 {
+			t.Fatalf("%s: nothing at %d, the log ends at %d", what, next, end)
+		}
+		if err := record.Each(b, func(h record.Header, b []byte) error {
+			if h.BaseOffset < next {
+				return fmt.Errorf("batch at %d, wanted %d", h.BaseOffset, next)
+			}
+			next = h.LastOffset() + 1
+			starts, ends = append(starts, h.BaseOffset), append(ends, h.LastOffset())
+			if h.ProducerID >= 0 {
+				lastOf[h.ProducerID] = h.BaseOffset
+			}
+			return record.Records(b, 1<<20, func(r record.Record) error {
+				off := h.BaseOffset + int64(r.OffsetDelta)
+				want := m.recs[off]
+				if want.key != string(r.Key) || want.value != string(r.Value) || want.null != (r.Value == nil) || want.ts != r.Timestamp ||
+					len(r.Headers) != 1 || string(r.Headers[0].Value) != want.key {
+					return fmt.Errorf("offset %d holds %q=%q at %d, written was %+v", off, r.Key, r.Value, r.Timestamp, want)
+				}
+				present[off] = true
+				return nil
+			})
+		}); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+	}
+	stale := map[string]int64{}
+	for off := range present {
+		if k := m.recs[off].key; off < latest[k] {
+			stale[k] = off
+		}
+	}
+	for k, off := range latest {
+		switch {
+		case present[off]:
+		case !m.recs[off].null:
+			t.Fatalf("%s: the last value of %s, offset %d, is gone", what, k, off)
+		default:
+			if at, has := stale[k]; has {
+				t.Fatalf("%s: the tombstone %d of %s is gone, and offset %d has come back", what, off, k, at)
+			}
+			met := time.Time{}
+			for _, c := range m.first {
+				if off < c.to {
+					met = c.at
+					break
+				}
+			}
+			if met.IsZero() || now.Before(met.Add(m.keep)) {
+				t.Fatalf("%s: the tombstone %d of %s went at %v, first met at %v", what, off, k, now, met)
+			}
+		}
+	}
+	for id, base := range m.last {
+		if base < end && lastOf[id] != base {
+			t.Fatalf("%s: the last batch of producer %d, offset %d, is gone (%d is there)", what, id, base, lastOf[id])
+		}
+	}
+	if !m.lookups {
+		return
+	}
+	i := 0
+	for off := int64(0); off < end; off += 3 {
+		for ends[i] < off {
+			i++
+		}
+		b, err := l.Read(off, end, 1, nil)
+		if h, e := record.ParseHeader(b); err != nil || e != nil || h.BaseOffset != starts[i] {
+			t.Fatalf("%s: read at %d gives batch %d, want %d; %v %v", what, off, h.BaseOffset, starts[i], err, e)
+		}
+	}
+	for ts := t0; ts < t0+end*10; ts += 97 {
+		want := int64(-1)
+		for off := range end {
+			if present[off] && m.recs[off].ts >= ts {
+				want = off
+				break
+			}
+		}
+		if got, _, _, err := l.OffsetForTimestamp(ts, end); err != nil || got != want {
+			t.Fatalf("%s: timestamp %d: offset %d, want %d; %v", what, ts, got, want, err)
+		}
+	}
+}
+
+// dense says that below to no record is left that another one of its key, also below to, has replaced.
+func (m *compactModel) dense(t testing.TB, l *Log, to int64, what string) {
+	t.Helper()
+	seen := map[string]int64{}
+	for off, r := range m.recs[:to] {
+		seen[r.key] = int64(off)
+	}
+	for next := int64(0); next < to; {
+		b, err := l.Read(next, l.EndOffset(), 1<<20, nil)
+		if err != nil || len(b) == 0 {
+			t.Fatal(what, err)
+		}
+		_ = record.Each(b, func(h record.Header, b []byte) error {
+			next = h.LastOffset() + 1
+			return record.Records(b, 1<<20, func(r record.Record) error {
+				if off := h.BaseOffset + int64(r.OffsetDelta); off < to && seen[string(r.Key)] != off {
+					t.Fatalf("%s: offset %d of %s is left, offset %d replaces it, clean up to %d", what, off, r.Key, seen[string(r.Key)], to)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+func (m *compactModel) options(now time.Time, keys *OffsetMap) CleanOptions {
+	return CleanOptions{Limit: math.MaxInt64, Now: now, DeleteRetention: m.keep, KeepTombstones: math.MaxInt64, Map: keys, MaxInflated: 1 << 20,
+		KeepBatch: func(h record.Header) bool { return h.ProducerID >= 0 && m.last[h.ProducerID] == h.BaseOffset }}
+}
+
+// clean runs a pass to its end.
+func clean(t testing.TB, l *Log, o CleanOptions) Cleaned {
+	t.Helper()
+	c, err := l.Clean(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		done, err := c.Step(2000)
+		if err != nil {
+			c.Abort()
+			t.Fatal(err)
+		}
+		if done {
+			return c.Progress()
+		}
+	}
+}
+
+// compactSeeds is how many random histories are tried: CHRONIK_COMPACT_SEEDS, a few without.
+func compactSeeds() uint64 {
+	if n, err := strconv.ParseUint(os.Getenv("CHRONIK_COMPACT_SEEDS"), 10, 64); err == nil {
+		return n
+	}
+	return 4
+}
+
+// TestCompactionKeepsTheLastValueOfEachKey: random histories against a map, with passes whose memory takes a few keys only, restarts,
+// power cuts and a clock that moves. What is left is checked after each, and the disk as a power cut before each operation of a pass
+// would leave it.
+func TestCompactionKeepsTheLastValueOfEachKey(t *testing.T) {
+	for seed := range compactSeeds() {
+		rng := rand.New(rand.NewPCG(seed, 44))
+		mem := vfs.NewMem(seed)
+		clk := clock.NewSim(time.UnixMilli(t0))
+		if err := vfs.MkdirAllSync(mem, "/data"); err != nil {
+			t.Fatal(err)
+		}
+		m := &compactModel{last: map[int64]int64{}, keep: time.Duration(rng.IntN(3)) * time.Minute}
+		cfg := Config{SegmentBytes: int64(900 + rng.IntN(4000)), IndexIntervalBytes: 200}
+		open := func(fs vfs.FS) *Log {
+			l, err := Open(NewFiles(fs, 64), clk, "/data/t-0", cfg, 0, quiet)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return l
+		}
+		l := open(mem)
+		keys := 5 + rng.IntN(60)
+		cuts := 0
+		for round := range 6 {
+			for range 10 + rng.IntN(30) {
+				if err := l.Append(m.batch(t, rng, keys, int64(rng.IntN(4)-2))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if rng.IntN(4) > 0 {
+				if _, err := l.RollOld(clk.Now().Add(time.Hour*24*365*20), 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			flush(t, l)
+			clk.Advance(time.Duration(rng.IntN(90)) * time.Second)
+			able, err := l.Cleanable(math.MaxInt64, clk.Now(), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m.first = append(m.first, coverage{clk.Now(), able.To})
+			what := fmt.Sprintf("seed %d round %d", seed, round)
+			o := m.options(clk.Now(), NewOffsetMap(int64(1+rng.IntN(40))*offsetEntryBytes*4))
+			n := 0
+			every := 1 + rng.IntN(3)
+			mem.SetHook(func(op vfs.Op, name string, _ time.Duration) {
+				if n++; n%every != 0 {
+					return
+				}
+				cuts++
+				after := open(mem.CrashClone(seed<<32 + uint64(n)))
+				if after.Damage() != nil || after.EndOffset() != l.FlushedOffset() {
+					t.Fatalf("%s, cut before %v %s: ends at %d of %d; %v", what, op, name, after.EndOffset(), l.FlushedOffset(), after.Damage())
+				}
+				m.lookups = n%11 == 0
+				m.check(t, after, clk.Now(), fmt.Sprintf("%s, cut before operation %d, %v %s", what, n, op, name))
+				if n%7 == 0 {
+					flush(t, after)
+					done := clean(t, after, m.options(clk.Now(), NewOffsetMap(1<<20)))
+					m.check(t, after, clk.Now(), what+", cut and cleaned")
+					m.dense(t, after, done.To, what+", cut and cleaned")
+				}
+				closeLog(t, after)
+			})
+			done := clean(t, l, o)
+			mem.SetHook(nil)
+			m.lookups = true
+			m.check(t, l, clk.Now(), what)
+			m.dense(t, l, done.To, what)
+			for i := 0; done.To < able.To; i++ {
+				if i > len(m.recs) {
+					t.Fatalf("%s: passes do not come to an end: clean up to %d of %d", what, done.To, able.To)
+				}
+				done = clean(t, l, m.options(clk.Now(), o.Map))
+			}
+			m.check(t, l, clk.Now(), what+", all passes")
+			m.dense(t, l, able.To, what+", all passes")
+			switch rng.IntN(3) {
+			case 0:
+				closeLog(t, l)
+				l = open(mem)
+			case 1:
+				mem.Crash(seed*100 + uint64(round))
+				l = open(mem)
+				m.recs = m.recs[:l.EndOffset()]
+				for id, base := range m.last {
+					if base >= l.EndOffset() {
+						delete(m.last, id)
+					}
+				}
+			}
+			if l.Damage() != nil {
+				t.Fatalf("%s: %v", what, l.Damage())
+			}
+			m.check(t, l, clk.Now(), what+", reopened")
+		}
+		closeLog(t, l)
+		if cuts < 100 {
+			t.Errorf("seed %d: only %d operations were cut", seed, cuts)
+		}
+	}
+}
+
+// compacted makes a log of single-record batches, one key after the other from the list ("-" before a key: a tombstone), sealed and
+// flushed, and its model.
+func compacted(t testing.TB, o opener, list ...string) (*Log, *compactModel) {
+	t.Helper()
+	m := &compactModel{last: map[int64]int64{}, keep: time.Minute, lookups: true}
+	l := o.open()
+	for _, k := range list {
+		b := record.NewBuilder()
+		b.BaseOffset, b.LeaderEpoch = int64(len(m.recs)), 1
+		r := modelRecord{key: k, value: "v", ts: t0 + 10*b.BaseOffset}
+		v := []byte("v")
+		if k[0] == '-' {
+			r, v = modelRecord{key: k[1:], null: true, ts: r.ts}, nil
+		}
+		m.recs = append(m.recs, r)
+		out, err := b.Add(r.ts, []byte(r.key), v, record.RecordHeader{Key: []byte("h"), Value: []byte(r.key)}).Build()
+		if err == nil {
+			err = l.Append(out)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	seal(t, l)
+	return l, m
+}
+
+func seal(t testing.TB, l *Log) {
+	t.Helper()
+	if _, err := l.RollOld(time.Now().Add(1000*time.Hour), 0); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, l)
+}
+
+// offsets lists the records that are left.
+func offsets(t testing.TB, l *Log) (out []int64) {
+	t.Helper()
+	for next := l.StartOffset(); next < l.EndOffset(); {
+		b, err := l.Read(next, l.EndOffset(), 1, nil)
+		if err != nil {
+			t.Fatalf("at %d: %v", next, err)
+		}
+		if len(b) == 0 {
+			break // a hole up to the end
+		}
+		h, _ := record.ParseHeader(b)
+		next = h.LastOffset() + 1
+		if err := record.Records(b, 8<<20, func(r record.Record) error {
+			out = append(out, h.BaseOffset+int64(r.OffsetDelta))
+			return nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return out
+}
+
+func wantOffsets(t testing.TB, l *Log, want ...int64) {
+	t.Helper()
+	if got := offsets(t, l); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Fatalf("offsets %v are left, want %v", got, want)
+	}
+}
+
+// TestTombstonesStayUntilTheirHorizon: a tombstone gets its horizon from the first pass that meets it (KIP-534), and goes with the first
+// after that; what was removed is remembered.
+func TestTombstonesStayUntilTheirHorizon(t *testing.T) {
+	o := opener{t: t, fs: vfs.NewMem(1), dir: "/data/t-0", cfg: small, start: 0}
+	l, m := compacted(t, o, "a", "b", "-a", "c")
+	begin := time.UnixMilli(t0).Add(time.Hour)
+	keys := NewOffsetMap(1 << 16)
+	clean(t, l, m.options(begin, keys))
+	wantOffsets(t, l, 1, 2, 3)
+	b, err := l.Read(2, 4, 1, nil)
+	h, _ := record.ParseHeader(b)
+	if at, set := h.DeleteHorizon(); err != nil || !set || at != begin.Add(time.Minute).UnixMilli() {
+		t.Fatalf("horizon %d %v, %v", at, set, err)
+	}
+	p := l.CleanPoint()
+	if p.DeleteAt != begin.Add(time.Minute).UnixMilli() || p.Horizon != 0 || p.Clean != 4 || p.Holes != 4 {
+		t.Fatalf("%+v", p)
+	}
+	clean(t, l, m.options(begin.Add(59*time.Second), keys))
+	wantOffsets(t, l, 1, 2, 3)
+	o2 := m.options(begin.Add(time.Hour), keys)
+	o2.KeepTombstones = 2 // a follower is about to get it
+	clean(t, l, o2)
+	wantOffsets(t, l, 1, 2, 3)
+	closeLog(t, l)
+	l = o.open()
+	defer closeLog(t, l)
+	if got := l.CleanPoint(); got != p {
+		t.Fatalf("%+v after reopening, %+v before", got, p)
+	}
+	clean(t, l, m.options(begin.Add(time.Hour), keys))
+	wantOffsets(t, l, 1, 3)
+	if p := l.CleanPoint(); p.Horizon != 3 || p.DeleteAt != -1 {
+		t.Fatalf("%+v", p)
+	}
+}
+
+// TestCleaningStopsWhereItMust: not the active segment, nothing above the limit, nothing that is not flushed, nothing too young.
+func TestCleaningStopsWhereItMust(t *testing.T) {
+	o := opener{t: t, fs: vfs.NewMem(1), dir: "/data/t-0", cfg: Config{SegmentBytes: 200, IndexIntervalBytes: 100}, start: 0}
+	var list []string
+	for range 20 {
+		list = append(list, "a")
+	}
+	l, m := compacted(t, o, list...)
+	defer closeLog(t, l)
+	now := time.UnixMilli(t0).Add(time.Hour)
+	ends := map[int64]bool{}
+	for _, s := range l.segs {
+		ends[s.end] = true
+	}
+	for limit := int64(0); limit < 20; limit++ {
+		able, err := l.Cleanable(limit, now, 0)
+		if err != nil || able.To > limit || !ends[able.To] && able.To != 0 || able.To+4 < limit {
+			t.Fatalf("limit %d: %+v %v", limit, able, err)
+		}
+	}
+	if able, err := l.Cleanable(100, time.UnixMilli(t0+100), 50*time.Millisecond); err != nil || able.To > 6 || able.To == 0 {
+		t.Fatalf("%+v %v: timestamps are 10 ms apart", able, err)
+	}
+	if err := l.Append(batchAt(t, 20, 1, 1, 80, record.None)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.RollOld(now, 0); err != nil {
+		t.Fatal(err)
+	}
+	if able, err := l.Cleanable(100, now, 0); err != nil || able.To != 20 {
+		t.Fatalf("%+v %v: offset 20 is not flushed", able, err)
+	}
+	opts := m.options(now, NewOffsetMap(1<<16))
+	opts.Limit = 9
+	done := clean(t, l, opts)
+	if got := offsets(t, l); got[0] != done.To-1 || len(got) != int(21-done.To+1) {
+		t.Fatalf("%v left, clean to %d", got, done.To)
+	}
+}
+
+// TestMergedSegmentsShrinkTheLog: what is left of many segments goes into few, within segment.bytes, and readers that were in the old
+// files go on.
+func TestMergedSegmentsShrinkTheLog(t *testing.T) {
+	o := onDisk(t, Config{SegmentBytes: 600, IndexIntervalBytes: 100})
+	var list []string
+	for i := range 300 {
+		list = append(list, fmt.Sprintf("k%d", i%40))
+	}
+	l, m := compacted(t, o, list...)
+	defer closeLog(t, l)
+	before, size := l.Segments(), l.Size()
+	done := clean(t, l, m.options(time.Now(), NewOffsetMap(1<<16)))
+	if l.Segments() > 8 || l.Size() > size/5 || done.Segments != before-1 || done.Records != 260 {
+		t.Fatalf("%d segments of %d bytes, from %d of %d; %+v", l.Segments(), l.Size(), before, size, done)
+	}
+	for _, s := range l.segs {
+		if s.size > 600 {
+			t.Errorf("segment of %d bytes", s.size)
+		}
+	}
+	m.check(t, l, time.Now(), "merged")
+	for i := 0; ; i++ { // what has become small may still fit together
+		again := clean(t, l, m.options(time.Now(), NewOffsetMap(1<<16)))
+		if again.Written == 0 && again.Swaps == 0 {
+			break
+		}
+		if i == 3 {
+			t.Fatalf("nothing to do, and it wrote %+v", again)
+		}
+	}
+}
+
+// TestBatchesThatCannotBeOpenedStay: one that inflates beyond the bound, and one whose records make no sense, are kept whole, and
+// nothing that they may replace is removed on their account.
+func TestBatchesThatCannotBeOpenedStay(t *testing.T) {
+	o := opener{t: t, fs: vfs.NewMem(1), dir: "/data/t-0", cfg: small, start: 0}
+	l, m := compacted(t, o, "a")
+	defer closeLog(t, l)
+	bomb := record.NewBuilder()
+	bomb.BaseOffset, bomb.LeaderEpoch, bomb.Codec = 1, 1, record.Gzip
+	b, err := bomb.Add(t0, []byte("a"), []byte("x")).Add(t0, []byte("b"), make([]byte, 1<<20)).Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctl := record.NewBuilder()
+	ctl.BaseOffset, ctl.LeaderEpoch, ctl.Control, ctl.Transactional, ctl.ProducerID, ctl.ProducerEpoch = 3, 1, true, true, 9, 1
+	marker, err := ctl.Add(t0, []byte{0, 0, 0, 1}, []byte{0, 0, 0, 0, 0, 0}).Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range [][]byte{b, marker, marker} {
+		record.SetOffset(b, l.EndOffset(), 1)
+		if err := l.Append(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seal(t, l)
+	opts := m.options(time.Now(), NewOffsetMap(1<<16))
+	opts.MaxInflated = 64 << 10
+	done := clean(t, l, opts)
+	if done.Opaque != 1 || done.Records != 0 {
+		t.Errorf("%+v", done)
+	}
+	if got, err := l.Read(1, 3, 1<<20, nil); err != nil || !bytes.Equal(got, b) {
+		t.Fatal("the bomb is not what it was", err)
+	}
+	wantOffsets(t, l, 0, 1, 2, 3, 4)
+}
+
+// TestRecordsWithoutAKeyGo, as in Kafka, when a topic becomes a compacted one.
+func TestRecordsWithoutAKeyGo(t *testing.T) {
+	o := opener{t: t, fs: vfs.NewMem(1), dir: "/data/t-0", cfg: small, start: 0}
+	l, m := compacted(t, o, "a")
+	defer closeLog(t, l)
+	for i := int64(1); i < 4; i++ {
+		b := record.NewBuilder()
+		b.BaseOffset, b.LeaderEpoch = i, 1
+		out, _ := b.Add(t0, nil, []byte("no key")).Build()
+		if err := l.Append(out); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seal(t, l)
+	clean(t, l, m.options(time.Now(), NewOffsetMap(1<<16)))
+	wantOffsets(t, l, 0)
+	// The last batch stands where it was, so that no reader is left waiting in front of the end.
+	b, err := l.Read(1, 4, 1, nil)
+	if h, e := record.ParseHeader(b); err != nil || e != nil || h.LastOffset() != 3 || h.Count != 0 {
+		t.Fatalf("%+v %v %v", h, err, e)
+	}
+}
+
+// TestADamagedCleanPointTrustsNothing: holes are then legal everywhere, nothing counts as clean, and no log may be brought up to date
+// from this one.
+func TestADamagedCleanPointTrustsNothing(t *testing.T) {
+	mem := vfs.NewMem(1)
+	o := opener{t: t, fs: mem, dir: "/data/t-0", cfg: small, start: 0}
+	l, m := compacted(t, o, "a", "b", "a", "c", "a")
+	clean(t, l, m.options(time.Now(), NewOffsetMap(1<<16)))
+	closeLog(t, l)
+	if err := mem.FlipBit("/data/t-0/"+cleanFile, 5, 1); err != nil {
+		t.Fatal(err)
+	}
+	l = o.open()
+	defer closeLog(t, l)
+	if p := l.CleanPoint(); p.Horizon != 5 || p.Holes != 5 || p.Clean != 0 || l.Damage() != nil {
+		t.Fatalf("%+v %v", p, l.Damage())
+	}
+	wantOffsets(t, l, 1, 3, 4)
+}
+
+// TestAGapAboveTheHolesIsDamage: compaction makes gaps legal where it has been, and nowhere else.
+func TestAGapAboveTheHolesIsDamage(t *testing.T) {
+	o := opener{t: t, fs: vfs.NewMem(1), dir: "/data/t-0", cfg: small, start: 0}
+	l, m := compacted(t, o, "a", "b", "a")
+	defer closeLog(t, l)
+	clean(t, l, m.options(time.Now(), NewOffsetMap(1<<16)))
+	var wrong *SequenceError
+	if err := l.Append(batchAt(t, 5, 1, 1, 80, record.None)); !errors.As(err, &wrong) {
+		t.Fatalf("a gap from 3 to 5: %v", err)
+	}
+	if err := l.Advance(7); !errors.As(err, &wrong) {
+		t.Fatalf("advanced: %v", err)
+	}
+	if err := l.AllowHoles(7, 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(batchAt(t, 5, 1, 1, 80, record.None)); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Advance(7); err != nil || l.EndOffset() != 7 {
+		t.Fatal(err, l.EndOffset())
+	}
+	flush(t, l)
+	closeLog(t, l)
+	l = o.open()
+	defer closeLog(t, l)
+	if p := l.CleanPoint(); l.EndOffset() != 7 || p.Horizon != 2 || l.Damage() != nil {
+		t.Fatalf("ends at %d, %+v, %v", l.EndOffset(), p, l.Damage())
+	}
+	wantOffsets(t, l, 1, 2, 5)
+}
+
+// TestCleaningGivesWayToWhatReplacesTheLog: segments that go while a pass is under way end it.
+func TestCleaningGivesWayToWhatReplacesTheLog(t *testing.T) {
+	o := opener{t: t, fs: vfs.NewMem(1), dir: "/data/t-0", cfg: Config{SegmentBytes: 200, IndexIntervalBytes: 100}, start: 0}
+	l, m := compacted(t, o, "a", "b", "a", "b", "a", "b", "a", "b", "a", "b")
+	defer closeLog(t, l)
+	c, err := l.Clean(m.options(time.Now(), NewOffsetMap(1<<16)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Step(100); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Reset(50); err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		var done bool
+		if done, err = c.Step(100); done {
+			t.Fatal("it came to an end")
+		}
+	}
+	c.Abort()
+	if !errors.Is(err, ErrReplaced) || l.CleanPoint().Clean != 0 || l.EndOffset() != 50 {
+		t.Fatalf("%v %+v", err, l.CleanPoint())
+	}
+}
+
+// TestReadersGoOnThroughASwap reads while passes replace files underneath.
+func TestReadersGoOnThroughASwap(t *testing.T) {
+	o := onDisk(t, Config{SegmentBytes: 2000, IndexIntervalBytes: 200})
+	l, err := Open(NewFiles(vfs.OS{}, 16), clock.System{}, o.dir, o.cfg, 0, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeLog(t, l)
+	m := &compactModel{last: map[int64]int64{}}
+	rng := rand.New(rand.NewPCG(3, 3))
+	for range 300 {
+		if err := l.Append(m.batch(t, rng, 30, -1)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop, failed := make(chan struct{}), make(chan error, 3)
+	end := l.EndOffset()
+	for i := range 3 {
+		go func() {
+			r := rand.New(rand.NewPCG(uint64(i), 1))
+			for {
+				select {
+				case <-stop:
+					failed <- nil
+					return
+				default:
+				}
+				from := r.Int64N(end)
+				if _, err := l.ReadChecked(from, end, 3000, nil); err != nil {
+					failed <- fmt.Errorf("read at %d: %w", from, err)
+					return
+				}
+				if _, _, _, err := l.OffsetForTimestamp(t0+10*from, end); err != nil {
+					failed <- fmt.Errorf("timestamp of %d: %w", from, err)
+					return
+				}
+			}
+		}()
+	}
+	for range 12 {
+		for range 20 {
+			if err := l.Append(m.batch(t, rng, 30, -1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		flush(t, l)
+		clean(t, l, m.options(time.Now(), NewOffsetMap(1<<16)))
+	}
+	close(stop)
+	for range 3 {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+}
