@@ -38,6 +38,7 @@ func (w *world) newClients() {
 	for i := range max(w.set.producers, n) {
 		w.newProducer(w.model.parts[i%n], i < n || w.rng.Float64() < w.set.idempotent, -1)
 	}
+	w.newGroups()
 	if w.set.admin {
 		for range 2 {
 			b := &bystander{}

@@ -13,6 +13,8 @@ type consumer struct {
 	part *partModel
 	at   int64
 	conn *conn
+	// ofGroup: a member of a group consumes, which does not start over, nor wait long.
+	ofGroup bool
 }
 
 func (w *world) newConsumer(part *partModel) {
@@ -63,6 +65,12 @@ func (c *consumer) poll() {
 	req := kmsg.NewPtrFetchRequest()
 	req.SetVersion(12)
 	req.MaxWaitMillis, req.MinBytes, req.MaxBytes = int32(c.rng.IntN(300)), 1, int32(1+c.rng.IntN(8<<10))
+	if c.ofGroup {
+		req.MaxWaitMillis, req.MaxBytes = int32(c.rng.IntN(50)), int32(1+c.rng.IntN(64<<10))
+		if c.w.healed {
+			req.MaxBytes = 1 << 20 // there is a backlog to consume
+		}
+	}
 	req.SessionEpoch = -1
 	t := kmsg.NewFetchRequestTopic()
 	t.Topic = c.part.topic
@@ -113,7 +121,7 @@ func (c *consumer) take(rp *kmsg.FetchResponseTopicPartition, node int32) {
 	}
 	w.counts["fetches with records"]++
 	c.at = end
-	if c.rng.IntN(50) == 0 {
+	if !c.ofGroup && c.rng.IntN(50) == 0 {
 		c.at = 0 // starts over
 	}
 }
@@ -160,6 +168,9 @@ func (c *consumer) earliest() {
 	if offset, ok := c.list(-2); ok {
 		if offset > c.at {
 			c.w.counts["consumers jumped to the log start"]++
+		}
+		if c.ofGroup {
+			offset = max(offset, c.at) // what is consumed is consumed
 		}
 		c.at = offset
 	}

@@ -49,6 +49,8 @@ var mustHappen = []string{
 	"log start moved", "log files recycled", "entries read from files", "groups carried forward",
 	"staged by delta", "staged whole", "snapshot installed", "consumers jumped to the log start", "elections",
 	"create topic: done", "delete topic: done", "alter config: done", "producer ids", "requests between nodes", "ends of a log asked for",
+	"group generations", "assignments told", "offsets committed", "offsets fetched", "coordinators moved", "coordinators back where they were",
+	"members expired", "members left", "members absent", "commits of an old generation refused",
 }
 
 // Missing returns what never happened though enough seeds have run to bring it about: where something is missing the runs have

@@ -72,6 +72,7 @@ func (w *world) finish() {
 		}
 	}
 	w.lastWrites()
+	w.finishGroups()
 	if w.failed != nil {
 		return
 	}
@@ -84,6 +85,7 @@ func (w *world) finish() {
 	}
 	if w.failed == nil {
 		w.checkMetadata()
+		w.checkGroups()
 	}
 	for _, p := range w.model.parts {
 		w.checkPartition(p)

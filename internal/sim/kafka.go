@@ -20,6 +20,8 @@ type conn struct {
 	broken bool // the client has noticed that nothing comes any more, or has closed it
 	mute   bool // an answer was lost with the connection: no other comes on it
 	asked  []*answer
+	// clientID is what the client calls itself; empty: nothing.
+	clientID string
 
 	// The server's side.
 	begin   func(ctx context.Context, key, version int16, rest []byte) (finishFunc, error)
@@ -101,7 +103,7 @@ func (k *conn) send(req kmsg.Request, heard func(kmsg.Response)) *answer {
 		return a
 	}
 	k.asked = append(k.asked, a)
-	body := encodeRequest(req)
+	body := encodeRequest(req, k.clientID)
 	now := w.clk.Now()
 	at := now.Add(time.Duration(w.net.Int64N(int64(w.set.netDelay))))
 	if at.Before(k.last) {
@@ -118,10 +120,14 @@ func (k *conn) send(req kmsg.Request, heard func(kmsg.Response)) *answer {
 	return a
 }
 
-// encodeRequest makes what follows the correlation id: a client id (null), in a flexible header no tags, and the body.
-func encodeRequest(req kmsg.Request) []byte {
+// encodeRequest makes what follows the correlation id: a client id (empty: null), in a flexible header no tags, and the body.
+func encodeRequest(req kmsg.Request, clientID string) []byte {
 	b := make([]byte, 0, 256)
-	b = binary.BigEndian.AppendUint16(b, 0xffff)
+	if clientID == "" {
+		b = binary.BigEndian.AppendUint16(b, 0xffff)
+	} else {
+		b = append(binary.BigEndian.AppendUint16(b, uint16(len(clientID))), clientID...)
+	}
 	if req.IsFlexible() {
 		b = append(b, 0)
 	}
@@ -214,9 +220,14 @@ const requestTimeout = 2500 * time.Millisecond
 
 // ask sends one request and waits for its answer.
 func (k *conn) ask(req kmsg.Request, heard func(kmsg.Response)) (kmsg.Response, error) {
+	return k.askWithin(requestTimeout, req, heard)
+}
+
+// askWithin is ask, with a time of its own: some answers come when others have done something.
+func (k *conn) askWithin(d time.Duration, req kmsg.Request, heard func(kmsg.Response)) (kmsg.Response, error) {
 	w := k.c.w
 	a := k.send(req, heard)
-	until := w.clk.Now().Add(requestTimeout)
+	until := w.clk.Now().Add(d)
 	for !a.done {
 		left := until.Sub(w.clk.Now())
 		if left <= 0 {

@@ -3,12 +3,15 @@ package sim
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/controller"
+	"github.com/chronik-go/chronik/internal/group"
+	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
@@ -60,6 +63,9 @@ var faults = []*fault{
 	{name: "clock drift", strike: clockDrift},
 	{name: "bits flipped", strike: flipBits},
 	{name: "replicas moved", strike: moveReplicas},
+	{name: "coordinator killed", strike: killCoordinator},
+	{name: "coordinator moved", strike: moveCoordinator},
+	{name: "coordinator paused", strike: pauseCoordinator},
 }
 
 func noisy(set func(n *noise, r *rand.Rand)) func(*world, *rand.Rand) bool {
@@ -106,7 +112,8 @@ func planFaults(r *rand.Rand, set settings, bench bool) (plan []event) {
 		total += rates[i]
 	}
 	if total == 0 {
-		rates[len(rates)-1], total = 1, 1
+		i := slices.IndexFunc(faults, func(f *fault) bool { return f.name == "kill" })
+		rates[i], total = 1, 1
 	}
 	for at := time.Duration(0); ; {
 		at += interval/4 + time.Duration(r.Int64N(int64(interval)*7/4))
@@ -321,15 +328,19 @@ func pause(w *world, r *rand.Rand) bool {
 	if n == nil || n.proc.frozen {
 		return false
 	}
+	n.pauseFor(between(r, 50*ms, 2*time.Second))
+	return true
+}
+
+func (n *node) pauseFor(d time.Duration) {
 	p := n.proc
 	p.frozen = true
-	w.after(between(r, 50*ms, 2*time.Second), func() {
+	n.w.after(d, func() {
 		if !p.dead {
-			w.log("node %d goes on", n.id)
+			n.w.log("node %d goes on", n.id)
 			p.thaw()
 		}
 	})
-	return true
 }
 
 // slowNode makes everything that a process does take its time.
@@ -443,18 +454,22 @@ func (n *node) files(dir string, list []string) []string {
 // moveReplicas asks for a partition's replicas to go to other nodes, or for a move under way to be turned back.
 func moveReplicas(w *world, r *rand.Rand) bool {
 	n := w.anyUp(r)
-	if n == nil || n.proc.core == nil || len(w.model.parts) == 0 {
+	if n == nil || n.proc.core == nil {
 		return false
 	}
-	part := w.model.parts[r.IntN(len(w.model.parts))]
-	if !w.made[part.topicIndex] {
+	topic, index := "", int32(0)
+	if i := r.IntN(len(w.model.parts) + len(w.groupLogs.parts)); i >= len(w.model.parts) {
+		topic, index = group.Topic, int32(i-len(w.model.parts)) // a coordinator's
+	} else if part := w.model.parts[i]; w.made[part.topicIndex] {
+		topic, index = part.topic, part.index
+	} else {
 		return false
 	}
 	var to []int32
 	for _, i := range r.Perm(len(w.nodes))[:w.set.replication] {
 		to = append(to, w.nodes[i].id)
 	}
-	ask := controller.Reassignment{Topic: part.topic, Partition: part.index, Nodes: to}
+	ask := controller.Reassignment{Topic: topic, Partition: index, Nodes: to}
 	if r.IntN(5) == 0 {
 		ask.Nodes, ask.Cancel = nil, true
 	}
@@ -463,7 +478,7 @@ func moveReplicas(w *world, r *rand.Rand) bool {
 		ctx, cancel := clock.WithTimeout(never, machineClock{p}, 5*time.Second)
 		defer cancel()
 		res := p.core.Controller().Reassign(ctx, []controller.Reassignment{ask}, true)
-		w.log("%s goes to nodes %v (turned back: %v): %v", part, to, ask.Cancel, res[0].Err)
+		w.log("%s-%d goes to nodes %v (turned back: %v): %v", topic, index, to, ask.Cancel, res[0].Err)
 		if res[0].Err == nil {
 			w.counts["moves of replicas begun"]++
 		}
@@ -489,6 +504,64 @@ func transfer(w *world, r *rand.Rand) bool {
 	}
 	w.touch(n.proc)
 	return struck
+}
+
+// coordinator finds a node that leads a partition of groups, and that partition's replica.
+func (w *world) coordinator(r *rand.Rand) (*node, *multiraft.Replica) {
+	var nodes []*node
+	var led []*multiraft.Replica
+	for _, n := range w.nodes {
+		if !n.up() || n.proc.core == nil {
+			continue
+		}
+		for _, v := range n.proc.core.Groups().Replicas() {
+			if v.Topic() == group.Topic && v.IsLeader() {
+				nodes, led = append(nodes, n), append(led, v)
+			}
+		}
+	}
+	if len(nodes) == 0 {
+		return nil, nil
+	}
+	i := r.IntN(len(nodes))
+	return nodes[i], led[i]
+}
+
+// killCoordinator kills a node that coordinates groups.
+func killCoordinator(w *world, r *rand.Rand) bool {
+	n, _ := w.coordinator(r)
+	if n == nil {
+		return false
+	}
+	n.killNow()
+	n.restartIn(between(r, 10*ms, 3*time.Second))
+	return true
+}
+
+// pauseCoordinator stops a node that coordinates groups for so long that another one may take over: it wakes up and believes that
+// nothing has happened.
+func pauseCoordinator(w *world, r *rand.Rand) bool {
+	n, _ := w.coordinator(r)
+	if n == nil || n.proc.frozen {
+		return false
+	}
+	n.pauseFor(10*w.set.tick + between(r, 500*ms, 5*time.Second)) // clients notice after requestTimeout
+	return true
+}
+
+// moveCoordinator has another node lead a partition of groups: the old coordinator lives on, and may not know for a while.
+func moveCoordinator(w *world, r *rand.Rand) bool {
+	n, v := w.coordinator(r)
+	if n == nil || len(w.nodes) == 1 {
+		return false
+	}
+	to := w.anyNode(r).id
+	if to == n.id {
+		to = -1
+	}
+	v.TransferLeadership(to)
+	w.touch(n.proc)
+	return true
 }
 
 // clockJump moves a machine's wall clock, either way. Raft counts ticks and is not concerned.

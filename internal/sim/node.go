@@ -10,6 +10,7 @@ import (
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/controller/bootstrap"
+	"github.com/chronik-go/chronik/internal/group"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	nodepkg "github.com/chronik-go/chronik/internal/node"
 	"github.com/chronik-go/chronik/internal/partition"
@@ -203,7 +204,11 @@ func (p *proc) config() *config.Node {
 	c.AutoCreateTopics = false
 	c.Limits.ElectionTimeout, c.Limits.HeartbeatInterval = 10*set.tick, time.Duration(set.beat)*set.tick
 	c.Limits.MaxOpenFiles = 16
-	c.Kafka = map[string]string{config.ScrubInterval: strconv.FormatInt(set.scrub.Milliseconds(), 10)}
+	number := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
+	c.Kafka = map[string]string{
+		config.ScrubInterval: number(set.scrub), "group.min.session.timeout.ms": "100", "group.initial.rebalance.delay.ms": number(set.joinDelay),
+		"offsets.topic.num.partitions": strconv.Itoa(set.offsetParts), "offsets.topic.replication.factor": strconv.Itoa(int(set.replication)),
+	}
 	return c
 }
 
@@ -239,8 +244,29 @@ func (p *proc) tuning() *nodepkg.Tuning {
 			configs := c.Configs
 			c.Configs = func(topic string) partition.TopicConfig {
 				tc := configs(topic)
-				tc.Segment = set.segment
+				tc.Segment.SegmentBytes, tc.Segment.SegmentAge = set.segment.SegmentBytes, set.segment.SegmentAge
+				tc.Segment.IndexIntervalBytes = set.segment.IndexIntervalBytes
+				tc.Segment.RetentionBytes, tc.Segment.RetentionAge = set.segment.RetentionBytes, set.segment.RetentionAge
+				if topic == group.Topic {
+					tc.Segment.RetentionBytes = -1 // Kafka's groups are compacted, and nothing else
+				}
 				return tc
+			}
+		},
+		Coordinator: func(c *group.Config) {
+			ids := 0
+			c.Limits.LoadBytes = 4 << 10
+			c.NewID = func() string {
+				ids++
+				return fmt.Sprintf("%d.%d.%d", p.node.id, p.node.boots, ids)
+			}
+			logs := c.Log
+			c.Log = func(index int32) (group.Log, bool) {
+				l, ok := logs(index)
+				if !ok {
+					return nil, false
+				}
+				return watchedLog{l, p, index}, true
 			}
 		},
 		Reserve: reserveBytes, Ballast: ballastBytes,
@@ -437,6 +463,17 @@ func (p *proc) leader(r *multiraft.Replica, st multiraft.Status) {
 func (p *proc) heard(h *logHandler, r *slog.Record) {
 	w := p.node.w
 	switch r.Message {
+	case "groups loaded":
+		h.attr(r, "partition", func(index slog.Value) {
+			h.attr(r, "groups", func(n slog.Value) { w.groupLogs.loaded(p.node.id, int32(index.Int64()), n.Int64()) })
+		})
+		return
+	case "a member's session has ended":
+		w.counts["members expired"]++
+		return
+	case "members that did not sync are removed":
+		w.counts["members that did not sync"]++
+		return
 	case "records are damaged on this node: they are not served from here, and fetched anew from another replica":
 		w.counts["damage found"]++
 	case "damaged records share a segment with damage below the log start: they stay unreadable until the segment is deleted":

@@ -21,20 +21,21 @@ import (
 // Script is a simulated cluster that does what it is told, one command after the other, and nothing else: no faults are drawn, and no
 // clients run but those that commands ask for. Text scenarios are played with it. While a Script is open no other run is possible.
 type Script struct {
-	w     *world
-	free  func()
-	lines []string          // of the trace, what a scenario shows
-	terms map[string]uint64 // of each topic's leader, as last seen
+	w       *world
+	free    func()
+	lines   []string // of the trace, what a scenario shows
+	members map[string]*scriptMember
+	terms   map[string]uint64 // of each topic's leader, as last seen
 }
 
 // NewScript starts a cluster of so many nodes, with small logs so that little data fills them. The seed decides what is left to chance:
 // who wins elections, how long things take.
 func NewScript(nodes int, seed uint64) *Script {
-	s := &Script{free: seedRandom(seed), terms: map[string]uint64{}}
+	s := &Script{free: seedRandom(seed), terms: map[string]uint64{}, members: map[string]*scriptMember{}}
 	set := benchSettings()
 	set.nodes, set.topics, set.producers, set.syncTime, set.netDelay = nodes, nil, 0, ms, ms
 	set.tick, set.segment.RetentionBytes, set.limits.FlushInterval, set.limits.FlushBytes = 20*ms, -1, 100*ms, 8<<10
-	set.walFile, set.walCache = 64<<10, 96<<10
+	set.walFile, set.walCache, set.offsetParts, set.joinDelay = 64<<10, 96<<10, 1, time.Second
 	s.w = newWorldOf(Options{Seed: seed, Trace: s.hear}, set, nil)
 	s.w.scripted = true
 	for _, n := range s.w.nodes {
@@ -115,11 +116,11 @@ func (s *Script) client(f func(c *client) string) (string, error) {
 	return out, err
 }
 
-// Topic creates a topic with one partition, on the nodes named if any, and waits until a leader serves.
-func (s *Script) Topic(name string, replicas int16, on ...int32) error {
+// Topic creates a topic, on the nodes named if any, and waits until a leader serves. Most commands are about its first partition.
+func (s *Script) Topic(name string, partitions int32, replicas int16, on ...int32) error {
 	_, err := s.client(func(c *client) string {
 		for {
-			if code, err := c.create(name, 1, replicas, on...); err == nil && (code == nil || code == kerr.TopicAlreadyExists) {
+			if code, err := c.create(name, partitions, replicas, on...); err == nil && (code == nil || code == kerr.TopicAlreadyExists) {
 				return ""
 			}
 			c.sleep(50 * ms)

@@ -38,6 +38,12 @@ type settings struct {
 	deletes      bool          // records are deleted
 	admin        bool          // topics come and go, and are configured
 	chaos        time.Duration
+	groups       int // of consumers
+	members      int // of each group
+	session      time.Duration
+	rebalance    time.Duration // how long members are waited for
+	joinDelay    time.Duration // group.initial.rebalance.delay.ms
+	offsetParts  int           // partitions of __consumer_offsets
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -90,6 +96,10 @@ func drawSettings(r *rand.Rand) settings {
 	if r.IntN(4) == 0 {
 		s.segment.RetentionBytes = 48 << 10
 	}
+	s.groups, s.members, s.offsetParts = pick(r, 0, 1, 1, 1, 2), 1+r.IntN(4), 1+r.IntN(2)
+	s.session = pick[time.Duration](r, 1, 2, 6) * time.Second
+	s.rebalance = s.session + pick[time.Duration](r, 0, 3)*time.Second // who beats hears of a rebalance in time
+	s.joinDelay = pick(r, 0, 300*ms)
 	return s
 }
 
@@ -106,7 +116,7 @@ func benchSettings() settings {
 	s.syncTime, s.stepTime, s.netDelay = 4*ms, 0, 3*ms
 	s.producers, s.consumers, s.idempotent, s.valueBytes = 8, 1, 1, 600
 	s.pace, s.deletes, s.admin = 2*time.Second, false, false
-	s.chaos = time.Minute
+	s.chaos, s.groups = time.Minute, 0
 	return s
 }
 

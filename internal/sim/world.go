@@ -33,9 +33,11 @@ type world struct {
 	nodes    []*node
 	links    *network
 	model    *model
-	plan     []event // of faults
-	keep     map[int]bool
-	partly   bool // only those of keep happen
+	// groupLogs hold what coordinators write against what they tell.
+	groupLogs *groupLogs
+	plan      []event // of faults
+	keep      map[int]bool
+	partly    bool // only those of keep happen
 	// noise is what goes wrong all the time until the cluster is healed.
 	noise noise
 
@@ -103,6 +105,7 @@ func newWorldOf(o Options, set settings, plan []event) *world {
 		}
 	}
 	w.model = newModel(w)
+	w.groupLogs = &groupLogs{w: w, parts: map[int32]*groupLog{}}
 	w.made = make([]bool, len(w.set.topics))
 	for id := int32(1); id <= int32(w.set.nodes); id++ {
 		w.founders = append(w.founders, bootstrap.Founder{Node: id, Dir: dirOf(id)})

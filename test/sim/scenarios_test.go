@@ -18,7 +18,7 @@ import (
 // so, each is played under several seeds.
 //
 //	cluster nodes=3                        the cluster of this file
-//	topic NAME replicas=3 on=1/2/3         a topic with one partition, of so many replicas or on these nodes
+//	topic NAME partitions=1 replicas=3 on=1/2/3
 //	produce NODE TOPIC VALUE [id= epoch= seq=]
 //	fill NODE TOPIC count=100 bytes=1000   many records; answers the last offset
 //	read NODE TOPIC                        what that node's replica has committed
@@ -28,6 +28,9 @@ import (
 //	kill NODE   power NODE   start NODE    processes and machines
 //	pause NODE  resume NODE  power-in NODE operations=5
 //	await NAME count=1                     something the simulator counts
+//	member NAME GROUP TOPIC                a consumer that joins and beats; leave NAME, hang NAME, wake NAME
+//	group NAME members=2                   waits for a generation of so many, and tells who has what
+//	commit MEMBER OFFSET   offsets GROUP   of all that a member believes to own; what is committed
 //	transfer TOPIC NODE   reassign TOPIC 1/2/4
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -131,7 +134,7 @@ func (s *scenario) command(d *datadriven.TestData) (string, error) {
 	c := s.s
 	switch d.Cmd {
 	case "topic":
-		return "", c.Topic(arg(d, 0), int16(option(d, "replicas", 3)), nodes(d, "on")...)
+		return "", c.Topic(arg(d, 0), int32(option(d, "partitions", 1)), int16(option(d, "replicas", 3)), nodes(d, "on")...)
 	case "produce":
 		return c.Produce(node(d, 0), arg(d, 1), arg(d, 2), int64(option(d, "id", -1)), int16(option(d, "epoch", 0)), int32(option(d, "seq", 0)))
 	case "fill":
@@ -163,6 +166,28 @@ func (s *scenario) command(d *datadriven.TestData) (string, error) {
 		return "", c.Transfer(arg(d, 0), node(d, 1))
 	case "reassign":
 		return c.Reassign(arg(d, 0), numbers(arg(d, 1))...)
+	}
+	return s.groups(d)
+}
+
+// groups are the commands about consumer groups.
+func (s *scenario) groups(d *datadriven.TestData) (string, error) {
+	c := s.s
+	switch d.Cmd {
+	case "member":
+		return "", c.Member(arg(d, 0), arg(d, 1), arg(d, 2))
+	case "group":
+		return c.Group(arg(d, 0), option(d, "members", 1))
+	case "commit":
+		return c.Commit(arg(d, 0), int64(number(arg(d, 1))))
+	case "offsets":
+		return c.Offsets(arg(d, 0))
+	case "hang":
+		return "", c.Hang(arg(d, 0), true)
+	case "wake":
+		return "", c.Hang(arg(d, 0), false)
+	case "leave":
+		return "", c.Leave(arg(d, 0))
 	}
 	return s.breakage(d)
 }

@@ -1,0 +1,215 @@
+package sim
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+)
+
+// scriptMember is a member of a group that beats and joins again by itself, and commits when it is told to.
+type scriptMember struct {
+	*groupMember
+	hangs, gone bool
+	// work is what it is told to do next.
+	work func()
+}
+
+// Session and rebalance timeouts of a script's members: long against an election.
+const (
+	scriptSession   = 6 * time.Second
+	scriptRebalance = 8 * time.Second
+)
+
+// Member starts a member of a group that subscribes to a topic.
+func (s *Script) Member(name, groupName, topic string) error {
+	if s.members[name] != nil {
+		return fmt.Errorf("there is a member %s already", name)
+	}
+	g := s.w.groupLogs.named(groupName)
+	if g == nil {
+		var parts []*partModel
+		for i := range s.partitions(topic) {
+			parts = append(parts, &partModel{topic: topic, index: int32(i), stored: map[int64]storedBatch{}})
+		}
+		if len(parts) == 0 {
+			return fmt.Errorf("there is no topic %s", topic)
+		}
+		g = s.w.newGroup(groupName, parts)
+	}
+	m := &scriptMember{groupMember: g.newMember(name, scriptSession, scriptRebalance)}
+	s.members[name] = m
+	m.client = s.w.newClient(name, func(*client) { m.run() })
+	return nil
+}
+
+func (s *Script) partitions(topic string) int {
+	for _, n := range s.w.nodes {
+		if n.up() && n.proc.core != nil {
+			if t := image(n).Topics[topic]; t != nil {
+				return len(t.Partitions)
+			}
+		}
+	}
+	return 0
+}
+
+func (m *scriptMember) run() {
+	for !m.gone {
+		if m.work != nil {
+			m.work()
+			m.work = nil
+			continue
+		}
+		if m.hangs {
+			m.wait(time.Second)
+			continue
+		}
+		if m.conn == nil || m.conn.broken {
+			m.conn = nil
+			m.find()
+			continue
+		}
+		switch {
+		case !m.joined:
+			m.join()
+		case !m.placed:
+			m.place()
+		case m.w.clk.Now().Sub(m.beaten) >= m.session/8:
+			m.beat()
+		default:
+			m.wait(100 * ms)
+		}
+	}
+	m.forget()
+}
+
+// tell has a member do something, and waits until it is done.
+func (s *Script) tell(name string, f func(m *scriptMember) string) (string, error) {
+	m := s.members[name]
+	if m == nil {
+		return "", fmt.Errorf("there is no member %s", name)
+	}
+	answer, done := "", false
+	m.work = func() { answer, done = f(m), true }
+	m.poke()
+	err := s.until("an answer to "+name, func() bool { return done })
+	return answer, err
+}
+
+// Commit has a member commit an offset of all that it believes to own, at the coordinator, wherever that is by now.
+func (s *Script) Commit(member string, offset int64) (string, error) {
+	return s.tell(member, func(m *scriptMember) string {
+		for {
+			if m.conn == nil || m.conn.broken {
+				m.conn = nil
+				m.find()
+				continue
+			}
+			if len(m.owned) == 0 {
+				return "it owns nothing"
+			}
+			for _, o := range m.owned {
+				o.at, o.committed = offset, -1
+			}
+			code, err := m.commit()
+			switch {
+			case err == nil && code == nil:
+				return "done"
+			case err == nil && code != kerr.NotCoordinator && code != kerr.CoordinatorNotAvailable && code != kerr.CoordinatorLoadInProgress:
+				return code.Message
+			}
+			m.sleep(20 * ms)
+		}
+	})
+}
+
+// Leave has a member leave its group.
+func (s *Script) Leave(member string) error {
+	m := s.members[member]
+	_, err := s.tell(member, func(m *scriptMember) string {
+		m.leave()
+		m.gone = true
+		return ""
+	})
+	if err == nil {
+		s.remove(m)
+	}
+	return err
+}
+
+func (s *Script) remove(m *scriptMember) {
+	for i, o := range m.g.members {
+		if o == m.groupMember {
+			m.g.members = append(m.g.members[:i], m.g.members[i+1:]...)
+		}
+	}
+}
+
+// Hang stops a member from beating, or lets it go on.
+func (s *Script) Hang(member string, hang bool) error {
+	m := s.members[member]
+	if m == nil {
+		return fmt.Errorf("there is no member %s", member)
+	}
+	if m.hangs = hang; !hang {
+		m.poke()
+	}
+	return nil
+}
+
+// Group waits until a group has a generation with so many members, all of which know it, and tells what they own. Members that hang do
+// not know it.
+func (s *Script) Group(name string, members int) (string, error) {
+	g := s.w.groupLogs.named(name)
+	if g == nil {
+		return "", fmt.Errorf("there is no group %s", name)
+	}
+	var out []string
+	err := s.until("a generation of so many members", func() bool {
+		out = out[:0]
+		gen := g.generations[g.generation]
+		if gen == nil || len(gen.members) != members {
+			return false
+		}
+		for _, m := range g.members {
+			if !m.placed || m.generation != g.generation {
+				continue
+			}
+			owns := []string{}
+			for _, o := range m.owned {
+				owns = append(owns, o.part.String())
+			}
+			if len(owns) == 0 {
+				owns = append(owns, "nothing")
+			}
+			out = append(out, fmt.Sprintf("%s has %s", m.name, strings.Join(owns, " ")))
+		}
+		return len(out) == members
+	})
+	return fmt.Sprintf("generation %d: %s", g.generation, strings.Join(out, ", ")), err
+}
+
+// Offsets fetches what a group has committed, as somebody who is not a member.
+func (s *Script) Offsets(name string) (string, error) {
+	g := s.w.groupLogs.named(name)
+	if g == nil {
+		return "", fmt.Errorf("there is no group %s", name)
+	}
+	return s.client(func(c *client) string {
+		m := &groupMember{client: c, g: g, generation: -1}
+		for _, p := range g.parts {
+			m.owned = append(m.owned, &ownedPart{consumer: &consumer{client: c, part: p}})
+		}
+		for !m.look(g.parts) {
+			c.sleep(50 * ms)
+		}
+		m.hangUp()
+		var out []string
+		for _, o := range m.owned {
+			out = append(out, fmt.Sprintf("%s: %d", o.part, o.at))
+		}
+		return strings.Join(out, ", ")
+	})
+}
