@@ -3,7 +3,6 @@ package sim
 import (
 	"fmt"
 	"io"
-	"runtime/debug"
 	"strings"
 	"time"
 )
@@ -45,8 +44,6 @@ func (t Total) Sound() bool { return t.Runs > 0 && t.Violations == 0 && len(t.Mi
 
 // Run runs the seeds one after the other.
 func (c Campaign) Run() Total {
-	// What a run leaves behind is little: collecting it less often is quicker.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	t := Total{From: c.From, Counts: Counts{}}
 	began := time.Now()
 	told := began

@@ -71,6 +71,7 @@ type batch struct {
 	seq        int32
 	count      int32
 	body       uint64 // checksum of all that the server must not change
+	raw        []byte // nil once its producer is done with it
 	size       int
 
 	acked  bool
@@ -114,7 +115,7 @@ func (m *model) gaveID(id int64) {
 	m.w.counts["producer ids"]++
 }
 
-// build makes the bytes of a batch: the same ones at every call.
+// build makes the bytes of a batch.
 func (b *batch) build() []byte {
 	bd := record.NewBuilder()
 	if b.idempotent {
@@ -154,7 +155,8 @@ func fullSum(b []byte) uint64 {
 func (m *model) newBatch(by *producer, count int32, size int) *batch {
 	m.next++
 	b := &batch{id: m.next, part: by.part, idempotent: by.idempotent, by: by, producer: by.id, seq: by.seq, count: count, size: size, offset: -1}
-	b.body = bodySum(b.build())
+	b.raw = b.build()
+	b.body = bodySum(b.raw)
 	m.sent[b.id] = b
 	return b
 }

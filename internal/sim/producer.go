@@ -210,7 +210,7 @@ func (p *producer) send(b *batch) {
 	t := kmsg.NewProduceRequestTopic()
 	t.Topic = p.part.topic
 	tp := kmsg.NewProduceRequestTopicPartition()
-	tp.Partition, tp.Records = p.part.index, b.build()
+	tp.Partition, tp.Records = p.part.index, b.raw
 	t.Partitions = append(t.Partitions, tp)
 	req.Topics = append(req.Topics, t)
 	b.tries++
@@ -300,6 +300,7 @@ func (p *producer) drainFlying() {
 func (p *producer) drop(b *batch) {
 	for i, q := range p.queue {
 		if q == b {
+			b.raw = nil
 			p.queue = append(p.queue[:i:i], p.queue[i+1:]...)
 			return
 		}
