@@ -284,6 +284,52 @@ func TestDamageInTheSegmentOfTheLogStart(t *testing.T) {
 	}
 }
 
+// A leader epoch, which no CRC covers, has changed in the segment of the log start, and the list of epochs was made from it: what comes
+// after looks damaged, and the copy meets the contradiction. What is fetched anew begins with the batch that has changed: below the log
+// start nobody has anything (found by the simulator, seed 130: the repair asked for that for ever).
+func TestChangedEpochInTheSegmentOfTheLogStart(t *testing.T) {
+	c := newCluster(t, 2, nil)
+	c.elect(0, false)
+	c.fillAll(50)
+	bad := c.nodes[1]
+	bad.flush()
+	log := path.Join(bad.p.log.Dir(), "00000000000000000000.log")
+	raw, err := vfs.ReadFile(bad.fs, log, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start, rest := int64(0), raw
+	for i := range 7 {
+		h, err := record.ParseHeader(rest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i == 4 {
+			start = h.BaseOffset + 1
+		}
+		rest = rest[h.Size():]
+	}
+	at := int64(len(raw) - len(rest))
+	c.leader.p.DeleteRecords(start, func(_ int64, err error) {
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	c.flow()
+	bad.apply()
+	bad.flush()
+	bad.down(1, true)
+	if err := bad.fs.FlipBit(log, at+13, 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := bad.fs.Remove(path.Join(path.Dir(log), "leader-epoch-checkpoint")); err != nil {
+		t.Fatal(err)
+	}
+	bad.open()
+	bad.apply()
+	bad.check(t, 0, "epoch")
+}
+
 // The only copy: what is sound is served and written to; what is not has an error, and its bytes stay where they are.
 func TestDamageOfTheOnlyCopyDeletesNothing(t *testing.T) {
 	c := newCluster(t, 1, nil)

@@ -137,17 +137,22 @@ func (p *Partition) mend(r *mending, d Damage, now time.Time) (more bool, err er
 		}
 		// What was thought sound is not.
 		if next < p.logStart.Load() {
-			// Nobody has what lies below the log start any more, and a file with a hole would be no segment. The damaged records
-			// above it stay unreadable here until the log start has passed the segment.
-			p.logger.Error("damaged records share a segment with damage below the log start: they stay unreadable until the segment is deleted",
-				"from", d.From, "to", d.To, "file", d.File, "offset", next)
-			r.reset()
-			p.pauseMending(r, now, hopelessPause)
+			p.leaveBelowStart(r, next, now)
 			return false, nil
 		}
 		p.Report(Damage{From: next, To: next + 1, File: d.File, Byte: d.Byte, Reason: "found while the segment was copied"})
 	}
 	return p.fetchMissing(r, p.askable(next), now)
+}
+
+// leaveBelowStart gives the repair up for long: nobody has what lies below the log start any more, and a file with a hole would be no
+// segment. The damaged records above it stay unreadable here until the log start has passed the segment.
+func (p *Partition) leaveBelowStart(r *mending, next int64, now time.Time) {
+	base, end := r.build.Range()
+	p.logger.Error("damaged records share a segment with damage below the log start: they stay unreadable until the segment is deleted",
+		"base", base, "end", end, "offset", next)
+	r.reset()
+	p.pauseMending(r, now, hopelessPause)
 }
 
 // askable is the offset by which others are asked for the batch that begins at next: a log start may lie within it, and below that
@@ -229,12 +234,19 @@ func (p *Partition) fetchMissing(r *mending, next int64, now time.Time) (more bo
 				return true, nil
 			}
 			err := p.takeMissing(r, &c)
-			var damaged *segment.DamageError
-			if errors.As(err, &damaged) {
-				base, end := r.build.Range()
-				p.Report(Damage{From: base, To: end, File: damaged.File, Byte: damaged.Offset, Reason: damaged.Reason})
+			var epochs *segment.EpochError
+			var gap *segment.SequenceError
+			switch {
+			case errors.As(err, &epochs):
+				// What was copied from here is to blame, from the first batch on that may be: what lies before it is sound, and below
+				// the log start nobody else has it.
+				_, end := r.build.Range()
+				p.Report(Damage{From: epochs.From, To: end, File: epochs.File, Byte: epochs.Offset, Reason: epochs.Reason})
 				r.reset()
 				return true, nil
+			case errors.As(err, &gap) && r.build.Next() < next && gap.Got > gap.Want:
+				p.leaveBelowStart(r, r.build.Next(), now)
+				return false, nil
 			}
 			if err != nil {
 				p.logger.Warn("a chunk for damaged records is of no use", "source", r.source.Node, "error", err)

@@ -48,6 +48,19 @@ func (e *DamageError) Error() string {
 
 func (e *DamageError) Unwrap() error { return e.Err }
 
+// EpochError says that batches' leader epochs, which no CRC covers, contradict each other: one is lower than an earlier one.
+type EpochError struct {
+	File   string
+	Offset int64 // bytes from the file's first: of the batch with the lower epoch
+	Reason string
+	// From is the offset of the first batch with a higher epoch than that.
+	From int64
+}
+
+func (e *EpochError) Error() string {
+	return fmt.Sprintf("damaged: %s at byte %d: %s", e.File, e.Offset, e.Reason)
+}
+
 // IOError is an operation that the file system refused. errors.Is sees through it (syscall.EIO, syscall.ENOSPC).
 type IOError struct {
 	Op   string

@@ -80,7 +80,7 @@ func (r *Rebuild) AllowHoles(below int64) { r.holes = max(r.holes, below) }
 func (r *Rebuild) Next() int64 { return r.next }
 
 // Append adds whole batches, each of which is checked, CRC included. The first may begin below what is missing in front of
-// a log. A leader epoch, which no CRC covers, that goes back is a *DamageError: then nothing that the old file said of epochs counts.
+// a log. A leader epoch that goes back is an *EpochError: then nothing that the old file said of epochs from there on counts.
 func (r *Rebuild) Append(batches []byte) error {
 	next, base := r.next, r.base
 	for rest := batches; len(rest) > 0; {
@@ -99,7 +99,11 @@ func (r *Rebuild) Append(batches []byte) error {
 			return &SequenceError{Got: h.LastOffset() + 1, Want: r.end}
 		}
 		if n := len(r.starts); n > 0 && h.LeaderEpoch >= 0 && h.LeaderEpoch < r.starts[n-1].epoch {
-			return &DamageError{File: r.tmp, Offset: r.pos, Reason: fmt.Sprintf("leader epoch %d after %d: one of them is damaged", h.LeaderEpoch, r.starts[n-1].epoch)}
+			i := slices.IndexFunc(r.starts, func(e epochStart) bool { return e.epoch > h.LeaderEpoch })
+			return &EpochError{
+				File: r.log.file(fileName(r.base, logExt)), Offset: r.pos, From: r.starts[i].start,
+				Reason: fmt.Sprintf("leader epoch %d after %d: one of them is damaged", h.LeaderEpoch, r.starts[n-1].epoch),
+			}
 		}
 		if e, changed := r.starts.note(h.LeaderEpoch, h.BaseOffset); changed {
 			r.starts = e
