@@ -120,5 +120,9 @@ func serve(cfg *config.Node, log *slog.Logger, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "chronik-server: stopping: %v\n", err)
 		code = 1
 	}
+	if err := n.Err(); err != nil {
+		// Once more: what failed on the way down, each partition's files perhaps, has pushed the reason far up.
+		fmt.Fprintf(stderr, "chronik-server: stopped, because it can't go on: %v\n", err)
+	}
 	return code
 }
