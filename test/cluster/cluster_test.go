@@ -37,9 +37,23 @@ func cycles(t *testing.T) int {
 	return n
 }
 
-func startCluster(t *testing.T, n int, flags ...string) *harness.Cluster {
+const (
+	topic      = "orders"
+	partitions = 6
+	bound      = 30 * time.Second // of every wait
+)
+
+// load is three servers with a topic that an idempotent producer writes to.
+type load struct {
+	*harness.Cluster
+	admin  *kadm.Client
+	ledger *oracle.Ledger
+	writer *oracle.Writer
+}
+
+func startLoad(t *testing.T) *load {
 	t.Helper()
-	c, err := harness.New(serverBinary, t.TempDir(), n, flags...)
+	c, err := harness.New(serverBinary, t.TempDir(), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,168 +65,134 @@ func startCluster(t *testing.T, n int, flags ...string) *harness.Cluster {
 		}
 		c.Stop()
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := c.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
-const partitions = 6
-
-// TestLeaderKilledDuringProduceLosesNoAckedRecord kills the leader of a partition again and again under load, restarts it,
-// and then looks for every acknowledged record: once, in order, and the same bytes on all nodes.
-func TestLeaderKilledDuringProduceLosesNoAckedRecord(t *testing.T) {
-	c := startCluster(t, 3)
-	adm := admin(t, c)
-	createTopic(t, adm, "orders", partitions)
-	p := startLoad(t, c, "orders")
-	await(t, p, 1000)
-	for i := range cycles(t) {
-		victim := leaderOf(t, c, adm, "orders", int32(i%partitions))
-		victim.Kill()
-		await(t, p, 500)
-		if err := victim.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		if err := victim.AwaitReady(ctx); err != nil {
-			t.Fatal(err)
-		}
-		cancel()
-		await(t, p, 500)
-	}
-	verify(t, c, p, "orders")
-}
-
-// TestWholeClusterKilled kills all three at once: what was acknowledged is there after they come back.
-func TestWholeClusterKilled(t *testing.T) {
-	c := startCluster(t, 3)
-	adm := admin(t, c)
-	createTopic(t, adm, "orders", partitions)
-	p := startLoad(t, c, "orders")
-	for range 3 {
-		await(t, p, 2000)
-		for _, n := range c.Nodes {
-			n.Kill()
-		}
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-		if err := c.Start(ctx); err != nil {
-			t.Fatal(err)
-		}
-		cancel()
-		await(t, p, 500)
-	}
-	verify(t, c, p, "orders")
-}
-
-// TestTerminateHandsOverAndLosesNothing restarts every node in turn in the orderly way.
-func TestTerminateHandsOverAndLosesNothing(t *testing.T) {
-	c := startCluster(t, 3)
-	adm := admin(t, c)
-	createTopic(t, adm, "orders", partitions)
-	p := startLoad(t, c, "orders")
-	await(t, p, 1000)
-	for _, n := range c.Nodes {
-		ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
-		if err := n.Terminate(ctx); err != nil {
-			t.Fatalf("node %d did not stop in order: %v", n.ID, err)
-		}
-		cancel()
-		await(t, p, 500)
-		if err := n.Start(); err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel = context.WithTimeout(t.Context(), 30*time.Second)
-		if err := n.AwaitReady(ctx); err != nil {
-			t.Fatal(err)
-		}
-		cancel()
-		await(t, p, 500)
-	}
-	verify(t, c, p, "orders")
-}
-
-func admin(t *testing.T, c *harness.Cluster) *kadm.Client {
-	t.Helper()
+	l := &load{Cluster: c, ledger: oracle.NewLedger()}
+	l.within(t, c.Start)
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.Brokers()...), kgo.MetadataMinAge(50*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
-	return kadm.NewClient(cl)
+	l.admin = kadm.NewClient(cl)
+	l.within(t, func(ctx context.Context) error {
+		_, err := l.admin.CreateTopic(ctx, partitions, 3, nil, topic)
+		return err
+	})
+	l.writer, err = l.ledger.StartWriter(oracle.Load{Brokers: c.Brokers(), Topic: topic, Partitions: partitions, Rate: 800})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
 }
 
-func createTopic(t *testing.T, adm *kadm.Client, topic string, n int32) {
+// within runs f, which ends when its context does.
+func (l *load) within(t *testing.T, f func(context.Context) error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
-	if _, err := adm.CreateTopic(ctx, n, 3, nil, topic); err != nil {
+	if err := f(ctx); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// leaderOf waits until a live node leads the partition.
-func leaderOf(t *testing.T, c *harness.Cluster, adm *kadm.Client, topic string, partition int32) *harness.Node {
+// progress waits for n more acknowledged records.
+func (l *load) progress(t *testing.T, n int) {
+	t.Helper()
+	l.within(t, func(ctx context.Context) error { return l.ledger.Await(ctx, n) })
+}
+
+// restart starts a node that has ended, and waits until it is ready.
+func (l *load) restart(t *testing.T, n *harness.Node) {
+	t.Helper()
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	l.within(t, n.AwaitReady)
+}
+
+// leader waits until a live node leads the partition.
+func (l *load) leader(t *testing.T, partition int32) *harness.Node {
 	t.Helper()
 	var last any
-	deadline := time.Now().Add(20 * time.Second)
-	for time.Now().Before(deadline) {
+	for deadline := time.Now().Add(bound); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // between two looks
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		m, err := adm.Metadata(ctx, topic)
+		m, err := l.admin.Metadata(ctx, topic)
 		cancel()
 		last = err
 		if err == nil {
 			p := m.Topics[topic].Partitions[partition]
-			if n := c.Node(p.Leader); n != nil && n.Running() {
+			if n := l.Node(p.Leader); n != nil && n.Running() {
 				return n
 			}
 			last = p
 		}
-		time.Sleep(20 * time.Millisecond) // between two looks
 	}
 	t.Fatalf("no live leader of %s-%d: %v", topic, partition, last)
 	return nil
 }
 
-func startLoad(t *testing.T, c *harness.Cluster, topic string) *oracle.Load {
+// finish stops the load and looks for every acknowledged record: once, at its offset, in order, and the same bytes on all nodes.
+func (l *load) finish(t *testing.T) {
 	t.Helper()
-	l, err := oracle.StartLoad(c.Brokers(), topic, partitions, 300*time.Microsecond)
-	if err != nil {
+	l.within(t, l.ledger.AwaitEach)
+	l.within(t, l.writer.Stop)
+	totals := l.ledger.Totals()
+	t.Logf("%d records acknowledged, %d of unknown fate; longest gap of a partition %v", totals.Acked, totals.Unknown, totals.LongestGap)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*bound)
+	defer cancel()
+	if _, err := l.ledger.Verify(ctx, l.Brokers(), map[string]int32{topic: partitions}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(l.Close)
-	return l
+	replicas := map[oracle.TP][]string{}
+	for part := range int32(partitions) {
+		for _, n := range l.Nodes {
+			tp := oracle.TP{Topic: topic, Partition: part}
+			replicas[tp] = append(replicas[tp], n.Dir)
+		}
+	}
+	l.within(t, func(ctx context.Context) error { return oracle.SameSegments(ctx, replicas) })
 }
 
-// await waits for n more acknowledgements, within a bound.
-func await(t *testing.T, l *oracle.Load, n int64) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-	defer cancel()
-	if err := l.Await(ctx, n); err != nil {
-		t.Fatal(err)
+// TestLeaderKilledDuringProduceLosesNoAckedRecord kills the leader of a partition again and again under load, and restarts it.
+func TestLeaderKilledDuringProduceLosesNoAckedRecord(t *testing.T) {
+	l := startLoad(t)
+	l.progress(t, 1000)
+	for i := range cycles(t) {
+		victim := l.leader(t, int32(i%partitions))
+		victim.Kill()
+		l.progress(t, 500)
+		l.restart(t, victim)
+		l.progress(t, 500)
 	}
+	l.finish(t)
 }
 
-// verify ends the load and looks for everything that was promised, through a client and on the disks.
-func verify(t *testing.T, c *harness.Cluster, l *oracle.Load, topic string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	if err := l.Stop(ctx); err != nil {
-		t.Fatal(err)
+// TestWholeClusterKilled kills all three at once: what was acknowledged is there after they come back.
+func TestWholeClusterKilled(t *testing.T) {
+	l := startLoad(t)
+	for range 3 {
+		l.progress(t, 2000)
+		for _, n := range l.Nodes {
+			n.Kill()
+		}
+		l.within(t, l.Start)
+		l.progress(t, 500)
 	}
-	t.Log(l)
-	if err := l.Verify(ctx, c.Brokers()); err != nil {
-		t.Error(err)
+	l.finish(t)
+}
+
+// TestTerminateHandsOverAndLosesNothing restarts every node in turn in the orderly way.
+func TestTerminateHandsOverAndLosesNothing(t *testing.T) {
+	l := startLoad(t)
+	l.progress(t, 1000)
+	for _, n := range l.Nodes {
+		ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+		if err := n.Terminate(ctx); err != nil {
+			t.Fatalf("node %d did not stop in order: %v", n.ID, err)
+		}
+		cancel()
+		l.progress(t, 500)
+		l.restart(t, n)
+		l.progress(t, 500)
 	}
-	var dirs []string
-	for _, n := range c.Nodes {
-		dirs = append(dirs, n.Dir)
-	}
-	if err := oracle.SameSegments(ctx, dirs, topic, partitions); err != nil {
-		t.Error(err)
-	}
+	l.finish(t)
 }

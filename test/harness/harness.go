@@ -56,59 +56,64 @@ type Cluster struct {
 // Node is one server, running or not.
 type Node struct {
 	ID                 int
-	Kafka, Raft, Admin string // addresses
+	Kafka, Raft, Admin string // addresses it listens on
 	Dir                string // data directory
 	LogFile            string
-	// Wrap, if set, is a command that runs the server as its last arguments, such as strace; it takes effect at the next Start.
-	Wrap []string
-	bin  string
-	args []string
+	command            []string
 
-	mu   sync.Mutex
-	cmd  *exec.Cmd
-	done chan struct{}
-	err  error
+	mu     sync.Mutex
+	cmd    *exec.Cmd
+	done   chan struct{}
+	err    error
+	asked  bool // the end of the process is wanted
+	onExit func(error)
+}
+
+// Config says how a node is started.
+type Config struct {
+	Bin                string
+	ID                 int
+	Kafka, Raft, Admin string // addresses to listen on
+	Dir, LogFile       string
+	// Flags are the server's further flags.
+	Flags []string
+	// Prefix is a command that runs the server, say ip netns exec name. It must become the server (exec).
+	Prefix []string
+	// OnExit, if not nil, is told of a process that ended without having been asked to by Kill, Terminate or Expect.
+	OnExit func(error)
+}
+
+// NewNode returns a node that is not started yet.
+func NewNode(c Config) *Node {
+	n := &Node{ID: c.ID, Kafka: c.Kafka, Raft: c.Raft, Admin: c.Admin, Dir: c.Dir, LogFile: c.LogFile, onExit: c.OnExit}
+	n.command = append(slices.Clone(c.Prefix), c.Bin, "--node-id", fmt.Sprint(c.ID), "--kafka-addr", c.Kafka, "--admin-addr", c.Admin, "--data-dir", c.Dir)
+	if c.Raft != "" {
+		n.command = append(n.command, "--raft-addr", c.Raft)
+	}
+	n.command = append(n.command, c.Flags...)
+	return n
 }
 
 // New lays out n nodes below dir, on free ports, without starting them. flags go to every server.
 func New(bin, dir string, n int, flags ...string) (*Cluster, error) {
-	return NewBehind(bin, dir, n, nil, flags...)
-}
-
-// Front is what stands before a node's addresses, such as a proxy: the others, and clients, are given these in place of its own.
-type Front struct{ Raft, Kafka string }
-
-// NewBehind is New with something in front of each node: front is called with every node's own addresses.
-func NewBehind(bin, dir string, n int, front func(id int, raft, kafka string) (Front, error), flags ...string) (*Cluster, error) {
 	ports, err := freeport.Ports(3 * n)
 	if err != nil {
 		return nil, err
 	}
-	c := &Cluster{}
 	var peers []string
-	var more [][]string
 	for i := range n {
-		node := &Node{ID: i + 1, bin: bin,
-			Kafka: addr(ports[3*i]), Raft: addr(ports[3*i+1]), Admin: addr(ports[3*i+2]),
-			Dir: filepath.Join(dir, fmt.Sprintf("node-%d", i+1)), LogFile: filepath.Join(dir, fmt.Sprintf("node-%d.log", i+1))}
-		f := Front{Raft: node.Raft}
-		var own []string
-		if front != nil {
-			if f, err = front(node.ID, node.Raft, node.Kafka); err != nil {
-				return nil, err
-			}
-			own = []string{"--advertised-raft-addr", f.Raft, "--advertised-kafka-addr", f.Kafka}
-		}
-		peers = append(peers, fmt.Sprintf("%d@%s", node.ID, f.Raft))
-		more = append(more, own)
-		c.Nodes = append(c.Nodes, node)
+		peers = append(peers, fmt.Sprintf("%d@%s", i+1, addr(ports[3*i+1])))
 	}
-	for i, node := range c.Nodes {
-		node.args = []string{"--node-id", fmt.Sprint(node.ID), "--kafka-addr", node.Kafka, "--admin-addr", node.Admin, "--data-dir", node.Dir}
+	c := &Cluster{}
+	for i := range n {
+		cfg := Config{Bin: bin, ID: i + 1, Kafka: addr(ports[3*i]), Admin: addr(ports[3*i+2]),
+			Dir: filepath.Join(dir, fmt.Sprintf("node-%d", i+1)), LogFile: filepath.Join(dir, fmt.Sprintf("node-%d.log", i+1))}
 		if n > 1 {
-			node.args = append(node.args, "--peers", strings.Join(peers, ","), "--raft-addr", node.Raft)
+			cfg.Raft = addr(ports[3*i+1])
+			cfg.Flags = []string{"--peers", strings.Join(peers, ",")}
 		}
-		node.args = append(append(node.args, more[i]...), flags...)
+		cfg.Flags = append(cfg.Flags, flags...)
+		c.Nodes = append(c.Nodes, NewNode(cfg))
 	}
 	return c, nil
 }
@@ -154,6 +159,9 @@ func (n *Node) Start() error {
 		return errors.New("the node runs already")
 	}
 	for _, addr := range []string{n.Kafka, n.Raft, n.Admin} {
+		if addr == "" {
+			continue
+		}
 		// Whoever answers there would be taken for this node, until it noticed that its port is taken.
 		if conn, err := net.DialTimeout("tcp", addr, time.Second); err == nil {
 			conn.Close()
@@ -164,48 +172,56 @@ func (n *Node) Start() error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(n.bin, n.args...)
-	if len(n.Wrap) > 0 {
-		cmd = exec.Command(n.Wrap[0], append(append(slices.Clone(n.Wrap[1:]), n.bin), n.args...)...)
-		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // to end both
-	}
+	cmd := exec.Command(n.command[0], n.command[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		log.Close()
 		return err
 	}
 	done := make(chan struct{})
-	n.cmd, n.done = cmd, done
+	n.cmd, n.done, n.asked = cmd, done, false
 	go func() {
 		err := cmd.Wait()
 		log.Close()
 		n.mu.Lock()
 		n.cmd, n.err = nil, err
+		byItself := !n.asked
 		n.mu.Unlock()
+		if byItself && n.onExit != nil {
+			n.onExit(err)
+		}
 		close(done)
 	}()
 	return nil
 }
 
 // Kill ends the process with SIGKILL and waits for it. On a node that does not run it does nothing.
-func (n *Node) Kill() {
+func (n *Node) Kill() { n.Expect(); _ = n.Signal(syscall.SIGKILL); n.Wait() }
+
+// Expect says that the process will end by itself, and that this is right. It holds until the next Start.
+func (n *Node) Expect() {
 	n.mu.Lock()
-	if n.cmd != nil && n.cmd.SysProcAttr != nil {
-		_ = syscall.Kill(-n.cmd.Process.Pid, syscall.SIGKILL)
-	}
-	n.mu.Unlock()
-	_ = n.Signal(syscall.SIGKILL)
-	n.Wait()
+	defer n.mu.Unlock()
+	n.asked = true
 }
 
 // Terminate asks the process to stop and returns how it ended.
 func (n *Node) Terminate(ctx context.Context) error {
+	n.Expect()
 	if err := n.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
+	return n.Ended(ctx)
+}
+
+// Ended waits for the end of the process and returns how it ended, nil for exit code 0.
+func (n *Node) Ended(ctx context.Context) error {
 	n.mu.Lock()
 	done := n.done
 	n.mu.Unlock()
+	if done == nil {
+		return errors.New("the node was never started")
+	}
 	select {
 	case <-done:
 	case <-ctx.Done():

@@ -13,67 +13,68 @@ import (
 	"time"
 )
 
-// SameSegments waits until the topic's log files below all data directories hold the same bytes.
-func SameSegments(ctx context.Context, dirs []string, topic string, partitions int) error {
+// SameSegments compares the partitions' log files on the disks of all their replicas, byte by byte. replicas names the nodes'
+// data directories. Followers get until the end of ctx to catch up; it holds once all are equal.
+func SameSegments(ctx context.Context, replicas map[TP][]string) error {
 	for {
-		sums := make([]map[string]string, len(dirs))
-		for i, dir := range dirs {
-			var err error
-			if sums[i], err = logSums(dir, topic); err != nil {
-				return err
-			}
-		}
-		same := len(sums[0]) == partitions
-		for _, s := range sums[1:] {
-			same = same && fmt.Sprint(s) == fmt.Sprint(sums[0])
-		}
-		if same {
+		err := sameSegments(replicas)
+		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the nodes' segments differ: %v", sums)
-		case <-time.After(50 * time.Millisecond): // between two looks
+			return fmt.Errorf("the replicas' segments differ: %w", err)
+		case <-time.After(100 * time.Millisecond): // between two looks
 		}
 	}
 }
 
-// logSums hashes, for each partition of a topic, the bytes of its .log files in order of offset. A partition's directory is named after
-// its group and replica; a replica that fetched everything anew has them in a directory of a later generation.
-func logSums(dir, topic string) (map[string]string, error) {
-	files := map[string][]string{}
-	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+func sameSegments(replicas map[TP][]string) error {
+	for tp, dirs := range replicas {
+		var sums []string
+		for _, dir := range dirs {
+			sum, err := logSum(dir, tp)
+			if err != nil {
+				return fmt.Errorf("%v: %w", tp, err)
+			}
+			sums = append(sums, sum)
+		}
+		for _, sum := range sums[min(1, len(sums)):] {
+			if sum != sums[0] {
+				return fmt.Errorf("%v: %s in %s", tp, strings.Join(sums, ", "), strings.Join(dirs, ", "))
+			}
+		}
+	}
+	return nil
+}
+
+// logSum hashes the bytes of a partition's .log files in order of offset. A replica that fetched everything anew has them in a
+// directory of a later generation, and the earlier one has to go.
+func logSum(dir string, tp TP) (string, error) {
+	var paths []string
+	under := fmt.Sprintf("%s%c%d.", filepath.Join(dir, "topics", tp.Topic), filepath.Separator, tp.Partition)
+	err := filepath.WalkDir(filepath.Join(dir, "topics", tp.Topic), func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil
+			return nil // retention and catch-up delete files
 		}
-		if err != nil || d.IsDir() || filepath.Ext(path) != ".log" {
-			return err
-		}
-		rel, err := filepath.Rel(dir, filepath.Dir(path))
-		if err == nil && strings.Contains(rel, "/"+topic+"/") {
-			// topics/<topic>/<partition>.<group>/<generation>
-			part := filepath.Base(filepath.Dir(rel))
-			files[part] = append(files[part], path)
+		if err == nil && !d.IsDir() && filepath.Ext(path) == ".log" && strings.HasPrefix(path, under) {
+			paths = append(paths, path)
 		}
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	sums := map[string]string{}
-	for part, paths := range files {
-		slices.Sort(paths)
-		h := sha256.New()
-		size := 0
-		for _, p := range paths {
-			b, err := os.ReadFile(p)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return nil, err
-			}
-			size += len(b)
-			h.Write(b)
+	slices.SortFunc(paths, func(a, b string) int { return strings.Compare(filepath.Base(a), filepath.Base(b)) })
+	h := sha256.New()
+	size := 0
+	for _, p := range paths {
+		b, err := os.ReadFile(p)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return "", err
 		}
-		sums[part] = fmt.Sprintf("%d bytes %x", size, h.Sum(nil)[:8])
+		size += len(b)
+		h.Write(b)
 	}
-	return sums, nil
+	return fmt.Sprintf("%d bytes %x", size, h.Sum(nil)[:8]), nil
 }
