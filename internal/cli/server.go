@@ -116,13 +116,15 @@ func serve(cfg *config.Node, log *slog.Logger, stdout, stderr io.Writer) int {
 	cancel() // a second signal ends the process at once
 	drain, done := context.WithTimeout(context.Background(), drainTime)
 	defer done()
-	if err := n.Close(drain); err != nil && code == 0 {
-		fmt.Fprintf(stderr, "chronik-server: stopping: %v\n", err)
-		code = 1
-	}
-	if err := n.Err(); err != nil {
+	stopped := n.Close(drain)
+	switch reason := n.Err(); {
+	case reason != nil && stopped != nil:
 		// Once more: what failed on the way down, each partition's files perhaps, has pushed the reason far up.
-		fmt.Fprintf(stderr, "chronik-server: stopped, because it can't go on: %v\n", err)
+		fmt.Fprintf(stderr, "chronik-server: stopped, because it can't go on: %v\n", reason)
+		code = 1
+	case stopped != nil:
+		fmt.Fprintf(stderr, "chronik-server: stopping: %v\n", stopped)
+		code = 1
 	}
 	return code
 }

@@ -46,7 +46,8 @@ func TestChaos(t *testing.T) {
 	minutes := setting(t, envMinutes, 0)
 	total := &tally{drawn: map[string]int{}, fired: map[string]int{}}
 	if minutes == 0 {
-		runEpisode(t, 0, 0, 4*time.Second, total) // of three nodes
+		runEpisode(t, 0, 0, 2*time.Second, total) // of three nodes
+		total.mustHaveFired(t, minutes)
 		return
 	}
 	t.Logf("seed %d; again: make chaos MINUTES=%g SEED=%d", seed, minutes, seed)
@@ -60,12 +61,53 @@ func TestChaos(t *testing.T) {
 		runEpisode(t, seed, i, min(episode, time.Until(end)), total)
 	}
 	total.report(t)
-	if minutes < 3 || t.Failed() {
-		return
+	total.mustHaveFired(t, minutes)
+}
+
+// mustHaveFired fails a run that shows nothing of what it is meant to show.
+func (a *tally) mustHaveFired(t *testing.T, minutes float64) {
+	t.Helper()
+	if t.Failed() {
+		return // its faults ended early
 	}
-	for name := range total.drawn {
-		if total.fired[name] == 0 {
-			t.Errorf("%q was drawn %d times, and never took place", name, total.drawn[name])
+	for _, why := range a.unfired(minutes) {
+		t.Error(why)
+	}
+}
+
+// unfired tells of faults that did not take place: of every kind that was drawn in a run that is long enough for each to have its
+// chances, or so short that it has only the two that always take place; in between, if there was none at all.
+func (a *tally) unfired(minutes float64) (why []string) {
+	any := false
+	for _, name := range slices.Sorted(maps.Keys(a.drawn)) {
+		any = any || a.fired[name] > 0
+		if a.fired[name] == 0 && (minutes == 0 || minutes >= 3) {
+			why = append(why, fmt.Sprintf("%q was drawn %d times, and never took place", name, a.drawn[name]))
+		}
+	}
+	if !any {
+		why = append(why, "no fault took place")
+	}
+	return why
+}
+
+func TestARunWithoutItsFaultsFails(t *testing.T) {
+	for _, c := range []struct {
+		minutes      float64
+		drawn, fired map[string]int
+		fails        bool
+	}{
+		{0, nil, nil, true},
+		{0, map[string]int{"a": 1, "b": 1}, map[string]int{"a": 1}, true},
+		{0, map[string]int{"a": 1, "b": 1}, map[string]int{"a": 1, "b": 1}, false},
+		{1, map[string]int{"a": 1, "b": 1}, map[string]int{"a": 1}, false},
+		{1, map[string]int{"a": 1, "b": 1}, map[string]int{}, true},
+		{3, map[string]int{"a": 1, "b": 1}, map[string]int{"a": 1}, true},
+		{3, map[string]int{"a": 2, "b": 1}, map[string]int{"a": 1, "b": 1}, false},
+	} {
+		total := &tally{drawn: c.drawn, fired: c.fired}
+		if why := total.unfired(c.minutes); (len(why) > 0) != c.fails {
+			t.Errorf("%g minutes, drawn %v, fired %v: %q", c.minutes, c.drawn, c.fired, why)
 		}
 	}
 }

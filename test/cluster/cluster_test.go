@@ -43,17 +43,15 @@ const (
 	bound      = 30 * time.Second // of every wait
 )
 
-// load is three servers with a topic that an idempotent producer writes to.
-type load struct {
+// cluster is running servers and a client to ask them.
+type cluster struct {
 	*harness.Cluster
-	admin  *kadm.Client
-	ledger *oracle.Ledger
-	writer *oracle.Writer
+	admin *kadm.Client
 }
 
-func startLoad(t *testing.T) *load {
+func startCluster(t *testing.T, n int, flags ...string) *cluster {
 	t.Helper()
-	c, err := harness.New(serverBinary, t.TempDir(), 3)
+	c, err := harness.New(serverBinary, t.TempDir(), n, flags...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -65,27 +63,25 @@ func startLoad(t *testing.T) *load {
 		}
 		c.Stop()
 	})
-	l := &load{Cluster: c, ledger: oracle.NewLedger()}
-	l.within(t, c.Start)
+	within(t, c.Start)
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.Brokers()...), kgo.MetadataMinAge(50*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(cl.Close)
-	l.admin = kadm.NewClient(cl)
-	l.within(t, func(ctx context.Context) error {
-		_, err := l.admin.CreateTopic(ctx, partitions, 3, nil, topic)
+	return &cluster{Cluster: c, admin: kadm.NewClient(cl)}
+}
+
+func (c *cluster) createTopic(t *testing.T, name string, partitions int32) {
+	t.Helper()
+	within(t, func(ctx context.Context) error {
+		_, err := c.admin.CreateTopic(ctx, partitions, 3, nil, name)
 		return err
 	})
-	l.writer, err = l.ledger.StartWriter(oracle.Load{Brokers: c.Brokers(), Topic: topic, Partitions: partitions, Rate: 800})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
 }
 
 // within runs f, which ends when its context does.
-func (l *load) within(t *testing.T, f func(context.Context) error) {
+func within(t *testing.T, f func(context.Context) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bound)
 	defer cancel()
@@ -94,33 +90,27 @@ func (l *load) within(t *testing.T, f func(context.Context) error) {
 	}
 }
 
-// progress waits for n more acknowledged records.
-func (l *load) progress(t *testing.T, n int) {
-	t.Helper()
-	l.within(t, func(ctx context.Context) error { return l.ledger.Await(ctx, n) })
-}
-
 // restart starts a node that has ended, and waits until it is ready.
-func (l *load) restart(t *testing.T, n *harness.Node) {
+func (c *cluster) restart(t *testing.T, n *harness.Node) {
 	t.Helper()
 	if err := n.Start(); err != nil {
 		t.Fatal(err)
 	}
-	l.within(t, n.AwaitReady)
+	within(t, n.AwaitReady)
 }
 
 // leader waits until a live node leads the partition.
-func (l *load) leader(t *testing.T, partition int32) *harness.Node {
+func (c *cluster) leader(t *testing.T, topic string, partition int32) *harness.Node {
 	t.Helper()
 	var last any
 	for deadline := time.Now().Add(bound); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // between two looks
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-		m, err := l.admin.Metadata(ctx, topic)
+		m, err := c.admin.Metadata(ctx, topic)
 		cancel()
 		last = err
 		if err == nil {
 			p := m.Topics[topic].Partitions[partition]
-			if n := l.Node(p.Leader); n != nil && n.Running() {
+			if n := c.Node(p.Leader); n != nil && n.Running() {
 				return n
 			}
 			last = p
@@ -130,11 +120,36 @@ func (l *load) leader(t *testing.T, partition int32) *harness.Node {
 	return nil
 }
 
+// load is three servers with a topic that an idempotent producer writes to.
+type load struct {
+	*cluster
+	ledger *oracle.Ledger
+	writer *oracle.Writer
+}
+
+func startLoad(t *testing.T) *load {
+	t.Helper()
+	l := &load{cluster: startCluster(t, 3), ledger: oracle.NewLedger()}
+	l.createTopic(t, topic, partitions)
+	var err error
+	l.writer, err = l.ledger.StartWriter(oracle.Load{Brokers: l.Brokers(), Topic: topic, Partitions: partitions, Rate: 800})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// progress waits for n more acknowledged records.
+func (l *load) progress(t *testing.T, n int) {
+	t.Helper()
+	within(t, func(ctx context.Context) error { return l.ledger.Await(ctx, n) })
+}
+
 // finish stops the load and looks for every acknowledged record: once, at its offset, in order, and the same bytes on all nodes.
 func (l *load) finish(t *testing.T) {
 	t.Helper()
-	l.within(t, l.ledger.AwaitEach)
-	l.within(t, l.writer.Stop)
+	within(t, l.ledger.AwaitEach)
+	within(t, l.writer.Stop)
 	totals := l.ledger.Totals()
 	t.Logf("%d records acknowledged, %d of unknown fate; longest gap of a partition %v", totals.Acked, totals.Unknown, totals.LongestGap)
 	ctx, cancel := context.WithTimeout(t.Context(), 4*bound)
@@ -149,7 +164,7 @@ func (l *load) finish(t *testing.T) {
 			replicas[tp] = append(replicas[tp], n.Dir)
 		}
 	}
-	l.within(t, func(ctx context.Context) error { return oracle.SameSegments(ctx, replicas) })
+	within(t, func(ctx context.Context) error { return oracle.SameSegments(ctx, replicas) })
 }
 
 // TestLeaderKilledDuringProduceLosesNoAckedRecord kills the leader of a partition again and again under load, and restarts it.
@@ -157,7 +172,7 @@ func TestLeaderKilledDuringProduceLosesNoAckedRecord(t *testing.T) {
 	l := startLoad(t)
 	l.progress(t, 1000)
 	for i := range cycles(t) {
-		victim := l.leader(t, int32(i%partitions))
+		victim := l.leader(t, topic, int32(i%partitions))
 		victim.Kill()
 		l.progress(t, 500)
 		l.restart(t, victim)
@@ -174,7 +189,7 @@ func TestWholeClusterKilled(t *testing.T) {
 		for _, n := range l.Nodes {
 			n.Kill()
 		}
-		l.within(t, l.Start)
+		within(t, l.Start)
 		l.progress(t, 500)
 	}
 	l.finish(t)

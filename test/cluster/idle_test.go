@@ -33,10 +33,9 @@ func idleFor(t *testing.T) (time.Duration, int32) {
 func TestIdleClusterElectsNobody(t *testing.T) {
 	length, count := idleFor(t)
 	c := startCluster(t, 3)
-	adm := admin(t, c)
-	createTopic(t, adm, "idle", count)
+	c.createTopic(t, "idle", count)
 	for p := range count {
-		leaderOf(t, c, adm, "idle", p)
+		c.leader(t, "idle", p)
 	}
 	before := settled(t, c)
 	use := usageOf(t, c)
@@ -63,7 +62,7 @@ type counts struct{ taken, terms float64 }
 func (n counts) String() string { return fmt.Sprintf("%.0f (terms %.0f)", n.taken, n.terms) }
 
 // settled waits until the elections of the beginning are over: the same counts for two seconds.
-func settled(t *testing.T, c *harness.Cluster) counts {
+func settled(t *testing.T, c *cluster) counts {
 	t.Helper()
 	last, since := elections(t, c), time.Now()
 	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
@@ -77,7 +76,7 @@ func settled(t *testing.T, c *harness.Cluster) counts {
 	return last
 }
 
-func elections(t *testing.T, c *harness.Cluster) (sum counts) {
+func elections(t *testing.T, c *cluster) (sum counts) {
 	t.Helper()
 	for _, n := range c.Nodes {
 		sum.taken += metric(t, n, "chronik_leaderships_taken_total")
@@ -112,7 +111,7 @@ func metric(t *testing.T, n *harness.Node, name string) float64 {
 	return 0
 }
 
-func usageOf(t *testing.T, c *harness.Cluster) harness.Usage {
+func usageOf(t *testing.T, c *cluster) harness.Usage {
 	t.Helper()
 	var pids []int
 	for _, n := range c.Nodes {
