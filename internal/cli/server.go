@@ -98,9 +98,10 @@ func serve(cfg *config.Node, log *slog.Logger, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "chronik-server: %v\n", err)
 		return 1
 	}
-	code := 0
+	code, served := 0, false
 	select {
 	case <-n.Ready():
+		served = true
 		fmt.Fprintf(stdout, "chronik ready: kafka %s, data %s, node %d\n", n.KafkaAddr(), cfg.DataDir, cfg.ID())
 		select {
 		case <-ctx.Done():
@@ -118,8 +119,9 @@ func serve(cfg *config.Node, log *slog.Logger, stdout, stderr io.Writer) int {
 	defer done()
 	stopped := n.Close(drain)
 	switch reason := n.Err(); {
-	case reason != nil && stopped != nil:
-		// Once more: what failed on the way down, each partition's files perhaps, has pushed the reason far up.
+	case reason != nil && served:
+		// Once more, as the last line: the files of each partition that could not be closed either have pushed it far up. A node
+		// that never came up has said it in one line.
 		fmt.Fprintf(stderr, "chronik-server: stopped, because it can't go on: %v\n", reason)
 		code = 1
 	case stopped != nil:
