@@ -88,6 +88,7 @@ func brokerOwnDefs() []*Def {
 		ranged(ro("group.consumer.session.timeout.ms", Int, "45000", "How long, in milliseconds, a member of a consumer group may be silent before its partitions go to others."), 1, maxInt),
 		ranged(ro("group.consumer.heartbeat.interval.ms", Int, "5000", "How often, in milliseconds, members of consumer groups are told to send heartbeats."), 1, maxInt),
 		ranged(ro("group.consumer.max.size", Int, "2147483647", "The most members that a consumer group may have."), 1, maxInt),
+		among(ro("group.consumer.migration.policy", String, "bidirectional", "Whether a group with live members may move from the classic to the consumer protocol (upgrade), back (downgrade), both ways (bidirectional), or not (disabled)."), "disabled", "upgrade", "downgrade", "bidirectional"),
 		among(ro("group.consumer.assignors", List, "uniform,range", "The assignors that members of consumer groups may ask for, uniform and range; the first is the default."), "uniform", "range"),
 		ranged(ro("socket.request.max.bytes", Int, strconv.Itoa(DefaultMaxFrameBytes), "The largest request in bytes (--max-request-bytes)."), 1<<10, maxInt),
 		ranged(ro("max.connections", Int, strconv.Itoa(DefaultMaxConnections), "The most connections of Kafka clients at a time (--max-connections)."), 1, maxInt),

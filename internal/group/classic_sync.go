@@ -43,6 +43,9 @@ func (c *Coordinator) Sync(req SyncRequest, done func(SyncResult, error)) {
 }
 
 func (s *shard) syncGroup(req *SyncRequest, done func(SyncResult, error)) error {
+	if g, err := s.find(req.Group); err == nil && g.consumer != nil {
+		return s.syncConsumer(g, req, done)
+	}
 	g, m, err := s.memberOf(req.Group, req.Member, req.Instance)
 	if err != nil {
 		return err
@@ -156,6 +159,10 @@ func (c *Coordinator) Heartbeat(req HeartbeatRequest, done func(error)) {
 		}
 		done(err)
 	}, func(s *shard) {
+		if g, err := s.find(req.Group); err == nil && g.consumer != nil {
+			s.beatConsumer(g, &req, done)
+			return
+		}
 		err := s.heartbeat(&req)
 		s.reply(func() { done(err) })
 	})
@@ -201,6 +208,9 @@ func (c *Coordinator) Leave(id string, members []LeaveMember, done func(each []e
 			}
 		case err != nil:
 			s.reply(func() { fail(err) })
+			return
+		case g.consumer != nil:
+			s.leaveConsumer(g, members, done)
 			return
 		default:
 			s.leaveGroup(g, members, each)

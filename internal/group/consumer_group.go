@@ -18,8 +18,9 @@ type consumerGroup struct {
 	sessions map[string]*session
 	queue    []consumerOp
 	writing  bool
-	// replaces: the log has a classic group's record, which is buried with the first change.
+	// replaces: the group is still a classic one, perhaps with members, and becomes a consumer group with the first change.
 	replaces bool
+	tried    int32 // the group's epoch in which it was last to become classic
 }
 
 // consumerOp is one thing to be done to a consumer group.
@@ -38,8 +39,18 @@ type session struct {
 	deadline  time.Duration
 	timer     timer
 	rebalance timer
-	epoch     int32 // in which the member has to give back
+	wait      wait  // what the member has to do until rebalance is due
+	epoch     int32 // in which it has to give back
 }
+
+// wait is what a member has to do within its rebalance timeout.
+type wait uint8
+
+const (
+	waitRevoke wait = iota // give partitions back
+	waitJoin               // join again, by the classic protocol
+	waitSync               // ask for its assignment, by the classic protocol
+)
 
 func newConsumerGroup(id string) *consumerGroup {
 	return &consumerGroup{state: consumer.New(id), sessions: map[string]*session{}}
@@ -103,8 +114,11 @@ func (s *shard) work(g *group) {
 		}
 		s.writeChange(g, ch, ops, errs)
 	}
-	if c := g.consumer; c != nil && !c.busy() && !c.state.Written() {
+	switch c := g.consumer; {
+	case c != nil && !c.busy() && !c.state.Written():
 		g.consumer = nil // whoever came was refused
+	case c != nil && s.mayDowngrade(g):
+		s.downgrade(g)
 	}
 	s.forget(g)
 }
@@ -129,7 +143,7 @@ func (s *shard) writeChange(g *group, ch *consumer.Change, ops []consumerOp, err
 		ch.EpochFirst()
 	}
 	records := make([]keyValue, 0, len(ch.Records)+1)
-	if c.replaces {
+	if c.replaces && g.classic.generation > 0 {
 		records = append(records, keyValue{key: groupKey(g.id)})
 	}
 	for _, r := range ch.Records {
@@ -153,6 +167,9 @@ func (s *shard) writeChange(g *group, ch *consumer.Change, ops []consumerOp, err
 		case err == nil && c.replaces:
 			c.replaces = false
 			g.classic = newClassicGroup(g, s.c.wall())
+		case err != nil && len(g.classic.members) > 0:
+			defer s.classicAgain(g)
+			fallthrough
 		case err != nil:
 			s.log.Warn("a consumer group's change could not be written", "group", g.id, "error", err)
 			err = appendError(err, ErrGroupTooLarge)
@@ -224,7 +241,15 @@ func (s *shard) consumerHeartbeat(hb *consumer.Heartbeat, done func(ConsumerAnsw
 	c := g.consumer
 	s.enqueue(g, consumerOp{
 		run: func(ch *consumer.Change) (err error) {
-			answer.Answer, err = c.state.Heartbeat(ch, s.c.env(), hb)
+			err = ch.Try(func() (err error) {
+				if err = s.upgrade(g, ch); err == nil {
+					answer.Answer, err = c.state.Heartbeat(ch, s.c.env(), hb)
+				}
+				return err
+			})
+			if err == nil {
+				s.leaveClassic(g)
+			}
 			if err == nil && hb.Epoch >= 0 {
 				answer.Interval = s.c.cfg.Settings.ConsumerHeartbeatInterval
 				s.consumerBeat(g, answer.Member)
@@ -253,11 +278,11 @@ func (s *shard) consumerGroupOf(hb *consumer.Heartbeat) (g *group, err error) {
 		return nil, err
 	case g.consumer != nil:
 		return g, nil
-	case hb.Epoch != 0 || !g.classic.deletable():
+	case hb.Epoch != 0 || !g.classic.deletable() && !s.mayUpgrade(g):
 		return nil, ErrGroupNotFound // as a consumer group
 	}
 	g.consumer = newConsumerGroup(g.id)
-	g.consumer.replaces = g.classic.generation > 0
+	g.consumer.replaces = true
 	return g, nil
 }
 
@@ -271,20 +296,32 @@ func (s *shard) consumerBeat(g *group, id string) {
 		se.rebalance = timer{kind: timerConsumerRebalance, group: g, session: se}
 		c.sessions[id] = se
 	}
-	now := s.c.now()
+	now, m := s.c.now(), c.state.Member(id)
 	se.deadline = now + s.c.cfg.Settings.ConsumerSessionTimeout
+	if m.Classic != nil {
+		se.deadline = now + time.Duration(m.Classic.SessionTimeout)*time.Millisecond
+	}
 	if se.timer.pos == 0 || se.timer.at > se.deadline {
 		s.timers.set(&se.timer, se.deadline)
+	}
+	if m.Classic != nil {
+		return // it is told to join again, and has to do that in time
 	}
 	cur := c.state.Current(id)
 	if cur.State != consumer.Unrevoked {
 		s.timers.stop(&se.rebalance)
 		return
 	}
-	if se.rebalance.pos == 0 || se.epoch != cur.Epoch {
-		se.epoch = cur.Epoch
-		s.timers.set(&se.rebalance, now+time.Duration(c.state.Member(id).RebalanceTimeout)*time.Millisecond)
+	if se.rebalance.pos == 0 || se.wait != waitRevoke || se.epoch != cur.Epoch {
+		s.expect(g, se, waitRevoke)
 	}
+}
+
+// expect gives a member its rebalance timeout to do something.
+func (s *shard) expect(g *group, se *session, w wait) {
+	st := g.consumer.state
+	se.wait, se.epoch = w, st.Current(se.id).Epoch
+	s.timers.set(&se.rebalance, s.c.now()+time.Duration(st.Member(se.id).RebalanceTimeout)*time.Millisecond)
 }
 
 // consumerDue takes a member out whose session has ended, or which has not given back in time what it had to.
@@ -315,11 +352,12 @@ func (s *shard) consumerDue(t *timer, now time.Duration) {
 				return nil // its heartbeat was waiting
 			}
 			s.log.Info("a member's session has ended", "group", g.id, "member", se.id, "epoch", cur.Epoch)
-		case cur.State != consumer.Unrevoked || cur.Epoch != se.epoch:
+		case se.wait == waitRevoke && (cur.State != consumer.Unrevoked || cur.Epoch != se.epoch):
 			s.timers.stop(t)
 			return nil
 		default:
-			s.log.Info("a member has not given its partitions back in time", "group", g.id, "member", se.id, "epoch", cur.Epoch)
+			what := [...]string{"given its partitions back", "joined again", "asked for its assignment"}[se.wait]
+			s.log.Info("a member has not "+what+" in time", "group", g.id, "member", se.id, "epoch", cur.Epoch)
 		}
 		c.state.Remove(ch, s.c.env(), se.id)
 		return nil
@@ -383,22 +421,6 @@ func (c *Coordinator) DescribeConsumer(id string, done func(consumer.Description
 	})
 }
 
-// backToClassic makes an empty consumer group a classic one, and then calls again, without mu.
-func (s *shard) backToClassic(g *group, again func(error)) {
-	c := g.consumer
-	s.enqueue(g, consumerOp{run: func(ch *consumer.Change) error {
-		if c.state.Size() > 0 {
-			return ErrInconsistentProtocol
-		}
-		c.state.Bury(ch)
-		return nil
-	}, then: func() {
-		if g.consumer == c && c.state.Size() == 0 {
-			g.consumer = nil
-		}
-	}, done: again})
-}
-
 // consumerMayCommit says whether a commit is one of a consumer group's.
 func (s *shard) consumerMayCommit(g *group, req *CommitRequest) error {
 	topics := s.c.topics()
@@ -409,23 +431,4 @@ func (s *shard) consumerMayCommit(g *group, req *CommitRequest) error {
 		}
 	}
 	return g.consumer.state.MayCommit(req.Member, req.Generation, req.Version, at)
-}
-
-// joinConsumer takes a join of the classic protocol into what was a consumer group.
-func (s *shard) joinConsumer(g *group, req *JoinRequest, done func(JoinResult, error)) error {
-	switch {
-	case g.consumer.busy():
-		return ErrInconsistentProtocol
-	case req.Member != "":
-		return ErrUnknownMember
-	}
-	again := *req
-	s.backToClassic(g, func(err error) {
-		if err != nil {
-			done(JoinResult{Member: again.Member, Generation: -1}, err)
-			return
-		}
-		s.c.Join(again, done)
-	})
-	return nil
 }

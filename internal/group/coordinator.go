@@ -29,6 +29,8 @@ type Settings struct {
 	ConsumerSessionTimeout    time.Duration // group.consumer.session.timeout.ms
 	ConsumerHeartbeatInterval time.Duration // group.consumer.heartbeat.interval.ms
 	ConsumerMaxSize           int           // group.consumer.max.size
+	ConsumerUpgrade           bool          // group.consumer.migration.policy: a classic group may become a consumer group
+	ConsumerDowngrade         bool          // the same, the other way
 	ConsumerAssignors         []string      // group.consumer.assignors, by name; the first is the default
 }
 
@@ -38,7 +40,7 @@ func DefaultSettings() Settings {
 		MinSessionTimeout: 6 * time.Second, MaxSessionTimeout: 30 * time.Minute, InitialRebalanceDelay: 3 * time.Second,
 		MaxGroupSize: 1<<31 - 1, MaxOffsetMetadata: 4096, OffsetsRetention: 7 * 24 * time.Hour, RetentionInterval: 10 * time.Minute,
 		ConsumerSessionTimeout: 45 * time.Second, ConsumerHeartbeatInterval: 5 * time.Second, ConsumerMaxSize: 1<<31 - 1,
-		ConsumerAssignors: []string{consumer.Uniform, consumer.Range},
+		ConsumerAssignors: []string{consumer.Uniform, consumer.Range}, ConsumerUpgrade: true, ConsumerDowngrade: true,
 	}
 }
 

@@ -22,12 +22,12 @@ var (
 	// ErrIllegalGeneration: the member's generation is over (ILLEGAL_GENERATION).
 	ErrIllegalGeneration = consumer.ErrIllegalGeneration
 	// ErrInconsistentProtocol: the group goes by other protocols (INCONSISTENT_GROUP_PROTOCOL).
-	ErrInconsistentProtocol = errors.New("the member shares no protocol with the group")
+	ErrInconsistentProtocol = consumer.ErrInconsistentProtocol
 	// ErrInvalidSessionTimeout: outside of group.min.session.timeout.ms and group.max.session.timeout.ms
 	// (INVALID_SESSION_TIMEOUT).
 	ErrInvalidSessionTimeout = errors.New("the session timeout is out of range")
 	// ErrRebalanceInProgress: the member must join again (REBALANCE_IN_PROGRESS).
-	ErrRebalanceInProgress = errors.New("the group rebalances")
+	ErrRebalanceInProgress = consumer.ErrRebalanceInProgress
 	// ErrMemberIDRequired: the member must join again with the id it is given (MEMBER_ID_REQUIRED, KIP-394).
 	ErrMemberIDRequired = errors.New("the member must join with the id it was given")
 	// ErrFencedInstance: another member has taken over the group.instance.id (FENCED_INSTANCE_ID, KIP-345).

@@ -164,7 +164,9 @@ func (s *shard) loaded() {
 	l := s.load
 	for _, g := range s.sorted() {
 		if c := g.consumer; c != nil {
-			if c.state.Loaded(); !c.state.Written() {
+			// Should there be a classic group's record as well, it is buried with the next change.
+			c.state.Loaded()
+			if c.replaces = g.classic.generation > 0; !c.state.Written() {
 				g.consumer = nil
 			}
 		}
@@ -178,6 +180,11 @@ func (s *shard) loaded() {
 		}
 	}
 	s.load = nil
+	for _, g := range s.sorted() {
+		if g.consumer != nil {
+			s.work(g)
+		}
+	}
 	s.timers.set(&s.retention, s.c.now()+s.c.cfg.Settings.RetentionInterval)
 	s.log.Info("groups loaded", "term", s.term, "groups", len(s.groups), "records", l.records, "unknown", l.unknown, "end", l.end)
 	if len(l.dropped) > 0 {

@@ -150,3 +150,66 @@ func TestConsumersSubscribeByRegularExpressionOnTheServer(t *testing.T) {
 		t.Error("the expression was resolved by the client")
 	}
 }
+
+// TestGroupMovesBetweenProtocolsWithLiveMembers rolls an application from the classic protocol to the consumer protocol and back, member by
+// member, while records flow and the coordinator dies.
+func TestGroupMovesBetweenProtocolsWithLiveMembers(t *testing.T) {
+	for name, balancer := range map[string]kgo.GroupBalancer{"eager": kgo.RangeBalancer(), "cooperative": kgo.CooperativeStickyBalancer()} {
+		t.Run(name, func(t *testing.T) {
+			nodes := newTestCluster(t, 3, quickConsumers)
+			startAll(nodes)
+			c := client(t, nodes, kgo.RecordPartitioner(kgo.ManualPartitioner()))
+			createTopics(t, c, 6, 3, "t")
+			sent := 0
+			send := func(n int) {
+				for range n {
+					produce(t, c, "t", int32(sent%6), fmt.Sprint("v", sent))
+					sent++
+				}
+			}
+			leave := func(m *member) {
+				m.stop()
+				m.client.Close()
+			}
+			classic := []kgo.Opt{kgo.Balancers(balancer)}
+			a, b := join(t, nodes, "app", "t", classic...), join(t, nodes, "app", "t", classic...)
+			shared(t, 6, a, b)
+			typed(t, nodes, "app", group.TypeClassic, 2)
+			send(24)
+			seenAll(t, sent, a, b)
+
+			n := join(t, nodes, "app", "t", consumers()...)
+			shared(t, 6, a, b, n)
+			typed(t, nodes, "app", group.TypeConsumer, 3)
+			send(24)
+			seenAll(t, sent, a, b, n)
+
+			// With members of both kinds the coordinator dies.
+			coordinator := leaderOf(t, nodes, group.Topic, group.PartitionOf("app", 4))
+			coordinator.stop()
+			send(24)
+			seenAll(t, sent, a, b, n)
+			shared(t, 6, a, b, n)
+			typed(t, nodes, "app", group.TypeConsumer, 3)
+			coordinator.start()
+
+			leave(a)
+			leave(b)
+			shared(t, 6, n)
+			typed(t, nodes, "app", group.TypeConsumer, 1)
+			// And back.
+			d := join(t, nodes, "app", "t", classic...)
+			shared(t, 6, n, d)
+			typed(t, nodes, "app", group.TypeConsumer, 2)
+			send(24)
+			seenAll(t, sent, a, b, n, d)
+			leave(n)
+			shared(t, 6, d)
+			typed(t, nodes, "app", group.TypeClassic, 1)
+			e := join(t, nodes, "app", "t", classic...)
+			shared(t, 6, d, e)
+			send(24)
+			seenAll(t, sent, a, b, n, d, e)
+		})
+	}
+}

@@ -2,6 +2,7 @@ package node
 
 import (
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,6 +54,7 @@ func (c *Core) assignors() []string {
 }
 
 func (c *Core) groupSettings() group.Settings {
+	policy := strings.TrimSpace(layers(c.cfg, c.configs.static, c.machine.Image()).BrokerValue("group.consumer.migration.policy"))
 	ms := func(name string) time.Duration { return time.Duration(c.brokerInt(name)) * time.Millisecond }
 	return group.Settings{
 		MinSessionTimeout: ms("group.min.session.timeout.ms"), MaxSessionTimeout: ms("group.max.session.timeout.ms"),
@@ -62,6 +64,7 @@ func (c *Core) groupSettings() group.Settings {
 		RetentionInterval:      ms("offsets.retention.check.interval.ms"),
 		ConsumerSessionTimeout: ms("group.consumer.session.timeout.ms"), ConsumerHeartbeatInterval: ms("group.consumer.heartbeat.interval.ms"),
 		ConsumerMaxSize: int(c.brokerInt("group.consumer.max.size")), ConsumerAssignors: c.assignors(),
+		ConsumerUpgrade: policy == "upgrade" || policy == "bidirectional", ConsumerDowngrade: policy == "downgrade" || policy == "bidirectional",
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 // consumerAPIs asks what members of consumer groups (KIP-848) ask.
 func consumerAPIs() []api {
 	return []api{
-		{key: 68, min: 0, max: 1, cases: consumerHeartbeatCases()},
+		{key: 68, min: 0, max: 1, cases: append(consumerHeartbeatCases(), upgradeCases()...)},
 		{key: 69, min: 0, max: 1, cases: consumerDescribeCases()},
 	}
 }
@@ -73,6 +73,9 @@ func (s *scene) heard(node int32, topic string) {
 // enter makes a consumer group, or joins one, and waits until the member has an assignment.
 func (s *scene) enter(group, id string, topics ...string) consumer {
 	c := consumer{group: group, node: s.coordinator(group), id: id}
+	for _, t := range topics {
+		s.heard(c.node, t)
+	}
 	resp := s.beat(&c, enterOf(c, topics...))
 	for end := time.Now().Add(patience); resp.ErrorCode == 0 && time.Now().Before(end); pause() {
 		if resp.Assignment != nil && len(resp.Assignment.Topics) > 0 {

@@ -79,3 +79,6 @@ func (g *Group) MayFetch(id *string, epoch int32) error {
 	}
 	return nil
 }
+
+// Epoch is the group's.
+func (g *Group) Epoch() int32 { return g.epoch }

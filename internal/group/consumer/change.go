@@ -53,8 +53,8 @@ func (ch *Change) back(records, undo int) {
 	ch.Records, ch.undo = ch.Records[:records], ch.undo[:undo]
 }
 
-// try runs f, whose changes are undone if it fails.
-func (ch *Change) try(f func() error) error {
+// Try runs f, whose changes are undone if it fails.
+func (ch *Change) Try(f func() error) error {
 	records, undo := len(ch.Records), len(ch.undo)
 	err := f()
 	if err != nil {

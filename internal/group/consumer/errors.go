@@ -25,6 +25,10 @@ var (
 	ErrInvalidRegularExpression = errors.New("the regular expression is not one")
 	// ErrGroupFull: the group has group.consumer.max.size members (GROUP_MAX_SIZE_REACHED).
 	ErrGroupFull = errors.New("the group is full")
+	// ErrInconsistentProtocol: a classic member shares no protocol with the group, or none can be read (INCONSISTENT_GROUP_PROTOCOL).
+	ErrInconsistentProtocol = errors.New("the member shares no protocol with the group")
+	// ErrRebalanceInProgress: a classic member must join again (REBALANCE_IN_PROGRESS).
+	ErrRebalanceInProgress = errors.New("the group rebalances")
 	// ErrUnsupportedVersion: the member must use a later version of the API (UNSUPPORTED_VERSION).
 	ErrUnsupportedVersion = errors.New("a member of a consumer group must use a later version of this request")
 )

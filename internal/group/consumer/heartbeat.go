@@ -84,7 +84,7 @@ func (hb *Heartbeat) Check(env *Env) error {
 
 // Heartbeat takes a member's heartbeat, checked, or refuses it without a change.
 func (g *Group) Heartbeat(ch *Change, env *Env, hb *Heartbeat) (a Answer, err error) {
-	err = ch.try(func() error {
+	err = ch.Try(func() error {
 		if hb.Epoch < 0 {
 			a, err = g.leave(ch, env, hb)
 		} else {
