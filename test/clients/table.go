@@ -93,10 +93,14 @@ func (p *program) judge(c client, ci bool) row {
 			}
 		}
 	}
+	var silent []string
 	for _, name := range c.Cases {
 		if got[name] == 0 {
-			r.failures = append(r.failures, name+": not reported")
+			silent = append(silent, name)
 		}
+	}
+	if len(silent) > 0 {
+		r.failures = append(r.failures, strings.Join(silent, ", ")+": not reported")
 	}
 	return r
 }
