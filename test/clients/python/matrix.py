@@ -185,7 +185,7 @@ class Suite:
 
     def until(self, what, look, change=None):
         """Looks until what is there. A change is made before, and again every few seconds: its answer may get lost with a node."""
-        changed = None
+        changed = said = None
         while True:
             err = None
             try:
@@ -205,6 +205,9 @@ class Suite:
                 raise
             except Exception as e:
                 err = e
+            if repr(err) != said:
+                said = repr(err)
+                log("%s: not yet: %s" % (what, said))
             if self.deadline.left() < 0:
                 raise Failure("%s does not come: %r" % (what, err))
             time.sleep(0.1)

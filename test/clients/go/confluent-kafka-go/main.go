@@ -221,6 +221,11 @@ func (d *driver) DeleteTopic(ctx context.Context, topic string) error {
 	return topics(d.adm.DeleteTopics(ctx, []string{topic}))
 }
 
+func (d *driver) UnknownTopic(err error) bool {
+	var k kafka.Error
+	return errors.As(err, &k) && k.Code() == kafka.ErrUnknownTopicOrPart
+}
+
 func (d *driver) AddPartitions(ctx context.Context, topic string, total int) error {
 	return topics(d.adm.CreatePartitions(ctx, []kafka.PartitionsSpecification{{Topic: topic, IncreaseTo: total}}))
 }
@@ -274,8 +279,20 @@ func (d *driver) Groups(ctx context.Context) ([]string, error) {
 	return out, errors.Join(append(r.Errors, err)...)
 }
 
+// fresh makes an admin client for what is asked of a group's coordinator: librdkafka goes on asking one that has moved, for a
+// NOT_COORDINATOR in an answer about a group does not empty its cache.
+func (d *driver) fresh() (*kafka.AdminClient, error) {
+	cfg := d.config(nil)
+	return kafka.NewAdminClient(&cfg)
+}
+
 func (d *driver) DescribeGroup(ctx context.Context, group string) (string, int, error) {
-	r, err := d.adm.DescribeConsumerGroups(ctx, []string{group})
+	a, err := d.fresh()
+	if err != nil {
+		return "", 0, err
+	}
+	defer a.Close()
+	r, err := a.DescribeConsumerGroups(ctx, []string{group})
 	if err != nil {
 		return "", 0, err
 	}
@@ -284,7 +301,12 @@ func (d *driver) DescribeGroup(ctx context.Context, group string) (string, int, 
 }
 
 func (d *driver) DeleteGroup(ctx context.Context, group string) error {
-	r, err := d.adm.DeleteConsumerGroups(ctx, []string{group})
+	a, err := d.fresh()
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	r, err := a.DeleteConsumerGroups(ctx, []string{group})
 	for _, g := range r.ConsumerGroupResults {
 		err = errors.Join(err, failure(g.Error))
 	}
@@ -306,7 +328,12 @@ func (d *driver) Committed(ctx context.Context, group, topic string) (map[int32]
 	if err != nil {
 		return nil, err
 	}
-	r, err := d.adm.ListConsumerGroupOffsets(ctx, []kafka.ConsumerGroupTopicPartitions{{Group: group, Partitions: parts}})
+	a, err := d.fresh()
+	if err != nil {
+		return nil, err
+	}
+	defer a.Close()
+	r, err := a.ListConsumerGroupOffsets(ctx, []kafka.ConsumerGroupTopicPartitions{{Group: group, Partitions: parts}})
 	if err != nil {
 		return nil, err
 	}

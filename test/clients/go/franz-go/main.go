@@ -199,6 +199,8 @@ func (d *driver) DeleteTopic(ctx context.Context, topic string) error {
 	return errors.Join(err, r.Err)
 }
 
+func (d *driver) UnknownTopic(err error) bool { return errors.Is(err, kerr.UnknownTopicOrPartition) }
+
 func (d *driver) AddPartitions(ctx context.Context, topic string, total int) error {
 	r, err := d.adm.UpdatePartitions(ctx, total, topic)
 	return errors.Join(err, r.Error())

@@ -287,6 +287,8 @@ func (d *driver) DeleteTopic(ctx context.Context, topic string) error {
 	return r.Errors[topic]
 }
 
+func (d *driver) UnknownTopic(err error) bool { return errors.Is(err, kafka.UnknownTopicOrPartition) }
+
 func (d *driver) AddPartitions(ctx context.Context, topic string, total int) error {
 	r, err := d.cl.CreatePartitions(ctx, &kafka.CreatePartitionsRequest{Topics: []kafka.TopicPartitionsConfig{{Name: topic, Count: int32(total)}}})
 	if err != nil {

@@ -37,10 +37,7 @@ func (s *suite) topic(name string) string { return s.Prefix + "." + name }
 
 // create creates a topic with three replicas and looks at it.
 func (s *suite) create(ctx context.Context, topic string, partitions int) error {
-	if err := s.d.CreateTopic(ctx, topic, partitions, 3, nil); err != nil {
-		return fmt.Errorf("creating %s: %w", topic, err)
-	}
-	return await(ctx, topic, func() (bool, error) {
+	return change(ctx, topic, func() error { return s.d.CreateTopic(ctx, topic, partitions, 3, nil) }, func() (bool, error) {
 		p, r, err := s.d.DescribeTopic(ctx, topic)
 		if err == nil && (p != partitions || r != 3) {
 			err = fmt.Errorf("%d partitions with %d replicas, not %d with 3", p, r, partitions)
@@ -253,7 +250,10 @@ func (s *suite) listOffsets(ctx context.Context) (string, error) {
 	if err := both(0); err != nil {
 		return "", err
 	}
-	err := s.d.DeleteRecords(ctx, topic, 2, 7)
+	err := change(ctx, "the new beginning", func() error { return s.d.DeleteRecords(ctx, topic, 2, 7) }, func() (bool, error) {
+		err := expect(Earliest, 0, 0, 7)
+		return err == nil, err
+	})
 	var un Unsupported
 	if errors.As(err, &un) {
 		return "without deleted records: " + un.Error(), nil

@@ -203,23 +203,13 @@ func (s *suite) commit(ctx context.Context) (string, error) {
 func (s *suite) admin(ctx context.Context) (string, error) {
 	topic, group := s.topic("admin"), s.topic("commit")
 	var cannot []byte
-	step := func(what string, err error) error {
+	skip := func(err error) error {
 		var un Unsupported
 		if errors.As(err, &un) {
 			cannot = append(cannot, "; "+un.Error()...)
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("%s: %w", what, err)
-		}
-		return nil
-	}
-	eventually := func(what string, ok func() (bool, error)) error {
-		var un Unsupported
-		if _, err := ok(); errors.As(err, &un) {
-			return step(what, err)
-		}
-		return await(ctx, what, ok)
+		return err
 	}
 	is := func(want string, get func() (string, error)) func() (bool, error) {
 		return func() (bool, error) {
@@ -231,74 +221,80 @@ func (s *suite) admin(ctx context.Context) (string, error) {
 		}
 	}
 	config := func() (string, error) { return s.d.TopicConfig(ctx, topic, "retention.ms") }
+	none := func() error { return nil }
+	listed := func() (bool, error) {
+		groups, err := s.d.Groups(ctx)
+		return err == nil && slices.Contains(groups, group), err
+	}
 	err := inOrder(
+		func() error { return skip(change(ctx, "the cluster's nodes", none, s.twoNodes(ctx))) },
 		func() error {
-			return eventually("the cluster's nodes", func() (bool, error) {
-				n, err := s.d.Nodes(ctx) // one may be down just now
-				if err == nil && n < 2 {
-					err = fmt.Errorf("%d nodes", n)
-				}
-				return err == nil, err
-			})
+			create := func() error {
+				return s.d.CreateTopic(ctx, topic, 1, 3, map[string]string{"retention.ms": "3600000"})
+			}
+			return skip(change(ctx, "a topic with configurations", create, is("3600000", config)))
 		},
 		func() error {
-			return step("creating a topic with configurations", s.d.CreateTopic(ctx, topic, 1, 3, map[string]string{"retention.ms": "3600000"}))
+			set := func() error { return s.d.SetTopicConfig(ctx, topic, "retention.ms", "7200000") }
+			return skip(change(ctx, "the new retention.ms", set, is("7200000", config)))
 		},
-		func() error { return eventually("retention.ms of the new topic", is("3600000", config)) },
+		func() error { return skip(change(ctx, "a broker's configuration", none, s.brokerConfig(ctx))) },
 		func() error {
-			return step("setting retention.ms", s.d.SetTopicConfig(ctx, topic, "retention.ms", "7200000"))
-		},
-		func() error { return eventually("the new retention.ms", is("7200000", config)) },
-		func() error {
-			return eventually("a broker's configuration", is("1", func() (string, error) {
-				// Any of the nodes that run: a node that is asked for by id answers itself.
-				var errs []error
-				for id := range int32(3) {
-					v, err := s.d.BrokerConfig(ctx, id+1, "node.id")
-					if err == nil && v == strconv.Itoa(int(id+1)) {
-						return "1", nil
-					}
-					errs = append(errs, fmt.Errorf("node %d: %q %w", id+1, v, err))
-				}
-				return "", errors.Join(errs...)
-			}))
-		},
-		func() error { return step("adding partitions", s.d.AddPartitions(ctx, topic, 4)) },
-		func() error {
-			return eventually("four partitions", is("4", func() (string, error) {
+			add := func() error { return s.d.AddPartitions(ctx, topic, 4) }
+			return skip(change(ctx, "four partitions", add, is("4", func() (string, error) {
 				n, _, err := s.d.DescribeTopic(ctx, topic)
 				return strconv.Itoa(n), err
-			}))
+			})))
 		},
+		func() error { return skip(change(ctx, "the group in the list", none, listed)) },
 		func() error {
-			return eventually("the group in the list", func() (bool, error) {
-				groups, err := s.d.Groups(ctx)
-				return err == nil && slices.Contains(groups, group), err
-			})
-		},
-		func() error {
-			return eventually("the group's description", is("Empty 0", func() (string, error) {
+			return skip(change(ctx, "the group's description", none, is("Empty 0", func() (string, error) {
 				state, members, err := s.d.DescribeGroup(ctx, group)
 				return fmt.Sprintf("%s %d", state, members), err
+			})))
+		},
+		func() error {
+			remove := func() error { return s.d.DeleteGroup(ctx, group) }
+			return skip(change(ctx, "the group gone", remove, func() (bool, error) {
+				there, err := listed()
+				return err == nil && !there, err
 			}))
 		},
-		func() error { return step("deleting a group", s.d.DeleteGroup(ctx, group)) },
 		func() error {
-			return eventually("the group gone from the list", func() (bool, error) {
-				groups, err := s.d.Groups(ctx)
-				return err == nil && !slices.Contains(groups, group), err
-			})
-		},
-		func() error { return step("deleting a topic", s.d.DeleteTopic(ctx, topic)) },
-		func() error {
-			return await(ctx, "the topic gone", func() (bool, error) {
+			remove := func() error { return s.d.DeleteTopic(ctx, topic) }
+			return skip(change(ctx, "the topic gone", remove, func() (bool, error) {
 				n, _, err := s.d.DescribeTopic(ctx, topic)
-				return err != nil || n == 0, nil
-			})
+				return err == nil && n == 0 || s.d.UnknownTopic(err), err
+			}))
 		},
 	)
 	if len(cannot) > 2 {
 		cannot = cannot[2:]
 	}
 	return string(cannot), err
+}
+
+func (s *suite) twoNodes(ctx context.Context) func() (bool, error) {
+	return func() (bool, error) {
+		n, err := s.d.Nodes(ctx)
+		if err == nil && n < 2 { // of three, one may be down just now
+			err = fmt.Errorf("%d nodes", n)
+		}
+		return err == nil, err
+	}
+}
+
+// brokerConfig asks any of the nodes that run for its own configuration.
+func (s *suite) brokerConfig(ctx context.Context) func() (bool, error) {
+	return func() (bool, error) {
+		var errs []error
+		for id := range int32(3) {
+			v, err := s.d.BrokerConfig(ctx, id+1, "node.id")
+			if err == nil && v == strconv.Itoa(int(id+1)) {
+				return true, nil
+			}
+			errs = append(errs, fmt.Errorf("node %d: %q %w", id+1, v, err))
+		}
+		return false, errors.Join(errs...)
+	}
 }

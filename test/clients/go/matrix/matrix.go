@@ -90,6 +90,8 @@ type Driver interface {
 	CreateTopic(ctx context.Context, topic string, partitions, replicas int, configs map[string]string) error
 	DescribeTopic(ctx context.Context, topic string) (partitions, replicas int, err error)
 	DeleteTopic(ctx context.Context, topic string) error
+	// UnknownTopic says whether an error of DescribeTopic means that there is no such topic.
+	UnknownTopic(err error) bool
 	AddPartitions(ctx context.Context, topic string, total int) error
 	Nodes(ctx context.Context) (int, error)
 	TopicConfig(ctx context.Context, topic, name string) (string, error)
@@ -195,6 +197,30 @@ func inOrder(steps ...func() error) error {
 		}
 	}
 	return nil
+}
+
+// change makes a change until a look finds it: its answer may get lost with a node, and a node may be down just then.
+func change(ctx context.Context, what string, do func() error, ok func() (bool, error)) error {
+	var last time.Time
+	var failed error
+	var un Unsupported
+	err := await(ctx, what, func() (bool, error) {
+		if time.Since(last) > 5*time.Second {
+			last = time.Now()
+			if failed = do(); failed != nil {
+				log.Printf("%s: %v", what, failed)
+			}
+			if errors.As(failed, &un) {
+				return true, nil
+			}
+		}
+		yes, err := ok()
+		return yes, errors.Join(failed, err)
+	})
+	if un != "" {
+		return un
+	}
+	return err
 }
 
 // await calls ok until it says yes; the error of a no says what is missing.

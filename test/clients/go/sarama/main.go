@@ -292,6 +292,10 @@ func (d *driver) DescribeTopic(_ context.Context, topic string) (partitions, rep
 
 func (d *driver) DeleteTopic(_ context.Context, topic string) error { return d.adm.DeleteTopic(topic) }
 
+func (d *driver) UnknownTopic(err error) bool {
+	return errors.Is(err, sarama.ErrUnknownTopicOrPartition)
+}
+
 func (d *driver) AddPartitions(_ context.Context, topic string, total int) error {
 	return d.adm.CreatePartitions(topic, int32(total), nil, false)
 }

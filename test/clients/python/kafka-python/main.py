@@ -13,8 +13,9 @@ import matrix
 SERVERS = os.environ["BOOTSTRAP"].split(",")
 PREFIX = os.environ["PREFIX"]
 logging.basicConfig(level=logging.WARNING)
-# A node that is down is dialled again within a second.
-COMMON = {"bootstrap_servers": SERVERS, "client_id": PREFIX, "reconnect_backoff_max_ms": 1000}
+# A node that is down is dialled again within a second, and one that is back is known again within two: the admin client routes by
+# what it has learnt last, and leaves out who was down then.
+COMMON = {"bootstrap_servers": SERVERS, "client_id": PREFIX, "reconnect_backoff_max_ms": 1000, "metadata_max_age_ms": 2000}
 
 
 class Producer:
