@@ -28,6 +28,7 @@ type groupMember struct {
 	session        time.Duration
 	rebalance      time.Duration
 	isLate         bool // all it does is one late commit
+	refusal        *kerr.Error
 }
 
 // ownedPart is a partition that a member consumes.
@@ -47,16 +48,22 @@ func (w *world) newGroups() {
 	}
 }
 
-// onlooker is somebody who is not a member and asks any node for the group's offsets: also one that was its coordinator and does not
-// know yet that it is no more.
+// onlooker is somebody who is not a member and asks for the group's offsets. It stays with a node that has answered, also when that does
+// not answer for a while: one that was the coordinator and does not know yet that it is no more.
 func (g *consumerGroup) onlooker(c *client) {
 	m := &groupMember{client: c, g: g, name: "onlooker", generation: -1}
+	node := int32(1)
 	for !g.w.healed {
-		c.sleep(c.between(20*ms, 400*ms))
-		if m.hangUp(); !slices.Contains(g.w.made, false) {
-			if m.conn = c.anyNode(); m.conn != nil {
-				m.look(g.parts)
-			}
+		c.sleep(c.between(20*ms, 200*ms))
+		if slices.Contains(g.w.made, false) {
+			continue
+		}
+		if m.conn == nil || m.conn.broken {
+			m.conn = g.w.dial(c, node)
+		}
+		if (m.conn == nil || !m.look(g.parts)) && c.rng.IntN(3) == 0 {
+			m.hangUp()
+			node = 1 + c.rng.Int32N(int32(len(g.w.nodes)))
 		}
 	}
 }
@@ -188,7 +195,7 @@ func (m *groupMember) heard(what string, code int16, err error) bool {
 		return false
 	}
 	k := typed(code)
-	if k != nil {
+	if m.refusal = k; k != nil {
 		w.counts[what+": "+k.Message]++
 	}
 	switch k {

@@ -191,6 +191,26 @@ func (s *Script) Group(name string, members int) (string, error) {
 	return fmt.Sprintf("generation %d: %s", g.generation, strings.Join(out, ", ")), err
 }
 
+// ResumeAsked has a paused node go on, with a request for a group's offsets that has come while it was paused. It answers what the node
+// answers.
+func (s *Script) ResumeAsked(node int32, name string) (string, error) {
+	g := s.w.groupLogs.named(name)
+	if g == nil || !s.w.nodes[node-1].up() {
+		return "", fmt.Errorf("there is no group %s, or node %d does not run", name, node)
+	}
+	s.w.after(100*ms, func() { s.Pause(node, false) })
+	return s.client(func(c *client) string {
+		m := &groupMember{client: c, g: g, generation: -1, conn: c.w.dial(c, node)}
+		if m.look(g.parts) {
+			return "it tells offsets"
+		}
+		if m.refusal == nil {
+			return "no answer"
+		}
+		return m.refusal.Message
+	})
+}
+
 // Offsets fetches what a group has committed, as somebody who is not a member.
 func (s *Script) Offsets(name string) (string, error) {
 	g := s.w.groupLogs.named(name)

@@ -27,6 +27,7 @@ import (
 //	isolate NODE   cut A B   heal          links
 //	kill NODE   power NODE   start NODE    processes and machines
 //	pause NODE  resume NODE  power-in NODE operations=5
+//	resume-asked NODE GROUP                the same with a request for offsets that it finds waiting
 //	await NAME count=1                     something the simulator counts
 //	member NAME GROUP TOPIC                a consumer that joins and beats; leave NAME, hang NAME, wake NAME
 //	group NAME members=2                   waits for a generation of so many, and tells who has what
@@ -35,9 +36,11 @@ import (
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		for seed := range uint64(scenarioSeeds) {
-			s := &scenario{t: t, seed: seed + 1}
-			datadriven.RunTest(t, path, s.play)
-			s.close()
+			t.Run(fmt.Sprint("seed ", seed+1), func(t *testing.T) {
+				s := &scenario{t: t, seed: seed + 1}
+				defer s.close()
+				datadriven.RunTest(t, path, s.play)
+			})
 		}
 	})
 }
@@ -182,6 +185,8 @@ func (s *scenario) groups(d *datadriven.TestData) (string, error) {
 		return c.Commit(arg(d, 0), int64(number(arg(d, 1))))
 	case "offsets":
 		return c.Offsets(arg(d, 0))
+	case "resume-asked":
+		return c.ResumeAsked(node(d, 0), arg(d, 1))
 	case "hang":
 		return "", c.Hang(arg(d, 0), true)
 	case "wake":
