@@ -35,7 +35,7 @@ var layers = rules{
 	level: map[string]int{
 		"node": 5, "cli": 5, "ctl": 5, "admin": 5, "sim": 5,
 		"server": 4, "broker": 4,
-		"group": 3, "txn": 3, "controller": 3, "scrub": 3,
+		"group": 3, "txn": 3, "controller": 3, "scrub": 3, "cleaner": 3,
 		"partition": 2, "membership": 2, "cluster": 2, // cluster: the observed side of the cluster, over metadata, multiraft and transport
 		"multiraft": 1, "metadata": 1, "auth": 1,
 		"wal": 0, "transport": 0, "segment": 0, "record": 0, "config": 0, "vfs": 0, "clock": 0, "netlimit": 0,

@@ -12,6 +12,14 @@ const (
 	ScrubInterval = "log.scrub.interval.ms"
 )
 
+// Broker configs of the log cleaner, as Kafka names them.
+const (
+	CleanerRate      = "log.cleaner.io.max.bytes.per.second"
+	CleanerMapBytes  = "log.cleaner.dedupe.buffer.size"
+	CleanerStepBytes = "log.cleaner.io.buffer.size"
+	CleanerBackoff   = "log.cleaner.backoff.ms"
+)
+
 // Brokers is the table of broker configs: the defaults of topics under Kafka's broker names, and what a broker can say about
 // itself. Those that are neither ReadOnly nor Inert take effect when they are changed at run time.
 var Brokers = newTable("broker", brokerDefs())
@@ -62,6 +70,7 @@ func brokerOwnDefs() []*Def {
 	ranged := func(d *Def, lo, hi float64) *Def { d.Min, d.Max = lo, hi; return d }
 	dynamic := func(d *Def) *Def { d.ReadOnly = false; return d }
 	among := func(d *Def, values ...string) *Def { d.OneOf = values; return d }
+	inert := func(d *Def) *Def { d.Inert = true; return d }
 	null := func(d *Def) *Def { d.NullDefault = true; return d }
 	return []*Def{
 		null(ro("node.id", Int, "", "This node's id in the cluster (--node-id).")),
@@ -95,6 +104,13 @@ func brokerOwnDefs() []*Def {
 		ranged(ro("max.connections.per.ip", Int, strconv.Itoa(DefaultMaxConnectionsPerAddr), "The most connections of Kafka clients from one address (--max-connections-per-addr)."), 1, maxInt),
 		dynamic(ranged(ro(ScrubRate, Long, "8388608", "How many bytes a second are read back from the disk in the background, to find damage while other replicas still hold what it hit; 0 reads nothing."), 0, maxLong)),
 		dynamic(ranged(ro(ScrubInterval, Long, "3600000", "How many milliseconds lie at least between the beginnings of two passes over everything on the disk."), 0, maxLong)),
+		ro("log.cleaner.enable", Boolean, "true", "Whether logs are compacted on this node; without it those that should be grow without end."),
+		inert(dynamic(ranged(ro("log.cleaner.threads", Int, "1", "Without effect: one pass runs at a time on each node."), 0, maxInt))),
+		dynamic(ranged(ro(CleanerRate, Double, "1.7976931348623157E308", "How many bytes a second compaction reads and writes on this node, all in all."), 0, math.MaxFloat64)),
+		dynamic(ranged(ro(CleanerMapBytes, Long, "134217728", "The memory in bytes for the keys of the log that is being compacted, 24 for each key at three quarters full; a log with more keys takes several passes."), 1<<10, maxLong)),
+		dynamic(ranged(ro(CleanerStepBytes, Int, "524288", "About how many bytes compaction reads or writes before it looks at its rate again."), 0, maxInt)),
+		inert(dynamic(ranged(ro("log.cleaner.io.buffer.load.factor", Double, "0.9", "Without effect: the memory for keys is filled to three quarters."), 0, 1))),
+		dynamic(ranged(ro(CleanerBackoff, Long, "15000", "How many milliseconds compaction rests when there is nothing to do."), 0, maxLong)),
 		ranged(ro("connections.max.idle.ms", Long, strconv.FormatInt(DefaultIdleTimeout.Milliseconds(), 10), "After how many milliseconds without a request a connection is closed (--idle-timeout)."), 1, maxLong),
 	}
 }

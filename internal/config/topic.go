@@ -22,7 +22,7 @@ type Topic struct {
 	GzipLevel, LZ4Level, ZstdLevel int32
 	// CleanupDelete: retention applies. With it false RetentionBytes and RetentionMs are -1.
 	CleanupDelete bool
-	// CleanupCompact is always false in this version: the config is refused.
+	// CleanupCompact: the log is compacted, and records need keys.
 	CleanupCompact bool
 	// RetentionBytes and RetentionMs are negative when there is no limit.
 	RetentionBytes, RetentionMs int64

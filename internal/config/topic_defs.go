@@ -99,20 +99,20 @@ func topicSegmentDefs() []*Def {
 
 func topicCleanupDefs() []*Def {
 	return []*Def{
-		{Name: "cleanup.policy", Type: List, Default: "delete", OneOf: []string{"compact", "delete"}, Synonyms: syn("log.cleanup.policy"), check: refuseCompact,
-			Doc: "What happens to old segments: delete removes them by retention.ms and retention.bytes; empty keeps everything. compact is not supported yet and is refused."},
+		{Name: "cleanup.policy", Type: List, Default: "delete", OneOf: []string{"compact", "delete"}, Synonyms: syn("log.cleanup.policy"),
+			Doc: "What happens to old segments: delete removes them by retention.ms and retention.bytes; compact keeps the latest record of each key, and refuses records without one; compact,delete does both; empty keeps everything."},
 		{Name: "retention.bytes", Type: Long, Default: "-1", Min: math.MinInt64, Max: maxLong, Synonyms: syn("log.retention.bytes"),
 			Doc: "The size in bytes to which a partition may grow before its oldest segments are deleted; -1: no limit."},
 		{Name: "retention.ms", Type: Long, Default: weekMsStr, Min: -1, Max: maxLong, Synonyms: syn("log.retention.ms", "log.retention.minutes", "log.retention.hours"),
 			Doc: "The age in milliseconds beyond which a partition's segments are deleted; -1: no limit."},
-		{Name: "delete.retention.ms", Type: Long, Default: "86400000", Min: 0, Max: maxLong, Inert: true, Synonyms: syn("log.cleaner.delete.retention.ms"),
-			Doc: "How long, in milliseconds, compaction keeps a tombstone. Without effect until compaction is supported."},
-		{Name: "min.compaction.lag.ms", Type: Long, Default: "0", Min: 0, Max: maxLong, Inert: true, Synonyms: syn("log.cleaner.min.compaction.lag.ms"),
-			Doc: "The time in milliseconds for which a record is not compacted. Without effect until compaction is supported."},
-		{Name: "max.compaction.lag.ms", Type: Long, Default: longMax, Min: 1, Max: maxLong, Inert: true, Synonyms: syn("log.cleaner.max.compaction.lag.ms"),
-			Doc: "The time in milliseconds after which a record is due for compaction. Without effect until compaction is supported."},
-		{Name: "min.cleanable.dirty.ratio", Type: Double, Default: "0.5", Min: 0, Max: 1, Inert: true, Synonyms: syn("log.cleaner.min.cleanable.ratio"),
-			Doc: "The share of a log that must be uncompacted for compaction to begin. Without effect until compaction is supported."},
+		{Name: "delete.retention.ms", Type: Long, Default: "86400000", Min: 0, Max: maxLong, Synonyms: syn("log.cleaner.delete.retention.ms"),
+			Doc: "How long, in milliseconds, compaction keeps a tombstone after the first pass that meets it. Who reads from the beginning has so long to get past it."},
+		{Name: "min.compaction.lag.ms", Type: Long, Default: "0", Min: 0, Max: maxLong, Synonyms: syn("log.cleaner.min.compaction.lag.ms"),
+			Doc: "The time in milliseconds for which a record is not compacted."},
+		{Name: "max.compaction.lag.ms", Type: Long, Default: longMax, Min: 1, Max: maxLong, Synonyms: syn("log.cleaner.max.compaction.lag.ms"),
+			Doc: "The time in milliseconds after which a record is due for compaction, whatever the ratio. The segment it is in ends by then."},
+		{Name: "min.cleanable.dirty.ratio", Type: Double, Default: "0.5", Min: 0, Max: 1, Synonyms: syn("log.cleaner.min.cleanable.ratio"),
+			Doc: "The share of a log that must be uncompacted for compaction to begin."},
 	}
 }
 
@@ -142,16 +142,6 @@ func topicTierDefs() []*Def {
 		{Name: "remote.log.delete.on.disable", Type: Boolean, Default: "false", Inert: true,
 			Doc: "Without effect while there is no tiered storage."},
 	}
-}
-
-// refuseCompact: a topic that says compact and is not compacted grows without end, and its owner believes otherwise.
-func refuseCompact(value string) error {
-	for _, v := range SplitList(value) {
-		if v == "compact" {
-			return errors.New("log compaction is not supported by this version; use delete, or an empty value with retention.ms=-1 to keep everything")
-		}
-	}
-	return nil
 }
 
 func refuseTrue(value string) error {

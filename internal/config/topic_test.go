@@ -84,8 +84,8 @@ func TestTopicConfigValues(t *testing.T) {
 		{"max.message.bytes", strconv.Itoa(MaxBatchBytes + 1), ErrInvalidValue},
 		{"cleanup.policy", "delete", nil},
 		{"cleanup.policy", "", nil},
-		{"cleanup.policy", "compact", ErrInvalidValue},
-		{"cleanup.policy", "delete, compact", ErrInvalidValue},
+		{"cleanup.policy", "compact", nil},
+		{"cleanup.policy", "delete, compact", nil},
 		{"cleanup.policy", "delete,delete", ErrInvalidValue},
 		{"cleanup.policy", "delete,", ErrInvalidValue},
 		{"cleanup.policy", "shred", ErrInvalidValue},
@@ -115,10 +115,6 @@ func TestTopicConfigValues(t *testing.T) {
 			t.Errorf("%s=%q: %v, want %v", c.name, c.value, err, c.kind)
 		}
 	}
-	err := ValidateTopic(map[string]string{"cleanup.policy": "compact"}, Layers{})
-	if err == nil || !strings.Contains(err.Error(), "compaction is not supported") {
-		t.Errorf("compact is refused with %v: it must say that compaction is not supported", err)
-	}
 	long := strings.Repeat("x", 1<<20)
 	if err := ValidateTopic(map[string]string{"retention.ms": long}, Layers{}); len(err.Error()) > 1000 {
 		t.Errorf("a hostile value comes back in an error of %d bytes", len(err.Error()))
@@ -126,7 +122,7 @@ func TestTopicConfigValues(t *testing.T) {
 	if err := ValidateTopic(map[string]string{long: "1"}, Layers{}); len(err.Error()) > 1000 {
 		t.Errorf("a hostile name comes back in an error of %d bytes", len(err.Error()))
 	}
-	err = ValidateTopic(map[string]string{"min.compaction.lag.ms": "10", "max.compaction.lag.ms": "9"}, Layers{})
+	err := ValidateTopic(map[string]string{"min.compaction.lag.ms": "10", "max.compaction.lag.ms": "9"}, Layers{})
 	if !errors.Is(err, ErrInvalidValue) {
 		t.Errorf("a minimum above the maximum: %v", err)
 	}
@@ -156,6 +152,14 @@ func TestTypedTopic(t *testing.T) {
 	}
 	if got.CleanupDelete || got.RetentionMs != -1 || got.RetentionBytes != -1 {
 		t.Errorf("an empty cleanup.policy keeps everything, and retention applies: %+v", got)
+	}
+	got, _ = NewTopic(map[string]string{"cleanup.policy": "compact", "retention.ms": "5"}, Layers{})
+	if !got.CleanupCompact || got.CleanupDelete || got.RetentionMs != -1 {
+		t.Errorf("compact: %+v", got)
+	}
+	got, _ = NewTopic(map[string]string{"cleanup.policy": "compact,delete", "retention.ms": "5"}, Layers{})
+	if !got.CleanupCompact || !got.CleanupDelete || got.RetentionMs != 5 {
+		t.Errorf("compact and delete: %+v", got)
 	}
 }
 
@@ -194,7 +198,7 @@ func TestTopicDefaultsComeFromTheBroker(t *testing.T) {
 }
 
 func TestStoredValueThatIsNoLongerValidIsPassedOver(t *testing.T) {
-	got, err := NewTopic(map[string]string{"retention.ms": "soon", "cleanup.policy": "compact"}, Layers{Static: map[string]string{"log.retention.ms": "9"}})
+	got, err := NewTopic(map[string]string{"retention.ms": "soon", "cleanup.policy": "squeeze"}, Layers{Static: map[string]string{"log.retention.ms": "9"}})
 	if !errors.Is(err, ErrInvalidValue) {
 		t.Errorf("no error for a value that does not parse: %v", err)
 	}
@@ -211,7 +215,12 @@ func TestBrokerConfigsRunTimeChanges(t *testing.T) {
 		{"log.retention.ms", "1000", nil},
 		{"log.retention.hours", "5", ErrReadOnly}, // Kafka's: only the name that wins
 		{"num.partitions", "5", ErrReadOnly},
-		{"log.cleanup.policy", "compact", ErrInvalidValue},
+		{"log.cleanup.policy", "compact", nil},
+		{"log.cleanup.policy", "squeeze", ErrInvalidValue},
+		{"log.cleaner.enable", "false", ErrReadOnly}, // as in Kafka
+		{"log.cleaner.backoff.ms", "5", nil},
+		{"log.cleaner.io.max.bytes.per.second", "1e6", nil},
+		{"log.cleaner.dedupe.buffer.size", "1", ErrInvalidValue},
 		{"message.max.bytes", "x", ErrInvalidValue},
 		{"retention.ms", "5", ErrUnknownName},
 	} {
@@ -255,7 +264,7 @@ func TestAlterTopic(t *testing.T) {
 		{Op{OpAppend, "cleanup.policy", nil}, ErrNullValue},
 		{Op{OpAppend, "retention.ms", val("1")}, ErrInvalidValue},
 		{Op{OpSubtract, "retention.ms", val("1")}, ErrInvalidValue},
-		{Op{OpAppend, "cleanup.policy", val("compact")}, ErrInvalidValue},
+		{Op{OpAppend, "cleanup.policy", val("squeeze")}, ErrInvalidValue},
 		{Op{OpSet, "no.such", val("1")}, ErrUnknownName},
 		{Op{OpDelete, "no.such", nil}, ErrUnknownName},
 		{Op{OpKind(9), "retention.ms", val("1")}, ErrNullValue},

@@ -10,7 +10,6 @@ import (
 
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/controller"
-	"github.com/chronik-go/chronik/internal/group"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/record"
@@ -88,12 +87,14 @@ func (c *configs) build(set map[string]string, img *metadata.Image) partition.To
 	// An error says that a value of another version did not count; the view is whole all the same.
 	t, _ := config.NewTopic(set, layers(c.cfg, c.static, img))
 	tc := partition.DefaultTopicConfig(segment.Config{
-		SegmentBytes: int64(t.SegmentBytes), SegmentAge: segmentAge(t.SegmentMs),
+		SegmentBytes: int64(t.SegmentBytes), SegmentAge: bounded(t.SegmentMs),
 		IndexIntervalBytes: t.IndexIntervalBytes, IndexBytes: int(t.SegmentIndexBytes),
 		RetentionBytes: t.RetentionBytes, RetentionAge: millis(t.RetentionMs),
 	})
-	if set["cleanup.policy"] == "compact" { // keeps what it has, however old
-		tc.Segment.RetentionBytes, tc.Segment.RetentionAge = -1, -1
+	tc.RequireKeys = t.CleanupCompact
+	tc.Compaction = compaction(&t)
+	if tc.Compaction.Enabled && tc.Compaction.MaxLag > 0 { // what is in the active segment can't be compacted
+		tc.Segment.SegmentAge = min(tc.Segment.SegmentAge, tc.Compaction.MaxLag)
 	}
 	tc.MaxMessageBytes = int(t.MaxMessageBytes)
 	tc.TimestampAfterMaxMs, tc.TimestampBeforeMaxMs = t.TimestampAfterMaxMs, t.TimestampBeforeMaxMs
@@ -113,9 +114,18 @@ func (c *configs) build(set map[string]string, img *metadata.Image) partition.To
 	return tc
 }
 
-// segmentAge is segment.ms: beyond what a duration holds (292 years) there is no difference.
-func segmentAge(ms int64) time.Duration {
-	if d := millis(ms); d >= 0 {
+// compaction is what a topic's configuration says about it.
+func compaction(t *config.Topic) partition.Compaction {
+	return partition.Compaction{
+		Enabled: t.CleanupCompact, Only: t.CleanupCompact && !t.CleanupDelete, MinDirtyRatio: t.MinCleanableDirtyRatio,
+		MinLag: max(0, bounded(t.MinCompactionLagMs)), MaxLag: max(0, millis(t.MaxCompactionLagMs)), // beyond a duration: never
+		DeleteRetention: bounded(t.DeleteRetentionMs),
+	}
+}
+
+// bounded turns milliseconds into a duration, the longest there is (292 years) if they are more.
+func bounded(ms int64) time.Duration {
+	if d := millis(ms); d >= 0 || ms < 0 {
 		return d
 	}
 	return math.MaxInt64
@@ -160,9 +170,6 @@ func configRules(cfg *config.Node, image func() *metadata.Image) controller.Conf
 	}
 	return controller.ConfigRules{
 		Validate: func(r controller.Resource, name, value string) error {
-			if r.Type == controller.ResourceTopic && r.Name == group.Topic && name == "cleanup.policy" && value == "compact" {
-				return nil // what it is, and what it needs
-			}
 			return table(r).ValidateChange(name, value)
 		},
 		IsList: func(r controller.Resource, name string) bool { return table(r).IsList(name) },

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/chronik-go/chronik/internal/broker"
+	"github.com/chronik-go/chronik/internal/cleaner"
 	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/cluster"
 	"github.com/chronik-go/chronik/internal/config"
@@ -101,6 +102,7 @@ type Core struct {
 	space      *space
 	broker     *broker.Broker
 	scrubber   *scrub.Scrubber
+	cleaner    *cleaner.Cleaner
 	replicas   *replicas
 	mover      *mover
 	replacer   *replacer
@@ -199,7 +201,7 @@ func (c *Core) openPartitions() (err error) {
 	if err != nil {
 		return err
 	}
-	c.scrubber = c.newScrubber()
+	c.scrubber, c.cleaner = c.newScrubber(), c.newCleaner()
 	c.replicas = &replicas{core: c, wake: make(chan struct{}, 1), seen: map[string]*metadata.Topic{}, failed: map[uint64]*failure{}}
 	return nil
 }

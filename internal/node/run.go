@@ -26,6 +26,7 @@ func (c *Core) Start() {
 	c.tasks.Go(func() { c.space.watch(c.ctx, c.replicas.room) })
 	c.tasks.Go(func() { c.coordinator.Run(c.ctx) })
 	c.tasks.Go(c.scrub)
+	c.tasks.Go(c.compact)
 	cancel := c.machine.Watch(func(*metadata.Image) {
 		c.view.ImageChanged()
 		c.replicas.poke()

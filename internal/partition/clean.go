@@ -16,6 +16,9 @@ import (
 // maxPinned is how long a follower that is being sent the log keeps its tombstones in place.
 const maxPinned = time.Hour
 
+// fruitlessPause is how long nothing is compacted for the sake of tombstones alone after a pass that changed nothing: something holds them.
+const fruitlessPause = 10 * time.Minute
+
 // CleanState says what compaction would find to do in a partition.
 type CleanState struct {
 	segment.Cleanable
@@ -48,10 +51,11 @@ func (p *Partition) compactable(end int64) bool {
 	return p.checkpointed.Load() < end && p.m.topicConfig(p.topic).Compaction.Enabled && p.log.SealedEnd() > p.checkpointed.Load()
 }
 
-// CleanState tells what there is to compact; ok is false where nothing is to be compacted, by the topic's configuration or for now.
+// CleanState tells what there is to compact; ok is false where nothing is to be compacted, by the topic's configuration or for now:
+// what is damaged is mended first.
 func (p *Partition) CleanState(now time.Time) (st CleanState, ok bool) {
 	cfg := p.m.topicConfig(p.topic).Compaction
-	if !cfg.Enabled || p.closed.Load() || p.unfit.Load() || p.fault.Load() != nil {
+	if !cfg.Enabled || p.closed.Load() || p.unfit.Load() || p.fault.Load() != nil || len(p.Damage()) > 0 {
 		return st, false
 	}
 	err := p.withLog(func(l *segment.Log) (err error) {
@@ -66,7 +70,9 @@ func (p *Partition) CleanState(now time.Time) (st CleanState, ok bool) {
 			}
 			st.Urgent = oldest >= 0 && now.UnixMilli()-oldest > cfg.MaxLag.Milliseconds()
 		}
-		st.Urgent = st.Urgent || st.DeleteAt >= 0 && now.UnixMilli() >= st.DeleteAt
+		if st.DeleteAt >= 0 && now.UnixMilli() >= st.DeleteAt && now.UnixMilli()-p.fruitless.Load() >= fruitlessPause.Milliseconds() {
+			st.Urgent = true
+		}
 		st.Due = st.Due || st.Urgent
 		return nil
 	})
@@ -160,8 +166,14 @@ func (c *Clean) Step(max int64) (done bool, err error) {
 		c.job.Abort()
 		return false, p.noticed(-1, err)
 	}
+	if done && c.job.Progress().Swaps == 0 {
+		p.fruitless.Store(p.m.cfg.Clock.Now().UnixMilli())
+	}
 	return done, nil
 }
+
+// Abort gives it up. What has been put in place stays.
+func (c *Clean) Abort() { c.job.Abort() }
 
 // Progress tells what has been done so far.
 func (c *Clean) Progress() segment.Cleaned { return c.job.Progress() }

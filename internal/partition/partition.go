@@ -48,10 +48,12 @@ type Partition struct {
 	hw       atomic.Int64
 	logStart atomic.Int64
 	fault    atomic.Pointer[error] // why Apply fenced the replica
-	unfit    atomic.Bool           // some records are damaged
-	diverged atomic.Bool           // of these, some are not the group's: nothing is served
-	closed   atomic.Bool
-	inflight atomic.Int64 // bytes between Produce and done
+	// fruitless is when a compaction that changed nothing ended last, ms since 1970.
+	fruitless atomic.Int64
+	unfit     atomic.Bool // some records are damaged
+	diverged  atomic.Bool // of these, some are not the group's: nothing is served
+	closed    atomic.Bool
+	inflight  atomic.Int64 // bytes between Produce and done
 
 	genMu      sync.RWMutex
 	log        *segment.Log
