@@ -8,9 +8,10 @@ SEEDS ?= 200
 MINUTES ?= 30
 FUZZTIME ?= 5s
 SEED ?= 1
+RECORDS ?= 1000000
 LINES ?= 100000
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster chaos idle proto dump-segments clients conformance bench mutants
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster chaos coordinators idle proto dump-segments clients conformance bench mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -49,6 +50,9 @@ chaos: ## real processes, links, clients and disks broken for MINUTES; SEED repe
 
 cluster: ## real processes, leaders killed -9 CYCLES times under load
 	CHRONIK_CLUSTER_CYCLES=$(CYCLES) $(GO) test ./test/cluster -count=1 -v -timeout 60m
+
+coordinators: ## a consumer group's coordinators killed -9 20 times while it consumes RECORDS
+	CHRONIK_GROUP_RECORDS=$(RECORDS) $(GO) test ./test/cluster -run TestGroupMissesNothing -count=1 -v -timeout 60m
 
 idle: ## three real servers with 1,000 partitions and nothing to do for MINUTES: no elections, and what it costs
 	CHRONIK_IDLE_MINUTES=$(MINUTES) $(GO) test ./test/cluster -run TestIdleClusterElectsNobody -count=1 -v -timeout 0

@@ -53,7 +53,9 @@ func (c *cables) attach(m *machine) error {
 
 func (c *cables) close() {
 	for _, m := range c.r.machines {
-		_ = command("ip", "netns", "del", m.name) // the veth pair goes with it
+		// The veth pair would go with the namespace, but when the kernel sees fit, and the next cluster has one of the same name.
+		_ = command("ip", "link", "del", m.name)
+		_ = command("ip", "netns", "del", m.name)
 	}
 	_ = command("ip", "link", "del", "hub")
 }

@@ -208,7 +208,8 @@ func (r *run) episode(seed uint64, machines int, onCables bool, length time.Dura
 	onMachine, onLinks := r.kinds(length)
 	p := newPlan(seed, machines, onMachine, onLinks)
 	for time.Since(began) < length && !r.t.Failed() {
-		if err := r.round(ctx, p.next()); err != nil {
+		load.group.Rejoin(r.rounds % members)
+		if err := r.round(ctx, load, p.next()); err != nil {
 			return err
 		}
 	}
@@ -221,7 +222,8 @@ func (r *run) episode(seed uint64, machines int, onCables bool, length time.Dura
 }
 
 // round breaks, heals, and waits until all is well again.
-func (r *run) round(ctx context.Context, n round) error {
+func (r *run) round(ctx context.Context, l *load, n round) error {
+	r.rounds++
 	var both sync.WaitGroup
 	var errs [2]error
 	var names []string
@@ -259,6 +261,11 @@ func (r *run) round(ctx context.Context, n round) error {
 		defer cancel()
 		err = r.ledger.AwaitEach(well)
 	}
+	if err == nil {
+		well, cancel := context.WithTimeout(ctx, 2*recovers)
+		defer cancel()
+		err = l.group.AwaitEach(well, read())
+	}
 	if err != nil {
 		return fmt.Errorf("after %s: %w", strings.Join(names, " + "), err)
 	}
@@ -270,7 +277,11 @@ type load struct {
 	writers []interface{ Stop(context.Context) error }
 	readers []*oracle.Reader
 	names   []string
+	group   *oracle.Group
 }
+
+// members of the consumer group; one of them leaves and comes back with every round.
+const members = 3
 
 func (r *run) load(ctx context.Context) (*load, error) {
 	ctx, cancel := context.WithTimeout(ctx, recovers)
@@ -298,7 +309,14 @@ func (r *run) load(ctx context.Context) (*load, error) {
 		}
 		l.readers, l.names = append(l.readers, reader), append(l.names, name)
 	}
-	return l, r.ledger.AwaitEach(ctx)
+	l.group, err = r.ledger.StartGroup(oracle.GroupLoad{Name: "app", Brokers: r.brokers(), Topics: topics, Members: members, Identify: true})
+	if err != nil {
+		return l, err
+	}
+	if err := r.ledger.AwaitEach(ctx); err != nil {
+		return l, err
+	}
+	return l, l.group.AwaitEach(ctx, read())
 }
 
 // read is what readers read: every partition.
@@ -320,7 +338,10 @@ func (l *load) stop() {
 	for _, r := range l.readers {
 		r.Stop()
 	}
-	l.writers, l.readers = nil, nil
+	if l.group != nil {
+		_, _, _ = l.group.Stop(ctx)
+	}
+	l.writers, l.readers, l.group = nil, nil, nil
 }
 
 // verify holds the cluster, healed, to everything.
@@ -351,6 +372,18 @@ func (r *run) verify(ctx context.Context, l *load, stays, gone []string) error {
 		}
 	}
 	l.readers = nil
+	if err := l.group.AwaitAll(ctx, ends); err != nil {
+		return err
+	}
+	group := l.group
+	l.group = nil
+	seen, bad, err := group.Stop(ctx)
+	if err != nil {
+		return err
+	}
+	if err := append(bad, oracle.Same("the group", seen, logs)...).Err(); err != nil {
+		return err
+	}
 	dirs, err := r.topicDirs(ctx)
 	if err != nil {
 		return err
@@ -371,6 +404,9 @@ func (r *run) verify(ctx context.Context, l *load, stays, gone []string) error {
 	if r.peakRSS > maxRSS {
 		return fmt.Errorf("a node held %d MiB, more than %d", r.peakRSS>>20, maxRSS>>20)
 	}
+	g := group.Totals()
+	r.log("the group: %d records consumed, %d of them again; %d commits, %d looks at what is committed, %d members; %d replicas moved off wiped disks",
+		g.Consumed, g.Repeated, g.Commits, g.Looks, g.Joined, r.moved)
 	sum := r.ledger.Totals()
 	r.log("%d records acknowledged, %d of unknown fate, all as promised; %d topics made, %d of them deleted; at most %v without an acknowledgement, %d MiB",
 		sum.Acked, sum.Unknown, len(stays)+len(gone), len(gone), sum.LongestGap.Round(time.Millisecond), r.peakRSS>>20)

@@ -85,12 +85,9 @@ func statusOf(pid int) string {
 	return string(b)
 }
 
-// wipe empties a disk. The node has forgotten its votes: its old id must be refused. Under a new one it comes back, and with
-// reassignment its partitions get their third copy back.
+// wipe empties a disk. The node has forgotten its votes: its old id must be refused. Under a new one it comes back, takes the old
+// one's replicas again, and the old one is removed from the cluster, its vote on the metadata given to another.
 func wipe(ctx context.Context, r *run, s shot) (bool, error) {
-	if r.missing > 0 { // a second lost copy could be the last of a majority
-		return false, nil
-	}
 	m := r.machines[s.a]
 	m.node.Kill()
 	if err := empty(m.node.Dir); err != nil {

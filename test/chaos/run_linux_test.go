@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/chronik-go/chronik/test/harness"
 	"github.com/chronik-go/chronik/test/oracle"
@@ -53,8 +54,9 @@ type run struct {
 	ledger   *oracle.Ledger
 	log      func(format string, args ...any)
 
-	lastID  int // the highest node id used so far
-	missing int // disks lost whose copies are not made up for
+	rounds int
+	lastID int // the highest node id used so far
+	moved  int // replicas that were given to the successor of a node with a wiped disk
 
 	mu      sync.Mutex
 	fired   map[string]int // by kind
@@ -109,12 +111,16 @@ func (r *run) start(ctx context.Context, machines int, onCables, disks bool) err
 	return nil
 }
 
-// peers lists the founders, but for the machines given and those where another node lives by now.
+// peers lists the nodes there are, but for the machines given.
 func (r *run) peers(except ...*machine) string {
 	var out []string
 	for i, m := range r.machines {
-		if founder := i + 1; !slices.Contains(except, m) && (m.node == nil || m.node.ID == founder) {
-			out = append(out, fmt.Sprintf("%d@%s", founder, m.advertisedRaft))
+		id := i + 1 // of a founder
+		if m.node != nil {
+			id = m.node.ID
+		}
+		if !slices.Contains(except, m) {
+			out = append(out, fmt.Sprintf("%d@%s", id, m.advertisedRaft))
 		}
 	}
 	return strings.Join(out, ",")
@@ -124,7 +130,7 @@ func (r *run) newNode(m *machine, id int, peers string) *harness.Node {
 	return harness.NewNode(harness.Config{Bin: serverBinary, ID: id, Kafka: m.kafka, Raft: m.raft, Admin: m.admin,
 		Dir: filepath.Join(r.dir, m.name), LogFile: filepath.Join(r.dir, fmt.Sprintf("node-%d.log", id)), Prefix: m.prefix,
 		Flags: []string{"--peers", peers, "--advertised-raft-addr", m.advertisedRaft, "--advertised-kafka-addr", m.advertisedKafka,
-			"--wal-file-bytes", "32MiB", "--wal-max-bytes", "96MiB", "--rack", m.name},
+			"--wal-file-bytes", "32MiB", "--wal-max-bytes", "96MiB", "--rack", m.name, "--kafka-config", "group.initial.rebalance.delay.ms=0"},
 		OnExit: func(err error) { r.t.Errorf("node %d ended by itself: %v", id, err) }})
 }
 
@@ -198,46 +204,46 @@ func (r *run) leader(ctx context.Context, s shot) *machine {
 	return r.machines[s.a]
 }
 
-// replace moves every replica of a node that is lost for good to another.
+// replace gives every replica of a node that is lost for good to another, and removes the lost one.
 func (r *run) replace(ctx context.Context, old, to int32) error {
-	const alterPartitionReassignments = 45
 	ctx, cancel := context.WithTimeout(ctx, 2*recovers)
 	defer cancel()
-	versions, err := r.admin.ApiVersions(ctx)
+	for _, step := range []struct {
+		what string
+		do   func(context.Context) error
+	}{
+		{"moving its replicas", func(ctx context.Context) error { return r.reassign(ctx, old, to) }},
+		{"removing it", func(ctx context.Context) error { return r.unregister(ctx, old) }},
+		{"giving its vote away", func(ctx context.Context) error { return r.mayNotVote(ctx, old) }},
+	} {
+		for {
+			one, cancel := context.WithTimeout(ctx, 10*time.Second)
+			err := step.do(one)
+			cancel()
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("node %d takes the place of node %d: %s: %w", to, old, step.what, err)
+			}
+			rest(ctx, 200*time.Millisecond)
+		}
+	}
+	return nil
+}
+
+// reassign asks for what is not under way yet. It fails as long as a partition still names the old node or is being moved.
+func (r *run) reassign(ctx context.Context, old, to int32) error {
+	details, err := r.admin.ListTopicsWithInternal(ctx)
 	if err != nil {
 		return err
 	}
-	for _, v := range versions {
-		if _, _, ok := v.KeyVersions(alterPartitionReassignments); !ok {
-			r.missing++
-			r.log("node %d's replicas are not replaced: this server can't reassign partitions", old)
-			return nil
-		}
-	}
-	for {
-		left, err := r.reassign(ctx, old, to)
-		if err == nil && left == 0 {
-			return nil
-		}
-		if ctx.Err() != nil {
-			return fmt.Errorf("%d partitions are still being moved from node %d to node %d: %w", left, old, to, errors.Join(err, ctx.Err()))
-		}
-		rest(ctx, 200*time.Millisecond)
-	}
-}
-
-// reassign asks for what is not under way yet, and returns how many partitions still name the old node or are being moved.
-func (r *run) reassign(ctx context.Context, old, to int32) (left int, err error) {
-	details, err := r.admin.ListTopics(ctx, topics...)
-	if err != nil {
-		return 0, err
-	}
 	moving, err := r.admin.ListPartitionReassignments(ctx, details.TopicsSet())
 	if err != nil {
-		return 0, err
+		return err
 	}
+	left := 0
 	req := kadm.AlterPartitionAssignmentsReq{}
-	ask := false
 	details.EachPartition(func(p kadm.PartitionDetail) {
 		if _, ok := moving[p.Topic][p.Partition]; ok {
 			left++
@@ -248,17 +254,82 @@ func (r *run) reassign(ctx context.Context, old, to int32) (left int, err error)
 			replicas := slices.Clone(p.Replicas)
 			replicas[i] = to
 			req.Assign(p.Topic, p.Partition, replicas)
-			ask = true
 		}
 	})
-	if !ask {
-		return left, nil
+	if left == 0 {
+		return nil
 	}
-	res, err := r.admin.AlterPartitionAssignments(ctx, req)
-	if err == nil {
-		err = res.Error()
+	if len(req) > 0 {
+		res, err := r.admin.AlterPartitionAssignments(ctx, req)
+		if err != nil {
+			return err
+		}
+		for _, parts := range res {
+			for _, p := range parts {
+				if p.Err != nil { // of a topic that is being deleted, perhaps: the next look tells
+					err = fmt.Errorf("%s-%d: %w", p.Topic, p.Partition, p.Err)
+					continue
+				}
+				r.moved++
+			}
+		}
+		return errors.Join(fmt.Errorf("%d partitions are still to be moved", left), err)
 	}
-	return left, err
+	return fmt.Errorf("%d partitions are still being moved", left)
+}
+
+// unregister takes a node out of the cluster for good.
+func (r *run) unregister(ctx context.Context, id int32) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(r.brokers()...), kgo.DialTimeout(2*time.Second))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	req := kmsg.NewPtrUnregisterBrokerRequest()
+	req.BrokerID = id
+	res, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return err
+	}
+	if err := kerr.ErrorForCode(res.ErrorCode); err != nil && !errors.Is(err, kerr.BrokerIDNotRegistered) { // an answer was lost
+		return fmt.Errorf("%w: %s", err, deref(res.ErrorMessage))
+	}
+	return nil
+}
+
+func deref(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// mayNotVote fails as long as a node is a voter on the metadata.
+func (r *run) mayNotVote(ctx context.Context, id int32) error {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(r.brokers()...), kgo.DialTimeout(2*time.Second))
+	if err != nil {
+		return err
+	}
+	defer cl.Close()
+	req := kmsg.NewPtrDescribeQuorumRequest()
+	part := kmsg.NewDescribeQuorumRequestTopicPartition()
+	topic := kmsg.NewDescribeQuorumRequestTopic()
+	topic.Topic, topic.Partitions = "__cluster_metadata", append(topic.Partitions, part)
+	req.Topics = append(req.Topics, topic)
+	res, err := req.RequestWith(ctx, cl)
+	if err != nil {
+		return err
+	}
+	if res.ErrorCode != 0 || len(res.Topics) != 1 || len(res.Topics[0].Partitions) != 1 || res.Topics[0].Partitions[0].ErrorCode != 0 {
+		return fmt.Errorf("the quorum can't be described: %+v", res)
+	}
+	voters := res.Topics[0].Partitions[0].CurrentVoters
+	for _, v := range voters {
+		if v.ReplicaID == id {
+			return fmt.Errorf("node %d still votes on the metadata: %v", id, voters)
+		}
+	}
+	return nil
 }
 
 // topicDirs names, for each partition, the disks of all its replicas that are not lost.
@@ -279,8 +350,8 @@ func (r *run) topicDirs(ctx context.Context) (map[oracle.TP][]string, error) {
 		}
 	})
 	for tp, dirs := range out {
-		if want := 3 - r.missing; len(dirs) < want {
-			return nil, fmt.Errorf("%v has %d copies, not %d", tp, len(dirs), want)
+		if len(dirs) != 3 {
+			return nil, fmt.Errorf("%v has %d copies, not 3", tp, len(dirs))
 		}
 	}
 	if len(out) != len(topics)*partitions {

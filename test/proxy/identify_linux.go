@@ -13,6 +13,12 @@ import (
 func ByProcess(processes func() map[int]string, other string) func(netip.AddrPort) string {
 	return func(addr netip.AddrPort) string {
 		inode, err := socketInode(addr)
+		for range 5 { // the table is read piece by piece, and what moves meanwhile is passed over
+			if err == nil {
+				break
+			}
+			inode, err = socketInode(addr)
+		}
 		if err != nil {
 			return other
 		}
@@ -26,9 +32,10 @@ func ByProcess(processes func() map[int]string, other string) func(netip.AddrPor
 }
 
 // socketInode looks a local address up in /proc/net/tcp. Addresses there are in the machine's own byte order, which is little
-// endian wherever this runs.
+// endian wherever this runs. The thread's network is asked for: that of the process is its first thread's, which may have gone to
+// another and stayed there.
 func socketInode(addr netip.AddrPort) (string, error) {
-	f, err := os.Open("/proc/net/tcp")
+	f, err := os.Open("/proc/thread-self/net/tcp")
 	if err != nil {
 		return "", err
 	}
