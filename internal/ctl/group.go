@@ -91,16 +91,9 @@ type lagDetail struct {
 func groupDescribe(o *options) *cobra.Command {
 	return &cobra.Command{Use: "describe GROUP...", Short: "Show groups: members, what each reads, how far behind", Args: cobra.MinimumNArgs(1),
 		RunE: o.run(func(ctx context.Context, s *session, names []string) error {
-			lags, err := s.admin.Lag(ctx, names...)
+			out, err := s.describeGroups(ctx, names)
 			if err != nil {
 				return err
-			}
-			var out []groupDetail
-			for _, l := range lags.Sorted() {
-				if err := l.Error(); err != nil {
-					return fmt.Errorf("%s: %w", l.Group, err)
-				}
-				out = append(out, describedGroup(l))
 			}
 			return s.print(out, func() {
 				for i, d := range out {
