@@ -35,7 +35,7 @@ func main() {
 	flag.StringVar(&o.docs, "docs", "", "write the table into this file, between its markers")
 	flag.StringVar(&o.only, "only", "", "these folders, separated by commas; by default all")
 	flag.IntVar(&o.lines, "lines", 100_000, "records that each client checks one by one")
-	flag.IntVar(&o.jobs, "jobs", max(2, runtime.NumCPU()), "clients at once")
+	flag.IntVar(&o.jobs, "jobs", 2*runtime.NumCPU(), "clients at once: much of their time they wait for groups")
 	flag.DurationVar(&o.install, "install-timeout", 10*time.Minute, "bound of one client's installation")
 	flag.Parse()
 	o.ci = os.Getenv("CI") == "true"
