@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +30,7 @@ type cluster struct {
 	ctx    context.Context // ends when the cluster is broken
 	cancel context.CancelCauseFunc
 	nodes  *harness.Cluster
+	peer   bool // not ours: nothing is killed, no disk is looked at
 	adm    *kadm.Client
 	url    string
 	server *http.Server
@@ -42,19 +44,27 @@ type cluster struct {
 	longest time.Duration // from a start until the node was ready
 }
 
-func startCluster(ctx context.Context, bin, dir string) (*cluster, error) {
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	nodes, err := harness.New(bin, dir, nodeCount)
-	if err != nil {
-		return nil, err
-	}
-	ready, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if err := nodes.Start(ready); err != nil {
-		nodes.Stop()
-		return nil, err
+// startCluster starts the nodes, or takes a peer's brokers for them: a cluster to compare with, in which nothing is killed.
+func startCluster(ctx context.Context, bin, dir, peer string) (*cluster, error) {
+	nodes := &harness.Cluster{}
+	if peer != "" {
+		for _, addr := range strings.Split(peer, ",") {
+			nodes.Nodes = append(nodes.Nodes, &harness.Node{Kafka: addr})
+		}
+	} else {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+		var err error
+		if nodes, err = harness.New(bin, dir, nodeCount); err != nil {
+			return nil, err
+		}
+		ready, cancel := context.WithTimeout(ctx, 30*time.Second)
+		defer cancel()
+		if err := nodes.Start(ready); err != nil {
+			nodes.Stop()
+			return nil, err
+		}
 	}
 	cl, err := kgo.NewClient(kgo.SeedBrokers(nodes.Brokers()...), kgo.MetadataMinAge(20*time.Millisecond))
 	if err != nil {
@@ -67,7 +77,7 @@ func startCluster(ctx context.Context, bin, dir string) (*cluster, error) {
 		nodes.Stop()
 		return nil, err
 	}
-	c := &cluster{nodes: nodes, adm: kadm.NewClient(cl), url: "http://" + l.Addr().String(), served: make(chan struct{}), turn: make(chan struct{}, 1)}
+	c := &cluster{nodes: nodes, peer: peer != "", adm: kadm.NewClient(cl), url: "http://" + l.Addr().String(), served: make(chan struct{}), turn: make(chan struct{}, 1)}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	c.turn <- struct{}{}
 	mux := http.NewServeMux()
@@ -104,6 +114,10 @@ func (c *cluster) serveKill(w http.ResponseWriter, r *http.Request) {
 	find, err := c.victim(r.FormValue("topic"), r.FormValue("partition"), r.FormValue("group"))
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if c.peer {
+		_ = json.NewEncoder(w).Encode(map[string]int{"node": -1})
 		return
 	}
 	id, err := c.kill(ctx, find)

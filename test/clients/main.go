@@ -20,11 +20,11 @@ import (
 )
 
 type options struct {
-	root, dir, cache, docs, only string
-	lines, jobs                  int
-	install                      time.Duration
-	ci                           bool
-	required                     []string // commands that CI says are there
+	root, dir, cache, docs, only, peer string
+	lines, jobs                        int
+	install                            time.Duration
+	ci                                 bool
+	required                           []string // commands that CI says are there
 }
 
 func main() {
@@ -34,6 +34,7 @@ func main() {
 	flag.StringVar(&o.cache, "cache", "", "for what the clients install; by default below the user's cache folder")
 	flag.StringVar(&o.docs, "docs", "", "write the table into this file, between its markers")
 	flag.StringVar(&o.only, "only", "", "these folders, separated by commas; by default all")
+	flag.StringVar(&o.peer, "peer", "", "brokers of another cluster, such as Apache Kafka's, to compare with: no node is killed then, no disk looked at")
 	flag.IntVar(&o.lines, "lines", 100_000, "records that each client checks one by one")
 	flag.IntVar(&o.jobs, "jobs", 2*runtime.NumCPU(), "clients at once: much of their time they wait for groups")
 	flag.DurationVar(&o.install, "install-timeout", 10*time.Minute, "bound of one client's installation")
@@ -105,7 +106,7 @@ func matrix(ctx context.Context, o options, bin string, programs []*program) ([]
 		}
 	})
 	fmt.Printf("installed in %v\n", time.Since(began).Round(time.Second))
-	c, err := startCluster(ctx, bin, filepath.Join(o.dir, "cluster"))
+	c, err := startCluster(ctx, bin, filepath.Join(o.dir, "cluster"), o.peer)
 	if err != nil {
 		return nil, err
 	}

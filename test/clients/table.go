@@ -115,6 +115,14 @@ func (r row) result() string {
 	return "ok"
 }
 
+// note is what there is to know of a client that has not failed.
+func (r row) note() string {
+	if r.skipped != "" {
+		return r.skipped
+	}
+	return strings.Join(r.notes, "; ")
+}
+
 type table struct {
 	rows                    []row
 	lines                   int
@@ -148,10 +156,7 @@ func (t *table) text() string {
 	w := tabwriter.NewWriter(&b, 2, 8, 2, ' ', 0)
 	fmt.Fprintln(w, "client\tversion\tcases ok\tresult\twhat it lacks")
 	for _, r := range t.rows {
-		note := strings.Join(r.notes, "; ")
-		if r.skipped != "" {
-			note = r.skipped
-		}
+		note := r.note()
 		fmt.Fprintf(w, "%s\t%s\t%d of %d\t%s\t%s\n", r.client, r.version, r.ok, r.cases, r.result(), note)
 	}
 	w.Flush()
@@ -165,9 +170,10 @@ func (t *table) markdown() string {
 	fmt.Fprintf(&b, "Run of %s, %d records checked one by one for each client:\n\n", time.Now().UTC().Format("2 January 2006"), t.lines)
 	b.WriteString("| client | version | cases ok | result | what it lacks |\n|---|---|---|---|---|\n")
 	for _, r := range t.rows {
-		note := strings.Join(r.notes, "; ")
-		if r.skipped != "" {
-			note = r.skipped
+		note := r.note()
+		for _, f := range r.failures {
+			name, _, _ := strings.Cut(f, ":")
+			note = "FAILED: " + name + "; " + note
 		}
 		fmt.Fprintf(&b, "| %s | %s | %d of %d | %s | %s |\n", r.client, r.version, r.ok, r.cases, r.result(), strings.ReplaceAll(note, "|", "\\|"))
 	}
