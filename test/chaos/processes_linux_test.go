@@ -93,7 +93,7 @@ func wipe(ctx context.Context, r *run, s shot) (bool, error) {
 	if err := empty(m.node.Dir); err != nil {
 		return false, err
 	}
-	m.node.Expect()
+	r.renew(m, m.node.ID, r.peers()) // with peers as they are now: what it is refused for shall be its disk
 	if err := r.launchExpecting(m); err != nil {
 		return true, err
 	}
@@ -108,7 +108,8 @@ func wipe(ctx context.Context, r *run, s shot) (bool, error) {
 	if err := empty(m.node.Dir); err != nil {
 		return true, err
 	}
-	r.renew(m)
+	r.lastID++
+	r.renew(m, r.lastID, r.peers(m))
 	if err := r.launch(m); err != nil {
 		return true, err
 	}

@@ -134,12 +134,11 @@ func (r *run) newNode(m *machine, id int, peers string) *harness.Node {
 		OnExit: func(err error) { r.t.Errorf("node %d ended by itself: %v", id, err) }})
 }
 
-// renew puts another node in a machine's place, with an id that was never used.
-func (r *run) renew(m *machine) {
+// renew puts another node in a machine's place.
+func (r *run) renew(m *machine, id int, peers string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.lastID++
-	m.node = r.newNode(m, r.lastID, r.peers(m))
+	m.node = r.newNode(m, id, peers)
 }
 
 // launch starts a machine's node.

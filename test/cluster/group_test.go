@@ -49,7 +49,7 @@ func TestGroupMissesNothingWhileItsCoordinatorsAreKilled(t *testing.T) {
 			_, _, _ = g.Stop(ctx)
 		}
 	}()
-	within(t, func(ctx context.Context) error { return g.AwaitEach(ctx, map[string]int32{topic: partitions}) })
+	within(t, func(ctx context.Context) error { return g.AwaitConsumed(ctx, 1) })
 	offsets := group.PartitionOf(name, partitionsOf(t, c, group.Topic))
 	began := time.Now()
 	var died []int

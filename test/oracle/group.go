@@ -95,7 +95,7 @@ func (g *Group) member(ctx context.Context, again <-chan struct{}) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(g.load.Brokers...), kgo.ConsumerGroup(g.load.Name), kgo.ConsumeTopics(g.load.Topics...), kgo.MaxVersions(versions),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.Balancers(kgo.RangeBalancer()),
 		kgo.SessionTimeout(6*time.Second), kgo.RebalanceTimeout(10*time.Second), kgo.HeartbeatInterval(300*time.Millisecond),
-		kgo.MetadataMinAge(50*time.Millisecond), kgo.FetchMaxWait(500*time.Millisecond), kgo.DialTimeout(2*time.Second),
+		kgo.MetadataMinAge(50*time.Millisecond), kgo.FetchMaxWait(500*time.Millisecond), kgo.FetchMaxPartitionBytes(64<<10), kgo.DialTimeout(2*time.Second),
 		kgo.ConnIdleTimeout(time.Minute), kgo.RetryBackoffFn(func(int) time.Duration { return 100 * time.Millisecond }),
 		// Never while records are being handed over or committed (BlockRebalanceOnPoll), so next and begun need no lock.
 		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, tps map[string][]int32) {
