@@ -100,7 +100,7 @@ func wipe(ctx context.Context, r *run, s shot) (bool, error) {
 	refused, cancel := context.WithTimeout(ctx, recovers)
 	err := m.node.Ended(refused)
 	cancel()
-	if err == nil || m.node.ExitCode() != 1 || !strings.Contains(m.node.Tail(), "node id belongs to another data directory") {
+	if err == nil || m.node.ExitCode() != 1 || !strings.Contains(m.node.Tail(), "start the node with a new, unused --node-id") {
 		m.node.Kill()
 		return true, fmt.Errorf("a node with an emptied disk came back as if nothing had been: %w\n%s", err, m.node.Tail())
 	}
