@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // client is a consumer as a library has it: it owns what it was told to and has not given back yet.
@@ -21,7 +23,10 @@ type client struct {
 	owns     Assignment
 	target   Assignment // what it was told
 	alive    bool
-	lost     bool // an answer: it says everything again
+	lost     bool   // an answer: it says everything again
+	classic  string // "eager" or "cooperative": it is one by the classic protocol
+	rejoin   bool   // such a one is to join again
+	zombie   bool   // the group has removed it, which it has not heard of: what it does is fenced
 }
 
 // TestNoPartitionHasTwoOwnersAndGroupsConverge runs clients that come, go, crash, change their subscriptions and lose answers,
@@ -48,18 +53,22 @@ type model struct {
 	rnd     *rand.Rand
 	clients []*client
 	seq     int
+	made    [4]int // how often a topic was made
 }
 
 func (m *model) run() {
-	for i := range 4 {
+	for i := range 6 {
 		c := &client{}
+		if i >= 4 {
+			c.classic = []string{"eager", "cooperative"}[i-4]
+		}
 		if i == 0 {
 			instance := "static"
 			c.instance = &instance
 		}
 		m.clients = append(m.clients, c)
 	}
-	for range 300 {
+	for range 400 {
 		m.disturb()
 		m.step(m.clients[m.rnd.IntN(len(m.clients))], m.rnd.IntN(8) == 0, m.rnd.IntN(12) == 0)
 		m.check()
@@ -81,6 +90,14 @@ func (m *model) run() {
 	m.settled()
 }
 
+// remove takes a member out without its client's knowledge.
+func (m *model) remove(id string) {
+	m.world.remove(id)
+	for _, c := range m.clients {
+		c.zombie = c.zombie || c.id == id
+	}
+}
+
 // disturb does what the world does to a group.
 func (m *model) disturb() {
 	c := m.clients[m.rnd.IntN(len(m.clients))]
@@ -92,7 +109,7 @@ func (m *model) disturb() {
 			m.t.Errorf("reloaded\n%v\nwas\n%v", after, before)
 		}
 	case 1: // a crash; the session ends later, or the member comes back as somebody else first
-		c.alive, c.owns, c.target = false, nil, nil
+		c.alive, c.rejoin, c.owns, c.target = false, false, nil, nil
 		if m.rnd.IntN(2) == 0 && m.g.Member(c.id) != nil {
 			m.remove(c.id)
 		}
@@ -107,11 +124,12 @@ func (m *model) disturb() {
 		}
 	case 3:
 		topics := []Topic{topic(1, int32(1+m.rnd.IntN(6)))}
-		if m.rnd.IntN(3) > 0 {
-			topics = append(topics, topic(2, int32(1+m.rnd.IntN(5))))
-		}
-		if m.rnd.IntN(2) > 0 {
-			topics = append(topics, topic(3, int32(1+m.rnd.IntN(5))))
+		for n := 2; n <= 3; n++ {
+			if m.rnd.IntN(3) == 0 {
+				m.made[n]++ // deleted: when it is made again it is another topic
+				continue
+			}
+			topics = append(topics, Topic{fmt.Sprint("t", n), topicID(n + 10*m.made[n]), int32(1 + m.rnd.IntN(5))})
 		}
 		m.topics(topics...)
 	case 4:
@@ -157,6 +175,10 @@ func (m *model) state() string {
 
 // step is one heartbeat of a client; its change may not be written, or its answer not arrive.
 func (m *model) step(c *client, lostAnswer, notWritten bool) {
+	if c.classic != "" {
+		m.stepClassic(c, lostAnswer, notWritten)
+		return
+	}
 	joins := !c.alive
 	if joins {
 		if c.id == "" || m.rnd.IntN(2) == 0 {
@@ -208,7 +230,7 @@ func (m *model) step(c *client, lostAnswer, notWritten bool) {
 	case notWritten, lostAnswer:
 		c.lost = true
 	default:
-		c.alive, c.lost, c.epoch = true, false, a.Epoch
+		c.alive, c.lost, c.zombie, c.epoch = true, false, false, a.Epoch
 		if a.Changed {
 			c.target = a.Assignment
 			c.owns = NewAssignment(append(append(Assignment{}, c.owns...), a.Assignment...))
@@ -216,11 +238,77 @@ func (m *model) step(c *client, lostAnswer, notWritten bool) {
 	}
 }
 
+// stepClassic is a heartbeat, or a join and a sync, of a client by the classic protocol.
+func (m *model) stepClassic(c *client, lostAnswer, notWritten bool) {
+	if c.alive && !c.rejoin {
+		ch := &Change{}
+		err := m.g.BeatClassic(ch, m.env, c.id, nil, c.epoch)
+		m.write(ch)
+		switch {
+		case errors.Is(err, ErrRebalanceInProgress):
+			c.rejoin = true
+		case err != nil:
+			c.alive, c.owns = false, nil
+		}
+		return
+	}
+	if !c.alive {
+		if c.id == "" || m.rnd.IntN(2) == 0 {
+			m.seq++
+			c.id = fmt.Sprintf("m%03d", m.seq)
+		}
+		c.owns = nil
+	}
+	if len(c.topics) == 0 {
+		c.topics = []string{"t1", "t2"}
+	}
+	meta := kmsg.ConsumerMemberMetadata{Version: 1, Topics: c.topics}
+	if c.classic == "eager" {
+		c.owns = nil // it gives everything back before it joins
+	}
+	c.owns.EachTopic(func(id TopicID, partitions []int32) {
+		if t := m.env.Topics.WithID(id); t != nil {
+			meta.OwnedPartitions = append(meta.OwnedPartitions, kmsg.ConsumerMemberMetadataOwnedPartition{Topic: t.Name, Partitions: partitions})
+		}
+	})
+	ch := &Change{}
+	a, err := m.g.JoinClassic(ch, m.env, &ClassicJoin{Member: c.id, SessionTimeout: 1000, RebalanceTimeout: 1000, Protocols: []Protocol{{"range", meta.AppendTo(nil)}}})
+	if notWritten {
+		ch.Undo()
+		return
+	}
+	m.write(ch)
+	switch {
+	case err != nil:
+		c.alive, c.owns = false, nil
+		return
+	case lostAnswer:
+		return
+	}
+	c.alive, c.epoch, c.rejoin, c.zombie = true, a.Epoch, false, false
+	data, err := m.g.SyncClassic(m.env, c.id, nil, c.epoch, nil, nil)
+	if err != nil {
+		c.rejoin = true
+		return
+	}
+	var assigned kmsg.ConsumerMemberAssignment
+	if err := assigned.ReadFrom(data); err != nil {
+		m.t.Fatal(err)
+	}
+	var now []Partition
+	for _, t := range assigned.Topics {
+		now = m.env.Topics.named(t.Topic, t.Partitions, now)
+	}
+	had := c.owns
+	c.owns = NewAssignment(now)
+	c.target = c.owns
+	c.rejoin = c.classic == "cooperative" && len(had.minus(c.owns)) > 0 // it has given something back
+}
+
 func (m *model) check() {
 	owners := map[Partition]string{}
 	for _, c := range m.clients {
-		// One whose session has ended without its knowledge is a zombie: its epoch is fenced.
-		if cur := m.g.Current(c.id); !c.alive || cur == nil || cur.Epoch < c.epoch {
+		if cur := m.g.Current(c.id); !c.alive || c.zombie || cur == nil || cur.Epoch < c.epoch {
 			continue
 		}
 		for _, p := range c.owns {
