@@ -35,7 +35,8 @@ type offsetOp struct {
 	call, back int64
 	unknown    bool // no answer, or one that leaves it open
 	refused    bool
-	late       bool // overtaken by others of its member's, maybe
+	// late: its member waits for no answer any more. It may come after later ones, or after its member has looked where to begin again.
+	late bool
 	seen       int  // read: the number of the commit that was found, 0: none
 	// Commits, as the log has them.
 	at      int64 // -1: not there

@@ -255,9 +255,10 @@ func (s *groupLogs) applyOffset(at int64, g *consumerGroup, o *offsetOp) {
 		w.fail("%s: commit %d of %s is in the log twice, the second time at %d", g.name, o.id, o.part, at)
 	case o.generation != g.generation:
 		w.fail("%s: a member of generation %d has committed %s at offset %d, after generation %d began", g.name, o.generation, o.part, at, g.generation)
-	case before != nil && o.offset < before.offset && !o.late:
+	case before != nil && o.offset < before.offset && !o.late && !before.late:
 		w.fail("%s: the committed offset of %s goes back from %d to %d", g.name, o.part, before.offset, o.offset)
 	}
+	w.log("%s: commit %d of %s: offset %d in generation %d at %d, given up or late: %v", g.name, o.id, o.part, o.offset, o.generation, at, o.late)
 	o.applied = true
 	o.version = g.versions(o.part) + 1
 	g.state[o.part] = o

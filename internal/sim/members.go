@@ -462,6 +462,9 @@ func (m *groupMember) commit() (*kerr.Error, error) {
 		}
 	})
 	if err != nil {
+		for _, op := range ops {
+			op.late = true // a server that was paused may carry it out yet
+		}
 		m.heard("commit", 0, err)
 		return nil, err
 	}
