@@ -37,7 +37,7 @@ type offsetOp struct {
 	refused    bool
 	// late: its member waits for no answer any more. It may come after later ones, or after its member has looked where to begin again.
 	late bool
-	seen       int  // read: the number of the commit that was found, 0: none
+	seen int // read: the number of the commit that was found, 0: none
 	// Commits, as the log has them.
 	at      int64 // -1: not there
 	applied bool
