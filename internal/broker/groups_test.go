@@ -39,8 +39,7 @@ func (l *fleetLog) Bounds() (int64, int64) { return 0, (&fakePart{l.node, l.part
 // newGroupFleet is a fleet whose nodes coordinate groups.
 func newGroupFleet(t testing.TB, n int) *fleet {
 	logs := map[int32]map[int32]group.Log{}
-	var f *fleet
-	f = newFleet(t, n, func(id int32, c *Config) {
+	f := newFleet(t, n, func(id int32, c *Config) {
 		node := c.Cluster.(*fleetNode)
 		logs[id] = map[int32]group.Log{}
 		set := group.DefaultSettings()

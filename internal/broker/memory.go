@@ -100,13 +100,6 @@ func (m *memory) short() bool {
 	return m.queue.Len() > 0
 }
 
-// left is what is not held, not below zero.
-func (m *memory) left() int64 {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return max(m.limit-m.used, 0)
-}
-
 func (m *memory) inUse() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -28,7 +28,7 @@ type consuming struct {
 func consumeCommand() *cobra.Command {
 	c := &consuming{options: &options{}}
 	cmd := connected(&cobra.Command{Use: "consume TOPIC...", Short: "Read records and print them", Args: cobra.MinimumNArgs(1),
-		Long: "Read records and print their values, a line each, until Ctrl-C, --count or --until-end. With --group offsets are committed and partitions shared with the group's other members. --from places the beginning. " + positionHelp,
+		Long: "Read records and print their values, a line each, until Ctrl-C, --count or --until-end. With --group offsets are committed and partitions shared with the group's other members. --from places the beginning. " + positionHelp + ".",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.topics = args
 			return c.run(cmd)

@@ -199,7 +199,7 @@ func groupSeek(o *options) *cobra.Command {
 	var execute bool
 	cmd := &cobra.Command{Use: "seek GROUP --to POSITION", Short: "Move a group's committed offsets", Args: cobra.ExactArgs(1),
 		Long: "Move a group's committed offsets. The group must have no members. Without --execute it only shows what would change. " + positionHelp +
-			" --by moves each offset from where it is.",
+			". --by moves each offset from where it is.",
 		RunE: o.run(func(ctx context.Context, s *session, args []string) error {
 			rows, err := s.planSeek(ctx, args[0], topics, partitions, to, by)
 			if err != nil {

@@ -13,7 +13,7 @@ import (
 )
 
 const positionHelp = `A position is: start, end, an offset (1234), so many records after the start (+100) or before the end (-100), ` +
-	`a time (2026-01-31T12:00:00Z, @1769860800000 in milliseconds) or a time ago (1h30m).`
+	`a time (2026-01-31T12:00:00Z, @1769860800000 in milliseconds) or a time ago (1h30m)`
 
 // position is a place in a partition, to be looked up.
 type position struct {

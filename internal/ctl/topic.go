@@ -345,7 +345,7 @@ func topicGrow(o *options) *cobra.Command {
 func topicTrim(o *options) *cobra.Command {
 	var before string
 	var partitions []int32
-	cmd := &cobra.Command{Use: "trim TOPIC --before POSITION", Short: "Delete a topic's oldest records", Args: cobra.ExactArgs(1), Long: "Delete a topic's oldest records, up to a position in each partition. " + positionHelp,
+	cmd := &cobra.Command{Use: "trim TOPIC --before POSITION", Short: "Delete a topic's oldest records", Args: cobra.ExactArgs(1), Long: "Delete a topic's oldest records, up to a position in each partition. " + positionHelp + ".",
 		RunE: o.run(func(ctx context.Context, s *session, names []string) error {
 			if before == "" {
 				return errors.New("--before says up to where")

@@ -21,7 +21,6 @@ type actor struct {
 	sync       *call[SyncResult]
 	owns       map[int32]bool
 	alive      bool
-	next       time.Time
 }
 
 const modelPartitions = 6

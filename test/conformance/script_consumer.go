@@ -192,7 +192,8 @@ func consumerHeartbeatCases() []testCase {
 				if c.epoch > 0 {
 					req.Topics = nil
 				}
-				resp := s.beat(&c, req)
+				s.beat(&c, req)
+				var resp *kmsg.ConsumerGroupHeartbeatResponse
 				for end := time.Now().Add(s.afterthought); ; pause() {
 					full := enterOf(c)
 					full.MemberEpoch, full.SubscribedTopicNames, full.SubscribedTopicRegex = c.epoch, nil, &re

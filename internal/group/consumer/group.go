@@ -28,9 +28,8 @@ type Group struct {
 	bytes   int                  // of the members' subscriptions
 	classic int                  // members by the classic protocol
 
-	seen   uint64 // Topics.Version that subscriptions were last compared with
-	looked int64  // when regular expressions were last resolved, ms since 1970
-	dirty  bool   // something of the log's may be missing: the next heartbeat begins a new epoch
+	seen  uint64 // Topics.Version that subscriptions were last compared with
+	dirty bool   // something of the log's may be missing: the next heartbeat begins a new epoch
 }
 
 // Member is what a member said of itself. It is not changed once made.
