@@ -111,6 +111,10 @@ func brokerOwnDefs() []*Def {
 		dynamic(ranged(ro(CleanerStepBytes, Int, "524288", "About how many bytes compaction reads or writes before it looks at its rate again."), 0, maxInt)),
 		inert(dynamic(ranged(ro("log.cleaner.io.buffer.load.factor", Double, "0.9", "Without effect: the memory for keys is filled to three quarters."), 0, 1))),
 		dynamic(ranged(ro(CleanerBackoff, Long, "15000", "How many milliseconds compaction rests when there is nothing to do."), 0, maxLong)),
+		// kafka-reassign-partitions sets the first two for its --throttle, and --verify takes all three away, whether set or not.
+		inert(dynamic(ranged(ro("leader.replication.throttled.rate", Long, "9223372036854775807", "Without effect: each node paces what it sends to replicas that catch up."), 0, maxLong))),
+		inert(dynamic(ranged(ro("follower.replication.throttled.rate", Long, "9223372036854775807", "Without effect: the node that sends paces what replicas catch up with."), 0, maxLong))),
+		inert(dynamic(ranged(ro("replica.alter.log.dirs.io.max.bytes.per.second", Long, "9223372036854775807", "Without effect: a node has one log directory."), 0, maxLong))),
 		ranged(ro("connections.max.idle.ms", Long, strconv.FormatInt(DefaultIdleTimeout.Milliseconds(), 10), "After how many milliseconds without a request a connection is closed (--idle-timeout)."), 1, maxLong),
 	}
 }

@@ -231,6 +231,19 @@ func TestBrokerConfigsRunTimeChanges(t *testing.T) {
 	}
 }
 
+// kafka-reassign-partitions --verify takes its throttles away from every broker, whether they were set or not.
+func TestThrottlesThatAreNotSetCanBeTakenAway(t *testing.T) {
+	for _, name := range []string{"leader.replication.throttled.rate", "follower.replication.throttled.rate", "replica.alter.log.dirs.io.max.bytes.per.second"} {
+		got, err := AlterBroker(nil, []Op{{Kind: OpDelete, Name: name}}, Layers{})
+		if err != nil || len(got) != 0 {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
+		if err := ValidateBroker(map[string]string{name: "-1"}); !errors.Is(err, ErrInvalidValue) {
+			t.Errorf("%s=-1: %v", name, err)
+		}
+	}
+}
+
 func val(s string) *string { return &s }
 
 func TestAlterTopic(t *testing.T) {

@@ -75,6 +75,7 @@ final class Groups {
 
         @Override
         public void onPartitionsAssigned(Collection<TopicPartition> ps) {
+            generation = consumer.groupMetadata().generationId(); // before what is owned in it
             ps.forEach(p -> owned.add(p.partition()));
         }
 
