@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -38,7 +39,10 @@ func (d *driver) Close() error {
 
 func logger(format string, args ...any) { log.Printf(format, args...) }
 
-type producer struct{ w *kafka.Writer }
+type producer struct {
+	w       *kafka.Writer
+	pending sync.WaitGroup // records whose fate is not known
+}
 
 // meta travels with a message through the writer.
 type meta struct {
@@ -53,7 +57,7 @@ func (d *driver) NewProducer(codec string, maxBytes int) (matrix.Producer, error
 			return nil, err
 		}
 	}
-	return producer{&kafka.Writer{
+	return &producer{w: &kafka.Writer{
 		Addr: d.cl.Addr, Transport: d.transport, RequiredAcks: kafka.RequireAll, Compression: c, Async: true,
 		MaxAttempts: 100, WriteBackoffMax: 500 * time.Millisecond, BatchTimeout: 5 * time.Millisecond, BatchSize: 1000, BatchBytes: int64(maxBytes),
 		Balancer: kafka.BalancerFunc(func(m kafka.Message, _ ...int) int { return m.WriterData.(meta).partition }),
@@ -69,11 +73,28 @@ func (d *driver) NewProducer(codec string, maxBytes int) (matrix.Producer, error
 	}}, nil
 }
 
-func (p producer) Send(topic string, r matrix.Record, done func(error)) {
+func (p *producer) Send(topic string, r matrix.Record, done func(error)) {
+	p.pending.Add(1)
+	p.send(topic, r, func(err error) {
+		done(err)
+		p.pending.Done()
+	})
+}
+
+func (p *producer) send(topic string, r matrix.Record, done func(error)) {
 	m := kafka.Message{Topic: topic, Key: r.Key, Value: r.Value, Time: r.Time, WriterData: meta{int(r.Partition), done}}
 	for _, h := range r.Headers {
 		m.Headers = append(m.Headers, kafka.Header{Key: h.Key, Value: h.Value})
 	}
+	// kafka-go does not try again while a partition has no leader, which others' kills bring about: its user does.
+	m.WriterData = meta{int(r.Partition), func(err error) {
+		if err == nil || errors.Is(err, matrix.ErrTooLarge) || !strings.Contains(err.Error(), "no leader") {
+			done(err)
+			return
+		}
+		log.Print(err)
+		time.AfterFunc(200*time.Millisecond, func() { p.send(topic, r, done) })
+	}}
 	// An error here is one of looking up partitions: nothing was queued.
 	var err error
 	for range 300 {
@@ -86,7 +107,10 @@ func (p producer) Send(topic string, r matrix.Record, done func(error)) {
 	done(err)
 }
 
-func (p producer) Close() error { return p.w.Close() }
+func (p *producer) Close() error {
+	p.pending.Wait()
+	return p.w.Close()
+}
 
 func record(in kafka.Message) matrix.Record {
 	out := matrix.Record{Partition: int32(in.Partition), Offset: in.Offset, Key: in.Key, Value: in.Value, Time: in.Time}
