@@ -84,7 +84,9 @@ func (p *Partition) CleanState(now time.Time) (st CleanState, ok bool) {
 }
 
 // cleanLimit: below it everything is committed, in the checkpoint that a restart begins with, and decided.
-func (p *Partition) cleanLimit() int64 { return min(p.checkpointed.Load(), p.hw.Load()) }
+func (p *Partition) cleanLimit() int64 {
+	return min(p.checkpointed.Load(), p.hw.Load())
+}
 
 // Clean is a compaction of a partition under way.
 type Clean struct {

@@ -1,10 +1,15 @@
 package segment
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"path/filepath"
 	"runtime"
 	"testing"
+	"time"
 
 	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/record"
@@ -162,5 +167,59 @@ func BenchmarkIdleLogs(b *testing.B) {
 			l.point.forget()
 		}
 		runtime.KeepAlive(logs)
+	}
+}
+
+// BenchmarkClean compacts a million records of 260 bytes on disk, in batches of 60, of which each key has ten on average. MB/s are of the log as
+// it was; the map's memory is reported.
+func BenchmarkClean(b *testing.B) {
+	for _, codec := range []record.Codec{record.None, record.LZ4} {
+		b.Run(codec.String(), func(b *testing.B) {
+			var read, left int64
+			var keys *OffsetMap
+			entries := 0
+			for b.Loop() {
+				b.StopTimer()
+				l := onDisk(b, Config{SegmentBytes: 16 << 20}).open()
+				rng := rand.New(rand.NewPCG(1, 2))
+				value := bytes.Repeat([]byte("0123456789abcdef"), 15)
+				for off := int64(0); off < 1<<20; {
+					bd := record.NewBuilder()
+					bd.BaseOffset, bd.LeaderEpoch, bd.Codec = off, 1, codec
+					for range 60 {
+						binary.BigEndian.PutUint64(value, rng.Uint64())
+						bd.Add(t0, fmt.Appendf(nil, "key-%d", rng.IntN(100_000)), value)
+					}
+					batch, err := bd.Build()
+					if err != nil {
+						b.Fatal(err)
+					}
+					if err := l.Append(batch); err != nil {
+						b.Fatal(err)
+					}
+					off += 60
+				}
+				flush(b, l)
+				keys = NewOffsetMap(128 << 20)
+				b.SetBytes(l.Size())
+				b.StartTimer()
+				c, err := l.Clean(CleanOptions{Limit: math.MaxInt64, Now: time.UnixMilli(t0), DeleteRetention: time.Hour, KeepTombstones: math.MaxInt64, Map: keys, MaxInflated: 64 << 20})
+				if err != nil {
+					b.Fatal(err)
+				}
+				for done := false; !done; {
+					if done, err = c.Step(512 << 10); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.StopTimer()
+				read, left, entries = c.Progress().Before, l.Size(), c.Progress().Keys
+				closeLog(b, l)
+				b.StartTimer()
+			}
+			b.ReportMetric(float64(keys.Bytes())/(1<<20), "map-MiB")
+			b.ReportMetric(float64(entries), "keys")
+			b.ReportMetric(float64(left)/float64(max(read, 1)), "left/before")
+		})
 	}
 }
