@@ -50,7 +50,7 @@ var mustHappen = []string{
 	"staged by delta", "staged whole", "snapshot installed", "consumers jumped to the log start", "elections",
 	"create topic: done", "delete topic: done", "alter config: done", "producer ids", "requests between nodes", "ends of a log asked for",
 	"group generations", "assignments told", "offsets committed", "offsets fetched", "coordinators moved", "coordinators back where they were",
-	"members expired", "members left", "members absent", "commits of an old generation refused",
+	"members expired", "members left", "members absent", "commits of an old generation refused", "logs compacted",
 }
 
 // Missing returns what never happened though enough seeds have run to bring it about: where something is missing the runs have

@@ -207,6 +207,7 @@ func (p *proc) config() *config.Node {
 	number := func(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 	c.Kafka = map[string]string{
 		config.ScrubInterval: number(set.scrub), "group.min.session.timeout.ms": "100", "group.initial.rebalance.delay.ms": number(set.joinDelay),
+		config.CleanerBackoff: number(set.cleaning), config.CleanerMapBytes: strconv.Itoa(set.cleanerMap),
 		"offsets.topic.num.partitions": strconv.Itoa(set.offsetParts), "offsets.topic.replication.factor": strconv.Itoa(int(set.replication)),
 	}
 	return c
@@ -250,6 +251,7 @@ func (p *proc) tuning() *nodepkg.Tuning {
 				if topic == group.Topic {
 					tc.Segment.RetentionBytes = -1 // Kafka's groups are compacted, and nothing else
 				}
+				tc.Compaction.MinDirtyRatio, tc.Compaction.DeleteRetention = set.dirtyRatio, set.tombstones
 				return tc
 			}
 		},
@@ -473,6 +475,13 @@ func (p *proc) heard(h *logHandler, r *slog.Record) {
 		return
 	case "members that did not sync are removed":
 		w.counts["members that did not sync"]++
+		return
+	case "compacted":
+		h.attr(r, "removed", func(n slog.Value) {
+			if w.counts["passes of the cleaner"]++; n.Int64() > 0 {
+				w.counts["logs compacted"]++
+			}
+		})
 		return
 	case "records are damaged on this node: they are not served from here, and fetched anew from another replica":
 		w.counts["damage found"]++

@@ -25,6 +25,10 @@ type settings struct {
 	backlog      int64
 	metaEntries  int           // entries between checkpoints of the metadata
 	scrub        time.Duration // between passes over everything on a disk
+	cleaning     time.Duration // between rounds of the log cleaner
+	cleanerMap   int           // bytes
+	dirtyRatio   float64
+	tombstones   time.Duration // delete.retention.ms
 	segment      segment.Config
 	limits       partition.Limits
 	syncTime     time.Duration // the longest a write of the log takes
@@ -86,6 +90,8 @@ func drawSettings(r *rand.Rand) settings {
 		admin:      r.IntN(3) > 0,
 		chaos:      time.Duration(5+r.IntN(8)) * time.Second,
 	}
+	s.cleaning, s.cleanerMap = pick[time.Duration](r, 100, 500, 2000)*ms, pick(r, 1<<10, 64<<10)
+	s.dirtyRatio, s.tombstones = pick(r, 0.01, 0.3), pick(r, 0, 500*ms, time.Hour)
 	for range 1 + r.IntN(2) {
 		s.topics = append(s.topics, 1+r.IntN(3))
 	}
@@ -112,7 +118,7 @@ func benchSettings() settings {
 	s.maxUnapplied, s.maxInflight, s.shards = 1<<20, 1<<20, 2
 	s.segment.SegmentBytes, s.segment.SegmentAge, s.segment.RetentionBytes = 64<<10, time.Hour, 48<<10
 	s.limits.FlushInterval, s.limits.FlushBytes, s.limits.MaintenanceInterval = 2*time.Second, 64<<10, 5*time.Second
-	s.scrub = time.Hour
+	s.scrub, s.cleaning = time.Hour, 15*time.Second
 	s.syncTime, s.stepTime, s.netDelay = 4*ms, 0, 3*ms
 	s.producers, s.consumers, s.idempotent, s.valueBytes = 8, 1, 1, 600
 	s.pace, s.deletes, s.admin = 2*time.Second, false, false
