@@ -275,9 +275,11 @@ perf() {
 verifiable() {
   local t=$PREFIX.verifiable
   tool TopicCommand --create --topic "$t" --partitions 3 --replication-factor 3
+  printf 'retries=2147483647\nenable.idempotence=true\n' >"$WORK/retries" # by itself the tool does not send again
   "${jvm[@]}" org.apache.kafka.tools.VerifiableConsumer --bootstrap-server "$BOOTSTRAP" --topic "$t" --group-id "$t" --max-messages "$LINES" --verbose >"$WORK/consumed" 2>&1 &
   consumer=$!
-  "${jvm[@]}" org.apache.kafka.tools.VerifiableProducer --bootstrap-server "$BOOTSTRAP" --topic "$t" --max-messages "$LINES" --throughput "$((LINES / 5))" >"$WORK/produced" 2>&1 &
+  "${jvm[@]}" org.apache.kafka.tools.VerifiableProducer --bootstrap-server "$BOOTSTRAP" --topic "$t" --max-messages "$LINES" --throughput "$((LINES / 5))" \
+    --command-config "$WORK/retries" >"$WORK/produced" 2>&1 &
   producer=$!
   trap 'kill "$producer" "$consumer" 2>/dev/null || true' EXIT
   awaited "$WORK/produced" producer_send_success $((LINES / 3))
