@@ -21,7 +21,7 @@ import (
 // v4  flexible
 //
 // A broker's configs are answered by that broker alone; the broker named "" has what was set for all at run time. A null or
-// empty list of names means all; names that do not exist are left out.
+// empty list of names means all; names that do not exist are left out. A group has configs whether or not it exists.
 
 // describedBytes is what the configs of one resource take in an answer, with synonyms and documentation.
 const describedBytes = 16 << 10
@@ -79,12 +79,19 @@ func (b *Broker) describeConfigs(img *metadata.Image, in *kmsg.DescribeConfigsRe
 			return nil, coded(kerr.InvalidRequest, fmt.Sprintf("Unexpected broker id, expected %d or empty string, but received %d", self, id))
 		}
 		return layers.DescribeBroker(names), nil
+	case kmsg.ConfigResourceTypeGroupConfig:
+		if in.ResourceName == "" {
+			return nil, errGroupWithoutName
+		}
+		return layers.DescribeGroup(img.GroupConfigs[in.ResourceName], names), nil
 	}
 	return nil, unsupportedResource(in.ResourceType)
 }
 
+var errGroupWithoutName = coded(kerr.InvalidRequest, "The group's name must not be empty.")
+
 func unsupportedResource(t kmsg.ConfigResourceType) error {
-	return coded(kerr.InvalidRequest, fmt.Sprintf("Configs of resource type %d (%s) are not supported; there are those of topics and brokers", int8(t), t))
+	return coded(kerr.InvalidRequest, fmt.Sprintf("Configs of resource type %d (%s) are not supported; there are those of topics, brokers and groups", int8(t), t))
 }
 
 func describedConfig(e config.Entry, t kmsg.ConfigResourceType, req *kmsg.DescribeConfigsRequest) kmsg.DescribeConfigsResponseResourceConfig {

@@ -120,10 +120,40 @@ func TestDescribeConfigsBroker(t *testing.T) {
 	})
 }
 
+// A group's configs have the brokers' behind them, and Kafka's source for what is set on the group.
+func TestDescribeConfigsOfGroups(t *testing.T) {
+	c := newAdminCluster()
+	c.edit(func(img *metadata.Image) {
+		img.GroupConfigs = map[string]map[string]string{"g": {"consumer.session.timeout.ms": "50000"}}
+	})
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	req.IncludeSynonyms = true
+	req.Resources = append(req.Resources, describeResource(32, "g"), describeResource(32, "other"), describeResource(32, ""))
+	rs := callAdmin[*kmsg.DescribeConfigsResponse](t, c.broker(t), 4, req).Resources
+	session := func(r kmsg.DescribeConfigsResponseResource) kmsg.DescribeConfigsResponseResourceConfig {
+		i := slices.IndexFunc(r.Configs, func(c kmsg.DescribeConfigsResponseResourceConfig) bool {
+			return c.Name == "consumer.session.timeout.ms"
+		})
+		if i < 0 {
+			t.Fatalf("no session timeout: %+v", r)
+		}
+		return r.Configs[i]
+	}
+	if s := session(rs[0]); *s.Value != "50000" || s.Source != 8 || len(s.ConfigSynonyms) != 2 || s.ConfigSynonyms[1].Name != "group.consumer.session.timeout.ms" {
+		t.Errorf("set: %+v", s)
+	}
+	if s := session(rs[1]); *s.Value != "45000" || s.Source != 5 || s.ReadOnly {
+		t.Errorf("not set: %+v", s)
+	}
+	if rs[2].ErrorCode != 42 {
+		t.Errorf("without a name: %+v", rs[2])
+	}
+}
+
 func TestDescribeConfigsOtherResources(t *testing.T) {
 	c := newAdminCluster()
 	req := kmsg.NewPtrDescribeConfigsRequest()
-	for _, typ := range []kmsg.ConfigResourceType{0, 8, 16, 32, 99, -1} {
+	for _, typ := range []kmsg.ConfigResourceType{0, 8, 16, 99, -1} {
 		req.Resources = append(req.Resources, describeResource(typ, "1"))
 	}
 	for _, r := range callAdmin[*kmsg.DescribeConfigsResponse](t, c.broker(t), 4, req).Resources {

@@ -137,6 +137,11 @@ func (b *Broker) checkAlteration(img *metadata.Image, a alteration) error {
 		if errors.Is(err, config.ErrInvalidValue) {
 			return coded(kerr.InvalidRequest, err.Error()) // Kafka's code for a broker; a topic's is INVALID_CONFIG
 		}
+	case kmsg.ConfigResourceTypeGroupConfig:
+		if a.name == "" {
+			return errGroupWithoutName
+		}
+		_, err = config.AlterGroup(a.base(currentConfigs(img, a)), ops, layers)
 	default:
 		return unsupportedResource(a.kind)
 	}
@@ -158,6 +163,9 @@ func currentConfigs(img *metadata.Image, a alteration) map[string]string {
 			return t.Configs
 		}
 		return nil
+	}
+	if a.kind == kmsg.ConfigResourceTypeGroupConfig {
+		return img.GroupConfigs[a.name]
 	}
 	id := int64(-1)
 	if a.name != "" {

@@ -84,7 +84,11 @@ func TestIncrementalAlterConfigsBadInput(t *testing.T) {
 		"no broker id":          {alterResource(4, "one", configEdit{0, "log.retention.ms", "2"}), 42},
 		"negative broker id":    {alterResource(4, "-1", configEdit{0, "log.retention.ms", "2"}), 42},
 		"logger":                {alterResource(8, "1", configEdit{0, "x", "DEBUG"}), 42},
-		"group":                 {alterResource(32, "g", configEdit{0, "x", "1"}), 42},
+		"group, unknown name":   {alterResource(32, "g", configEdit{0, "x", "1"}), 40},
+		"group, too short":      {alterResource(32, "g", configEdit{0, "consumer.session.timeout.ms", "44999"}), 40},
+		"group, too long":       {alterResource(32, "g", configEdit{0, "consumer.session.timeout.ms", "60001"}), 40},
+		"group without a name":  {alterResource(32, "", configEdit{0, "consumer.session.timeout.ms", "50000"}), 42},
+		"sound, group":          {alterResource(32, "g", configEdit{0, "consumer.session.timeout.ms", "60000"}), 0},
 		"sound, other broker":   {alterResource(4, "2", configEdit{0, "log.retention.ms", "2"}), 0},
 		"sound, delete unset":   {alterResource(2, "a", configEdit{1, "retention.ms", "null"}), 0},
 	} {

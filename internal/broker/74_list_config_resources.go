@@ -13,7 +13,7 @@ import (
 // ListConfigResources (key 74), 0–1. KIP-714, KIP-1142.
 //
 // v0  client metrics alone, of which there are none
-// v1  by type; no types named means all that there are: topics and brokers
+// v1  by type; no types named means all that there are: topics, brokers, and groups on which something is set
 //
 // A type that is Kafka's and has no configs here (broker loggers, client metrics) is listed empty; one that nobody knows is refused.
 
@@ -25,7 +25,7 @@ func handleListConfigResources(b *Broker, _ context.Context, rc *RequestContext,
 	}
 	types := req.ResourceTypes
 	if len(types) == 0 {
-		types = []int8{int8(kmsg.ConfigResourceTypeTopic), int8(kmsg.ConfigResourceTypeBroker)}
+		types = []int8{int8(kmsg.ConfigResourceTypeTopic), int8(kmsg.ConfigResourceTypeBroker), int8(kmsg.ConfigResourceTypeGroupConfig)}
 	}
 	img := b.cfg.Cluster.Image()
 	add := func(t int8, name string) {
@@ -44,7 +44,11 @@ func handleListConfigResources(b *Broker, _ context.Context, rc *RequestContext,
 			for _, n := range sortedNodes(img) {
 				add(t, strconv.Itoa(int(n.ID)))
 			}
-		case kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics, kmsg.ConfigResourceTypeGroupConfig:
+		case kmsg.ConfigResourceTypeGroupConfig:
+			for _, name := range slices.Sorted(maps.Keys(img.GroupConfigs)) {
+				add(t, name)
+			}
+		case kmsg.ConfigResourceTypeBrokerLogger, kmsg.ConfigResourceTypeClientMetrics:
 		default:
 			resp.ConfigResources = nil
 			resp.ErrorCode, _ = b.refusal(rc, kerr.UnsupportedVersion)

@@ -132,7 +132,11 @@ func TestDescribeQuorum(t *testing.T) {
 
 func TestListConfigResources(t *testing.T) {
 	c := newAdminCluster()
-	c.edit(func(img *metadata.Image) { c.addTopic(img, "b", 1, 1); c.addTopic(img, "a", 1, 1) })
+	c.edit(func(img *metadata.Image) {
+		c.addTopic(img, "b", 1, 1)
+		c.addTopic(img, "a", 1, 1)
+		img.GroupConfigs = map[string]map[string]string{"h": {"consumer.session.timeout.ms": "50000"}, "g": {"consumer.session.timeout.ms": "50000"}}
+	})
 	b := c.broker(t)
 	for name, test := range map[string]struct {
 		v     int16
@@ -140,8 +144,8 @@ func TestListConfigResources(t *testing.T) {
 		want  int
 		code  int16
 	}{
-		"v0 is client metrics": {0, nil, 0, 0}, "all": {1, nil, 5, 0}, "topics": {1, []int8{2}, 2, 0}, "brokers": {1, []int8{4, 4}, 3, 0},
-		"none of that type": {1, []int8{8, 16, 32}, 0, 0}, "no such type": {1, []int8{2, 5}, 0, 35},
+		"v0 is client metrics": {0, nil, 0, 0}, "all": {1, nil, 7, 0}, "groups": {1, []int8{32}, 2, 0}, "topics": {1, []int8{2}, 2, 0}, "brokers": {1, []int8{4, 4}, 3, 0},
+		"none of that type": {1, []int8{8, 16}, 0, 0}, "no such type": {1, []int8{2, 5}, 0, 35},
 	} {
 		req := kmsg.NewPtrListConfigResourcesRequest()
 		req.ResourceTypes = test.types

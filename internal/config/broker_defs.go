@@ -26,7 +26,7 @@ var Brokers = newTable("broker", brokerDefs())
 
 // brokerNames gives a broker config the type, limits and default of the topic config it stands behind.
 func brokerDefs() []*Def {
-	defs := brokerOwnDefs()
+	defs := append(brokerOwnDefs(), groupBrokerDefs()...)
 	for _, t := range topicDefs() {
 		for i, s := range t.Synonyms {
 			d := *t

@@ -38,6 +38,7 @@ const (
 	SourceClusterDefault Source = 3 // set at run time for all brokers
 	SourceStatic         Source = 4 // the broker's flags, environment or file
 	SourceDefault        Source = 5 // built in
+	SourceGroup          Source = 8 // set on the group
 )
 
 var (
@@ -248,6 +249,9 @@ func newTable(kind string, defs []*Def) *Table {
 	t := &Table{kind: kind, defs: defs, index: make(map[string]*Def, len(defs))}
 	slices.SortFunc(t.defs, func(a, b *Def) int { return strings.Compare(a.Name, b.Name) })
 	for _, d := range defs {
+		if t.index[d.Name] != nil {
+			panic("config: " + d.Name + " is defined twice")
+		}
 		if lo, hi := limits(d.Type); d.Min == 0 && d.Max == 0 {
 			d.Min, d.Max = lo, hi
 		}

@@ -37,7 +37,11 @@ type Entry struct {
 func (l Layers) resolve(d *Def, set map[string]string) []Candidate {
 	var out []Candidate
 	if v, ok := set[d.Name]; ok {
-		out = append(out, Candidate{d.Name, v, SourceTopic})
+		src := SourceTopic
+		if Groups.index[d.Name] == d {
+			src = SourceGroup
+		}
+		out = append(out, Candidate{d.Name, v, src})
 	}
 	names := d.Synonyms
 	if Brokers.index[d.Name] == d { // a broker config is its own synonym

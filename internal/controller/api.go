@@ -59,9 +59,10 @@ type ResourceType int8
 const (
 	ResourceTopic  ResourceType = 2
 	ResourceBroker ResourceType = 4
+	ResourceGroup  ResourceType = 32
 )
 
-// Resource is a topic by name, or a broker by its id in decimal ("" means every broker).
+// Resource is a topic or a consumer group by name, or a broker by its id in decimal ("" means every broker).
 type Resource struct {
 	Type ResourceType
 	Name string
@@ -72,6 +73,8 @@ func (r Resource) String() string {
 	switch {
 	case r.Type == ResourceTopic:
 		return fmt.Sprintf("topic %q", r.Name)
+	case r.Type == ResourceGroup:
+		return fmt.Sprintf("group %q", r.Name)
 	case r.Type == ResourceBroker && r.Name == "":
 		return "all brokers"
 	case r.Type == ResourceBroker:

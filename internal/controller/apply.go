@@ -262,11 +262,16 @@ func applySetConfigs(b *metadata.Builder, op *controllerpb.SetConfigs) (refusal,
 			if b.TopicByID(id) == nil {
 				return refuse(ErrUnknownTopicID, "there is no topic with id %s", id), nil
 			}
+		case u.Group != "":
 		case u.Node != -1 && b.Node(u.Node) == nil:
 			return refuse(ErrUnknownNode, "node %d is not known", u.Node), nil
 		}
 	}
 	for _, u := range op.Updates {
+		if u.Group != "" {
+			b.PutGroupConfigs(u.Group, updated(b.GroupConfigs(u.Group), u))
+			continue
+		}
 		if len(u.Topic) == 0 {
 			b.PutBrokerConfigs(u.Node, updated(b.BrokerConfigs(u.Node), u))
 			continue

@@ -69,6 +69,9 @@ func EncodeImage(img *metadata.Image) ([]byte, error) {
 		out.Topics = append(out.Topics, topicProto(img.Topics[name], &dirs))
 	}
 	out.Dirs = dirs.list
+	for _, group := range slices.Sorted(maps.Keys(img.GroupConfigs)) {
+		out.Groups = append(out.Groups, &controllerpb.Image_GroupConfigs{Group: group, Configs: configsProto(img.GroupConfigs[group])})
+	}
 	for _, node := range slices.Sorted(maps.Keys(img.BrokerConfigs)) {
 		out.Brokers = append(out.Brokers, &controllerpb.Image_BrokerConfigs{Node: node, Configs: configsProto(img.BrokerConfigs[node])})
 	}
@@ -170,6 +173,12 @@ func imageFromProto(in *controllerpb.Image) (*metadata.Image, error) {
 			return nil, fmt.Errorf("configuration of node %d twice or empty", pb.Node)
 		}
 		img.BrokerConfigs[pb.Node] = configsFromProto(pb.Configs)
+	}
+	for _, pg := range in.Groups {
+		if pg.Group == "" || img.GroupConfigs[pg.Group] != nil || len(pg.Configs) == 0 {
+			return nil, fmt.Errorf("configuration of group %q twice or empty", pg.Group)
+		}
+		img.GroupConfigs[pg.Group] = configsFromProto(pg.Configs)
 	}
 	for _, pr := range in.Requests {
 		id, err := uuid.FromBytes(pr.Id)

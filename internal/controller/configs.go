@@ -15,6 +15,7 @@ import (
 
 func (r *round) alterConfigs(d *decision, asked []*controllerpb.AskAlterConfigs_Change, mark metadata.RequestMark, done []byte) *controllerpb.Command {
 	op := &controllerpb.SetConfigs{}
+	groups, most := r.b.ConfiguredGroups(), r.c.cfg.Limits.ConfiguredGroups
 	r.each(d, mark, done, func(i int, already bool) (*controllerpb.Item, int, *Error) {
 		ch := asked[i]
 		if already {
@@ -23,6 +24,12 @@ func (r *round) alterConfigs(d *decision, asked []*controllerpb.AskAlterConfigs_
 		u, err := r.configUpdate(d, ch)
 		if err != nil || len(u.Set) == 0 && len(u.Remove) == 0 {
 			return nil, 0, err
+		}
+		if u.Group != "" && len(u.Set) > 0 && len(r.b.GroupConfigs(u.Group)) == 0 {
+			if groups >= most {
+				return nil, 0, refuse(ErrPolicy, "%d groups have configurations of their own, which is the most there may be: take back those of others first", most)
+			}
+			groups++
 		}
 		op.Updates = append(op.Updates, u)
 		return nil, proto.Size(u) + 4, nil
@@ -60,8 +67,13 @@ func (r *round) configUpdate(d *decision, ch *controllerpb.AskAlterConfigs_Chang
 			}
 		}
 		have = r.b.BrokerConfigs(u.Node)
+	case ResourceGroup:
+		if ch.Resource == "" {
+			return nil, refuse(ErrInvalidRequest, "a group has a name, and this one's is empty")
+		}
+		u.Group, have = ch.Resource, r.b.GroupConfigs(ch.Resource)
 	default:
-		return nil, refuse(ErrInvalidRequest, "configurations belong to topics and brokers, not to resources of type %d", ch.Type)
+		return nil, refuse(ErrInvalidRequest, "configurations belong to topics, brokers and groups, not to resources of type %d", ch.Type)
 	}
 	want, err := r.edited(res, have, ch)
 	if err != nil {

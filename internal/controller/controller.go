@@ -65,6 +65,8 @@ type Limits struct {
 	PartitionsPerTopic int
 	// Partitions in the cluster. Default 200,000.
 	Partitions int
+	// ConfiguredGroups is how many consumer groups may have configurations of their own. Default 10,000.
+	ConfiguredGroups int
 	// Queue is how many requests may wait on the leader. Default 4,096.
 	Queue int
 	// CommandBytes is about where a batch of commands is closed; the rest is decided next. Default 8 MiB.
@@ -128,6 +130,7 @@ func New(cfg Config) (*Controller, error) {
 	l.Items = orDefault(l.Items, 20_000)
 	l.PartitionsPerTopic = orDefault(l.PartitionsPerTopic, 10_000)
 	l.Partitions = orDefault(l.Partitions, 200_000)
+	l.ConfiguredGroups = orDefault(l.ConfiguredGroups, 10_000)
 	l.Queue = orDefault(l.Queue, 4096)
 	l.CommandBytes = orDefault(l.CommandBytes, 8<<20)
 	if cfg.Timeout <= 0 {

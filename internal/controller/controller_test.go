@@ -562,6 +562,42 @@ func TestLargeRequestIsSplitBetweenTopics(t *testing.T) {
 	}
 }
 
+// A group's configs are kept whether or not there is such a group, survive a snapshot, and are bounded in number.
+func TestGroupConfigs(t *testing.T) {
+	fc := newFakeCluster(t, testImage(3), 1, func(c *Config) { c.Limits.ConfiguredGroups = 2 })
+	c := fc.ctl(1)
+	set := func(group, value string) ConfigChange {
+		return ConfigChange{Resource: Resource{ResourceGroup, group}, Edits: []ConfigEdit{{OpSet, "k", ptr(value)}}}
+	}
+	back := ConfigChange{Resource: Resource{ResourceGroup, "a"}, Edits: []ConfigEdit{{OpDelete, "k", nil}}}
+	for i, s := range []struct {
+		changes []ConfigChange
+		want    []error
+		have    string
+	}{
+		{[]ConfigChange{set("a", "1"), set("b", "1"), set("c", "1")}, []error{nil, nil, ErrPolicy}, "map[a:map[k:1] b:map[k:1]]"},
+		{[]ConfigChange{set("a", "2"), set("", "1")}, []error{nil, ErrInvalidRequest}, "map[a:map[k:2] b:map[k:1]]"},
+		{[]ConfigChange{set("c", "1")}, []error{ErrPolicy}, "map[a:map[k:2] b:map[k:1]]"},
+		{[]ConfigChange{back}, []error{nil}, "map[b:map[k:1]]"},
+		{[]ConfigChange{set("c", "1")}, []error{nil}, "map[b:map[k:1] c:map[k:1]]"},
+	} {
+		for j, r := range c.AlterConfigs(testContext(t), s.changes, false) {
+			wantErr(t, fmt.Sprint("step ", i, ", change ", j), r.Err, s.want[j])
+		}
+		img := fc.nodes[0].machine.Image()
+		if got := fmt.Sprint(img.GroupConfigs); got != s.have {
+			t.Errorf("step %d: %s, want %s", i, got, s.have)
+		}
+		b, err := EncodeImage(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := DecodeImage(b); err != nil || fmt.Sprint(again.GroupConfigs) != s.have {
+			t.Errorf("step %d: after a snapshot: %v (%v)", i, again.GroupConfigs, err)
+		}
+	}
+}
+
 func TestLimits(t *testing.T) {
 	fc := newFakeCluster(t, testImage(3), 1, func(c *Config) { c.Limits = Limits{Items: 5, Partitions: 10, PartitionsPerTopic: 8} })
 	c := fc.ctl(1)

@@ -251,7 +251,7 @@ func (s *shard) consumerHeartbeat(hb *consumer.Heartbeat, done func(ConsumerAnsw
 				s.leaveClassic(g)
 			}
 			if err == nil && hb.Epoch >= 0 {
-				answer.Interval = s.c.cfg.Settings.ConsumerHeartbeatInterval
+				_, answer.Interval = s.c.cfg.Consumer(g.id)
 				s.consumerBeat(g, answer.Member)
 			}
 			return err
@@ -297,7 +297,8 @@ func (s *shard) consumerBeat(g *group, id string) {
 		c.sessions[id] = se
 	}
 	now, m := s.c.now(), c.state.Member(id)
-	se.deadline = now + s.c.cfg.Settings.ConsumerSessionTimeout
+	timeout, _ := s.c.cfg.Consumer(g.id)
+	se.deadline = now + timeout
 	if m.Classic != nil {
 		se.deadline = now + time.Duration(m.Classic.SessionTimeout)*time.Millisecond
 	}
@@ -341,7 +342,8 @@ func (s *shard) consumerDue(t *timer, now time.Duration) {
 		s.timers.set(t, se.deadline)
 		return
 	}
-	s.timers.set(t, now+s.c.cfg.Settings.ConsumerSessionTimeout) // again, should it not be written
+	again, _ := s.c.cfg.Consumer(g.id)
+	s.timers.set(t, now+again) // again, should it not be written
 	s.enqueue(g, consumerOp{run: func(ch *consumer.Change) error {
 		cur := c.state.Current(se.id)
 		switch {

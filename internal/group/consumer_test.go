@@ -318,3 +318,30 @@ func TestRequestsThatWaitForAConsumerGroupAreBounded(t *testing.T) {
 	w.log.release(nil)
 	first.ok() // it is committed all the same
 }
+
+// What is set for a group counts from its members' next heartbeat on, whatever counted when they joined.
+func TestAGroupsOwnTimeoutsCountAtOnce(t *testing.T) {
+	session, interval := 45*time.Second, 5*time.Second
+	c := &catalog{}
+	c.set(map[string]int{"a": 1})
+	w := newWorld(t, 1, func(cfg *Config) {
+		cfg.Image = func() *metadata.Image { return c.img }
+		cfg.Consumer = func(string) (time.Duration, time.Duration) { return session, interval }
+	})
+	m := w.consume(enters("m", "a")).ok()
+	if m.Interval != 5*time.Second {
+		t.Errorf("told to send a heartbeat every %v", m.Interval)
+	}
+	session, interval = 60*time.Second, 10*time.Second
+	if a := w.consume(lives("m", m)).ok(); a.Interval != 10*time.Second {
+		t.Errorf("told to send a heartbeat every %v after the change", a.Interval)
+	}
+	w.clock.Advance(59 * time.Second)
+	if d := w.describeConsumer(); len(d.Members) != 1 {
+		t.Errorf("gone before its session's end: %+v", d)
+	}
+	w.clock.Advance(2 * time.Second)
+	if d := w.describeConsumer(); len(d.Members) != 0 {
+		t.Errorf("there after its session's end: %+v", d)
+	}
+}

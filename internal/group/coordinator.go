@@ -83,6 +83,9 @@ type Config struct {
 	// NewID makes the unique part of a member id.
 	NewID    func() string
 	Settings Settings // all of it; see DefaultSettings
+	// Consumer returns a consumer group's session timeout and heartbeat interval now, which may be set for the group alone. It is
+	// asked for with every heartbeat. Nil: those of Settings.
+	Consumer func(group string) (session, heartbeat time.Duration)
 	Limits   Limits
 }
 
@@ -113,6 +116,11 @@ func New(cfg Config) (*Coordinator, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Limits.setDefaults()
+	if cfg.Consumer == nil {
+		cfg.Consumer = func(string) (session, heartbeat time.Duration) {
+			return cfg.Settings.ConsumerSessionTimeout, cfg.Settings.ConsumerHeartbeatInterval
+		}
+	}
 	return &Coordinator{
 		cfg: cfg, log: cfg.Logger, base: cfg.Clock.Now(), wake: make(chan struct{}, 1), shards: map[int32]*shard{},
 		known: consumer.NewTopics(1, nil),

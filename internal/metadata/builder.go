@@ -33,6 +33,7 @@ type Builder struct {
 	topics  map[string]*Topic    // nil value: deleted
 	byID    map[uuid.UUID]*Topic // nil value: deleted
 	brokers map[int32]map[string]string
+	groups  map[string]map[string]string
 	changed bool
 }
 
@@ -43,7 +44,7 @@ func NewBuilder(base *Image) *Builder {
 		nextGroup: base.NextGroup, nextReplica: base.NextReplica, nextProducerID: base.NextProducerID,
 		requests: base.Requests, retired: base.Retired,
 		nodes: map[int32]*Node{}, topics: map[string]*Topic{}, byID: map[uuid.UUID]*Topic{},
-		brokers: map[int32]map[string]string{},
+		brokers: map[int32]map[string]string{}, groups: map[string]map[string]string{},
 	}
 }
 
@@ -208,6 +209,34 @@ func (b *Builder) PutBrokerConfigs(node int32, configs map[string]string) {
 	b.brokers[node], b.changed = configs, true
 }
 
+// GroupConfigs returns what is set for a consumer group. Read-only.
+func (b *Builder) GroupConfigs(group string) map[string]string {
+	if c, ok := b.groups[group]; ok {
+		return c
+	}
+	return b.base.GroupConfigs[group]
+}
+
+// PutGroupConfigs replaces what is set for a consumer group. An empty map removes it.
+func (b *Builder) PutGroupConfigs(group string, configs map[string]string) {
+	b.groups[group], b.changed = configs, true
+}
+
+// ConfiguredGroups counts the consumer groups that have something set.
+func (b *Builder) ConfiguredGroups() int {
+	n := len(b.base.GroupConfigs)
+	for group, c := range b.groups {
+		_, had := b.base.GroupConfigs[group]
+		switch {
+		case had && len(c) == 0:
+			n--
+		case !had && len(c) > 0:
+			n++
+		}
+	}
+	return n
+}
+
 // Request returns what is remembered of a request.
 func (b *Builder) Request(id uuid.UUID) (RequestMark, bool) {
 	for i := len(b.requests) - 1; i >= 0; i-- {
@@ -260,8 +289,8 @@ func (b *Builder) Build() *Image {
 	img := &Image{
 		ClusterID: b.clusterID, Index: b.index,
 		Nodes: b.base.Nodes, Topics: b.base.Topics, TopicsByID: b.base.TopicsByID, Groups: b.base.Groups,
-		BrokerConfigs: b.base.BrokerConfigs,
-		NextGroup:     b.nextGroup, NextReplica: b.nextReplica, NextProducerID: b.nextProducerID,
+		BrokerConfigs: b.base.BrokerConfigs, GroupConfigs: b.base.GroupConfigs,
+		NextGroup: b.nextGroup, NextReplica: b.nextReplica, NextProducerID: b.nextProducerID,
 		Requests: b.requests, Retired: b.retired,
 	}
 	if len(b.nodes) > 0 {
@@ -284,6 +313,16 @@ func (b *Builder) Build() *Image {
 				delete(img.BrokerConfigs, node)
 			} else {
 				img.BrokerConfigs[node] = c
+			}
+		}
+	}
+	if len(b.groups) > 0 {
+		img.GroupConfigs = cloned(b.base.GroupConfigs)
+		for group, c := range b.groups {
+			if len(c) == 0 {
+				delete(img.GroupConfigs, group)
+			} else {
+				img.GroupConfigs[group] = c
 			}
 		}
 	}
@@ -330,7 +369,7 @@ func cloned[K comparable, V any](m map[K]V) map[K]V {
 func Empty() *Image {
 	return &Image{
 		Nodes: map[int32]*Node{}, Topics: map[string]*Topic{}, TopicsByID: map[uuid.UUID]*Topic{},
-		Groups: map[uint64]PartitionRef{}, BrokerConfigs: map[int32]map[string]string{},
+		Groups: map[uint64]PartitionRef{}, BrokerConfigs: map[int32]map[string]string{}, GroupConfigs: map[string]map[string]string{},
 		NextGroup: MetadataGroup + 1, NextReplica: 1,
 	}
 }

@@ -81,6 +81,8 @@ type Image struct {
 	Groups     map[uint64]PartitionRef
 	// BrokerConfigs: node id -> name -> value; node -1 holds the cluster-wide defaults.
 	BrokerConfigs map[int32]map[string]string
+	// GroupConfigs: consumer group -> name -> value; only groups that have something set.
+	GroupConfigs map[string]map[string]string
 	// NextGroup, NextReplica and NextProducerID are the lowest never handed out. A group below NextGroup that is not in
 	// Groups has been deleted.
 	NextGroup, NextReplica uint64

@@ -163,8 +163,11 @@ func (c *configs) replication() int16 { return c.cfg.Replication(len(c.source.Im
 func configRules(cfg *config.Node, image func() *metadata.Image) controller.ConfigRules {
 	static := cfg.Static()
 	table := func(r controller.Resource) *config.Table {
-		if r.Type == controller.ResourceBroker {
+		switch r.Type {
+		case controller.ResourceBroker:
 			return config.Brokers
+		case controller.ResourceGroup:
+			return config.Groups
 		}
 		return config.Topics
 	}

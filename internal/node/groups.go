@@ -16,7 +16,7 @@ import (
 // broker configs, as they are when the node starts.
 func (c *Core) openCoordinator() (err error) {
 	c.coordinator, err = group.New(tuned(c.tune.Coordinator, group.Config{
-		Clock: c.env.Clock, Logger: c.log, NewID: uuid.NewString, Settings: c.groupSettings(),
+		Clock: c.env.Clock, Logger: c.log, NewID: uuid.NewString, Settings: c.groupSettings(), Consumer: c.consumerGroup,
 		Image: c.machine.Image,
 		Partitions: func() int32 {
 			if t := c.machine.Image().Topics[group.Topic]; t != nil {
@@ -51,6 +51,14 @@ func (c *Core) assignors() []string {
 		return group.DefaultSettings().ConsumerAssignors
 	}
 	return list
+}
+
+// consumerGroup is what a consumer group's members are to keep to: what is set for the group, else for the brokers.
+func (c *Core) consumerGroup(group string) (session, heartbeat time.Duration) {
+	img := c.machine.Image()
+	l, set := layers(c.cfg, c.configs.static, img), img.GroupConfigs[group]
+	ms := func(name string) time.Duration { return time.Duration(l.GroupValue(set, name)) * time.Millisecond }
+	return ms("consumer.session.timeout.ms"), ms("consumer.heartbeat.interval.ms")
 }
 
 func (c *Core) groupSettings() group.Settings {

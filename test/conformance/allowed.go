@@ -44,6 +44,8 @@ var allowed = []allowance{
 		reason: "Chronik says why; Kafka leaves the message null."},
 	{keys: []int16{32}, paths: []string{"Resources.ErrorMessage"}, ours: "text", steps: []string{"no such topic"},
 		reason: "Chronik says why; Kafka leaves the message empty."},
+	{keys: []int16{32}, paths: groupConfigsMissing(), ours: nil, steps: []string{"groups, "},
+		reason: "Of share and streams groups, which Chronik does not have, and one that would change nothing."},
 	{keys: []int16{0}, paths: []string{"Topics.Partitions.LogAppendTime"}, kafka: "about now", ours: "-1",
 		reason: "Kafka answers a duplicate with its time though the topic is CreateTime; the protocol says -1 then."},
 	{keys: []int16{44}, paths: []string{"Resources.ErrorCode", "Resources.ErrorMessage"}, steps: []string{"an unknown operation"},
@@ -64,4 +66,16 @@ var allowed = []allowance{
 		reason: "Set on the recorded brokers; in Chronik a majority is always needed."},
 	{keys: []int16{32}, paths: []string{"Resources.Configs"}, steps: []string{"all of them"},
 		reason: "As before: Kafka has min.insync.replicas set for all brokers."},
+}
+
+// groupConfigsMissing are the configs that Kafka shows for a group and Chronik does not have.
+func groupConfigsMissing() []string {
+	var out []string
+	for _, name := range []string{"consumer.assignment.interval.ms",
+		"share.assignment.interval.ms", "share.auto.offset.reset", "share.delivery.count.limit", "share.heartbeat.interval.ms", "share.isolation.level",
+		"share.partition.max.record.locks", "share.record.lock.duration.ms", "share.renew.acknowledge.enable", "share.session.timeout.ms",
+		"streams.assignment.interval.ms", "streams.heartbeat.interval.ms", "streams.initial.rebalance.delay.ms", "streams.num.standby.replicas", "streams.session.timeout.ms"} {
+		out = append(out, "Resources.Configs["+name+"]")
+	}
+	return out
 }

@@ -1,7 +1,11 @@
 package conformance
 
 import (
+	"fmt"
+	"slices"
 	"strconv"
+	"strings"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -44,6 +48,18 @@ func describeConfigsCases() []testCase {
 			s.ask("no number", 2, configsOf(kmsg.ConfigResourceTypeBroker, "x"))
 			s.ask("nobody", 2, configsOf(kmsg.ConfigResourceTypeBroker, "99"))
 		}},
+		{name: "groups", play: func(s *scene) {
+			g := kmsg.ConfigResourceTypeGroupConfig
+			s.ask("all", 1, configsOf(g, s.name("g")))
+			req := configsOf(g, s.name("g"), "consumer.session.timeout.ms", "consumer.heartbeat.interval.ms", "no.such.config")
+			req.IncludeSynonyms, req.IncludeDocumentation = true, true
+			s.ask("with synonyms", 2, req)
+			s.ask("without a name", 1, configsOf(g, ""))
+			s.setGroup(s.name("g"), "consumer.session.timeout.ms", ptr("50000"))
+			s.ask("set", 2, req)
+			s.setGroup(s.name("g"), "consumer.session.timeout.ms", nil)
+			s.ask("back", 3, req)
+		}},
 		{name: "others", play: func(s *scene) {
 			s.ask("unknown type", 1, configsOf(0, "x"))
 			s.ask("type 77", 1, configsOf(77, "x"))
@@ -83,22 +99,53 @@ func alterConfigsCases() []testCase {
 	}}}
 }
 
-func incrementalCases() []testCase {
-	type edit struct {
-		op    int8
-		name  string
-		value *string
+type edit struct {
+	op    int8
+	name  string
+	value *string
+}
+
+func edits(t kmsg.ConfigResourceType, name string, edits ...edit) *kmsg.IncrementalAlterConfigsRequest {
+	r := kmsg.NewIncrementalAlterConfigsRequestResource()
+	r.ResourceType, r.ResourceName = t, name
+	for _, e := range edits {
+		r.Configs = append(r.Configs, kmsg.IncrementalAlterConfigsRequestResourceConfig{Name: e.name, Op: kmsg.IncrementalAlterConfigOp(e.op), Value: e.value})
 	}
-	of := func(t kmsg.ConfigResourceType, name string, edits ...edit) *kmsg.IncrementalAlterConfigsRequest {
-		r := kmsg.NewIncrementalAlterConfigsRequestResource()
-		r.ResourceType, r.ResourceName = t, name
-		for _, e := range edits {
-			r.Configs = append(r.Configs, kmsg.IncrementalAlterConfigsRequestResourceConfig{Name: e.name, Op: kmsg.IncrementalAlterConfigOp(e.op), Value: e.value})
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	req.Resources = append(req.Resources, r)
+	return req
+}
+
+// setGroup sets a group's config, or takes it back, and waits until every broker shows it.
+func (s *scene) setGroup(group, name string, value *string) {
+	e := edit{0, name, value}
+	if value == nil {
+		e.op = 1
+	}
+	req := edits(kmsg.ConfigResourceTypeGroupConfig, group, e)
+	req.Version = 1
+	if r := s.must(1, req).(*kmsg.IncrementalAlterConfigsResponse).Resources[0]; r.ErrorCode != 0 {
+		panic(fmt.Errorf("preparing: %s of group %s: error %d, %s", name, group, r.ErrorCode, *r.ErrorMessage))
+	}
+	end := time.Now().Add(patience)
+	for node := int32(1); node <= 3; node++ {
+		for {
+			ask := configsOf(kmsg.ConfigResourceTypeGroupConfig, group, name)
+			ask.Version = 4
+			c := s.must(node, ask).(*kmsg.DescribeConfigsResponse).Resources[0].Configs[0]
+			if (value == nil) == (c.Source == kmsg.ConfigSourceDefaultConfig) && (value == nil || *c.Value == *value) {
+				break
+			}
+			if time.Now().After(end) {
+				panic(fmt.Errorf("preparing: %s of group %s on broker %d is %+v", name, group, node, c))
+			}
+			pause()
 		}
-		req := kmsg.NewPtrIncrementalAlterConfigsRequest()
-		req.Resources = append(req.Resources, r)
-		return req
 	}
+}
+
+func incrementalCases() []testCase {
+	of := edits
 	topicType := kmsg.ConfigResourceTypeTopic
 	return []testCase{
 		{name: "topics", play: func(s *scene) {
@@ -134,6 +181,34 @@ func incrementalCases() []testCase {
 			s.ask("no number", 1, of(b, "x", edit{0, "message.max.bytes", ptr("1048588")}))
 			s.ask("a bad value", 1, of(b, "1", edit{0, "message.max.bytes", ptr("x")}))
 			s.ask("fixed while it runs", 1, of(b, strconv.Itoa(1), edit{0, "log.retention.hours", ptr("5")}))
+			checked := of(b, "1", edit{0, "message.max.bytes", ptr("1048589")})
+			checked.ValidateOnly = true
+			s.ask("only checked", 1, checked)
+			checked = of(b, "1", edit{0, "message.max.bytes", ptr("x")})
+			checked.ValidateOnly = true
+			s.ask("a bad value, only checked", 1, checked)
+		}},
+		{name: "groups", play: func(s *scene) {
+			g := kmsg.ConfigResourceTypeGroupConfig
+			group := s.name("g")
+			const session, heartbeat = "consumer.session.timeout.ms", "consumer.heartbeat.interval.ms"
+			checked := of(g, group, edit{0, session, ptr("50000")})
+			checked.ValidateOnly = true
+			s.ask("only checked", 1, checked)
+			s.ask("set", 1, of(g, group, edit{0, session, ptr("50000")}))
+			s.ask("set another", 1, of(g, group, edit{0, heartbeat, ptr("6000")}))
+			s.ask("below the broker's least", 1, of(g, group, edit{0, session, ptr("1000")}))
+			s.ask("above the broker's most", 1, of(g, group, edit{0, session, ptr("99999999")}))
+			s.ask("a heartbeat below the broker's least", 1, of(g, group, edit{0, heartbeat, ptr("1")}))
+			s.ask("a heartbeat above the broker's most", 1, of(g, group, edit{0, heartbeat, ptr("60000")}))
+			s.ask("zero", 1, of(g, group, edit{0, heartbeat, ptr("0")}))
+			s.ask("no number", 1, of(g, group, edit{0, session, ptr("x")}))
+			s.ask("null", 1, of(g, group, edit{0, session, nil}))
+			s.ask("an unknown name", 1, of(g, group, edit{0, "no.such", ptr("5")}))
+			s.ask("append to what is no list", 1, of(g, group, edit{2, session, ptr("5")}))
+			s.ask("back", 1, of(g, group, edit{1, session, nil}, edit{1, heartbeat, nil}))
+			s.ask("without a name", 1, of(g, "", edit{0, session, ptr("50000")}))
+			s.ask("delete what is not set", 1, of(g, group, edit{1, session, nil}))
 		}},
 	}
 }
@@ -149,6 +224,22 @@ func listConfigResourcesCases() []testCase {
 		s.ask("client metrics", 1, of(16))
 		s.ask("no such type", 1, of(5))
 		s.ask("one that is and one that is not", 1, of(4, 99))
+	}}, {name: "groups", from: 1, play: func(s *scene) {
+		// Other cases leave groups too: those of this one are looked at.
+		mine := func(step string) {
+			req := kmsg.NewPtrListConfigResourcesRequest()
+			req.Version, req.ResourceTypes = s.v, []int8{int8(kmsg.ConfigResourceTypeGroupConfig)}
+			resp := s.must(2, req).(*kmsg.ListConfigResourcesResponse)
+			resp.ConfigResources = slices.DeleteFunc(resp.ConfigResources, func(r kmsg.ListConfigResourcesResponseConfigResource) bool {
+				return !strings.HasPrefix(r.Name, s.prefix)
+			})
+			s.record(step, s.normalize(resp))
+		}
+		mine("nothing set")
+		s.setGroup(s.name("g"), "consumer.session.timeout.ms", ptr("50000"))
+		mine("set")
+		s.setGroup(s.name("g"), "consumer.session.timeout.ms", nil)
+		mine("back")
 	}}, {name: "client metrics", play: func(s *scene) {
 		if s.v == 0 {
 			s.ask("all", 1, kmsg.NewPtrListConfigResourcesRequest())

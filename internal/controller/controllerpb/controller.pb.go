@@ -741,9 +741,11 @@ type ConfigUpdate struct {
 	// The topic's id; empty: a broker.
 	Topic []byte `protobuf:"bytes,1,opt,name=topic,proto3" json:"topic,omitempty"`
 	// The broker; -1: all of them.
-	Node          int32     `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
-	Set           []*Config `protobuf:"bytes,3,rep,name=set,proto3" json:"set,omitempty"`
-	Remove        []string  `protobuf:"bytes,4,rep,name=remove,proto3" json:"remove,omitempty"`
+	Node   int32     `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"`
+	Set    []*Config `protobuf:"bytes,3,rep,name=set,proto3" json:"set,omitempty"`
+	Remove []string  `protobuf:"bytes,4,rep,name=remove,proto3" json:"remove,omitempty"`
+	// The consumer group; then there is neither a topic nor a broker.
+	Group         string `protobuf:"bytes,5,opt,name=group,proto3" json:"group,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -804,6 +806,13 @@ func (x *ConfigUpdate) GetRemove() []string {
 		return x.Remove
 	}
 	return nil
+}
+
+func (x *ConfigUpdate) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
 }
 
 type Config struct {
@@ -1102,7 +1111,8 @@ type Image struct {
 	Brokers  []*Image_BrokerConfigs `protobuf:"bytes,9,rep,name=brokers,proto3" json:"brokers,omitempty"`
 	Requests []*Image_Request       `protobuf:"bytes,10,rep,name=requests,proto3" json:"requests,omitempty"`
 	// Data directories of nodes that were removed.
-	Retired       [][]byte `protobuf:"bytes,11,rep,name=retired,proto3" json:"retired,omitempty"`
+	Retired       [][]byte              `protobuf:"bytes,11,rep,name=retired,proto3" json:"retired,omitempty"`
+	Groups        []*Image_GroupConfigs `protobuf:"bytes,12,rep,name=groups,proto3" json:"groups,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1210,6 +1220,13 @@ func (x *Image) GetRequests() []*Image_Request {
 func (x *Image) GetRetired() [][]byte {
 	if x != nil {
 		return x.Retired
+	}
+	return nil
+}
+
+func (x *Image) GetGroups() []*Image_GroupConfigs {
+	if x != nil {
+		return x.Groups
 	}
 	return nil
 }
@@ -2562,6 +2579,58 @@ func (x *Image_BrokerConfigs) GetConfigs() []*Config {
 	return nil
 }
 
+type Image_GroupConfigs struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Group         string                 `protobuf:"bytes,1,opt,name=group,proto3" json:"group,omitempty"`
+	Configs       []*Config              `protobuf:"bytes,2,rep,name=configs,proto3" json:"configs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Image_GroupConfigs) Reset() {
+	*x = Image_GroupConfigs{}
+	mi := &file_controller_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Image_GroupConfigs) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Image_GroupConfigs) ProtoMessage() {}
+
+func (x *Image_GroupConfigs) ProtoReflect() protoreflect.Message {
+	mi := &file_controller_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Image_GroupConfigs.ProtoReflect.Descriptor instead.
+func (*Image_GroupConfigs) Descriptor() ([]byte, []int) {
+	return file_controller_proto_rawDescGZIP(), []int{16, 3}
+}
+
+func (x *Image_GroupConfigs) GetGroup() string {
+	if x != nil {
+		return x.Group
+	}
+	return ""
+}
+
+func (x *Image_GroupConfigs) GetConfigs() []*Config {
+	if x != nil {
+		return x.Configs
+	}
+	return nil
+}
+
 type Image_Request struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2572,7 +2641,7 @@ type Image_Request struct {
 
 func (x *Image_Request) Reset() {
 	*x = Image_Request{}
-	mi := &file_controller_proto_msgTypes[36]
+	mi := &file_controller_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2584,7 +2653,7 @@ func (x *Image_Request) String() string {
 func (*Image_Request) ProtoMessage() {}
 
 func (x *Image_Request) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[36]
+	mi := &file_controller_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2597,7 +2666,7 @@ func (x *Image_Request) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Image_Request.ProtoReflect.Descriptor instead.
 func (*Image_Request) Descriptor() ([]byte, []int) {
-	return file_controller_proto_rawDescGZIP(), []int{16, 3}
+	return file_controller_proto_rawDescGZIP(), []int{16, 4}
 }
 
 func (x *Image_Request) GetId() []byte {
@@ -2628,7 +2697,7 @@ type AskCreateTopics_Topic struct {
 
 func (x *AskCreateTopics_Topic) Reset() {
 	*x = AskCreateTopics_Topic{}
-	mi := &file_controller_proto_msgTypes[37]
+	mi := &file_controller_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2640,7 +2709,7 @@ func (x *AskCreateTopics_Topic) String() string {
 func (*AskCreateTopics_Topic) ProtoMessage() {}
 
 func (x *AskCreateTopics_Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[37]
+	mi := &file_controller_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +2770,7 @@ type AskDeleteTopics_Key struct {
 
 func (x *AskDeleteTopics_Key) Reset() {
 	*x = AskDeleteTopics_Key{}
-	mi := &file_controller_proto_msgTypes[38]
+	mi := &file_controller_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +2782,7 @@ func (x *AskDeleteTopics_Key) String() string {
 func (*AskDeleteTopics_Key) ProtoMessage() {}
 
 func (x *AskDeleteTopics_Key) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[38]
+	mi := &file_controller_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2755,7 +2824,7 @@ type AskCreatePartitions_Topic struct {
 
 func (x *AskCreatePartitions_Topic) Reset() {
 	*x = AskCreatePartitions_Topic{}
-	mi := &file_controller_proto_msgTypes[39]
+	mi := &file_controller_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2767,7 +2836,7 @@ func (x *AskCreatePartitions_Topic) String() string {
 func (*AskCreatePartitions_Topic) ProtoMessage() {}
 
 func (x *AskCreatePartitions_Topic) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[39]
+	mi := &file_controller_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +2887,7 @@ type AskAlterConfigs_Change struct {
 
 func (x *AskAlterConfigs_Change) Reset() {
 	*x = AskAlterConfigs_Change{}
-	mi := &file_controller_proto_msgTypes[40]
+	mi := &file_controller_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2830,7 +2899,7 @@ func (x *AskAlterConfigs_Change) String() string {
 func (*AskAlterConfigs_Change) ProtoMessage() {}
 
 func (x *AskAlterConfigs_Change) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[40]
+	mi := &file_controller_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +2955,7 @@ type AskAlterConfigs_Op struct {
 
 func (x *AskAlterConfigs_Op) Reset() {
 	*x = AskAlterConfigs_Op{}
-	mi := &file_controller_proto_msgTypes[41]
+	mi := &file_controller_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2898,7 +2967,7 @@ func (x *AskAlterConfigs_Op) String() string {
 func (*AskAlterConfigs_Op) ProtoMessage() {}
 
 func (x *AskAlterConfigs_Op) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[41]
+	mi := &file_controller_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3018,7 @@ type AskReassign_Partition struct {
 
 func (x *AskReassign_Partition) Reset() {
 	*x = AskReassign_Partition{}
-	mi := &file_controller_proto_msgTypes[42]
+	mi := &file_controller_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2961,7 +3030,7 @@ func (x *AskReassign_Partition) String() string {
 func (*AskReassign_Partition) ProtoMessage() {}
 
 func (x *AskReassign_Partition) ProtoReflect() protoreflect.Message {
-	mi := &file_controller_proto_msgTypes[42]
+	mi := &file_controller_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3064,12 +3133,13 @@ const file_controller_proto_rawDesc = "" +
 	"partitions\"K\n" +
 	"\n" +
 	"SetConfigs\x12=\n" +
-	"\aupdates\x18\x01 \x03(\v2#.chronik.controller.v1.ConfigUpdateR\aupdates\"\x81\x01\n" +
+	"\aupdates\x18\x01 \x03(\v2#.chronik.controller.v1.ConfigUpdateR\aupdates\"\x97\x01\n" +
 	"\fConfigUpdate\x12\x14\n" +
 	"\x05topic\x18\x01 \x01(\fR\x05topic\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\x05R\x04node\x12/\n" +
 	"\x03set\x18\x03 \x03(\v2\x1d.chronik.controller.v1.ConfigR\x03set\x12\x16\n" +
-	"\x06remove\x18\x04 \x03(\tR\x06remove\"2\n" +
+	"\x06remove\x18\x04 \x03(\tR\x06remove\x12\x14\n" +
+	"\x05group\x18\x05 \x01(\tR\x05group\"2\n" +
 	"\x06Config\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xd8\x02\n" +
@@ -3097,7 +3167,7 @@ const file_controller_proto_rawDesc = "" +
 	"\tsuccessor\x18\x03 \x01(\x05R\tsuccessor\"A\n" +
 	"\x13AllocateProducerIDs\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x03R\x05first\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x03R\x05count\"\x83\b\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"\xa5\t\n" +
 	"\x05Image\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
@@ -3112,7 +3182,8 @@ const file_controller_proto_rawDesc = "" +
 	"\abrokers\x18\t \x03(\v2*.chronik.controller.v1.Image.BrokerConfigsR\abrokers\x12@\n" +
 	"\brequests\x18\n" +
 	" \x03(\v2$.chronik.controller.v1.Image.RequestR\brequests\x12\x18\n" +
-	"\aretired\x18\v \x03(\fR\aretired\x1a\xc8\x01\n" +
+	"\aretired\x18\v \x03(\fR\aretired\x12A\n" +
+	"\x06groups\x18\f \x03(\v2).chronik.controller.v1.Image.GroupConfigsR\x06groups\x1a\xc8\x01\n" +
 	"\x05Topic\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\fR\x02id\x12\x1a\n" +
@@ -3133,6 +3204,9 @@ const file_controller_proto_rawDesc = "" +
 	"\x04lost\x18\t \x03(\x04R\x04lost\x1a\\\n" +
 	"\rBrokerConfigs\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x05R\x04node\x127\n" +
+	"\aconfigs\x18\x02 \x03(\v2\x1d.chronik.controller.v1.ConfigR\aconfigs\x1a]\n" +
+	"\fGroupConfigs\x12\x14\n" +
+	"\x05group\x18\x01 \x01(\tR\x05group\x127\n" +
 	"\aconfigs\x18\x02 \x03(\v2\x1d.chronik.controller.v1.ConfigR\aconfigs\x1a-\n" +
 	"\aRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
@@ -3253,7 +3327,7 @@ func file_controller_proto_rawDescGZIP() []byte {
 	return file_controller_proto_rawDescData
 }
 
-var file_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_controller_proto_msgTypes = make([]protoimpl.MessageInfo, 44)
 var file_controller_proto_goTypes = []any{
 	(*Batch)(nil),                     // 0: chronik.controller.v1.Batch
 	(*Command)(nil),                   // 1: chronik.controller.v1.Command
@@ -3291,13 +3365,14 @@ var file_controller_proto_goTypes = []any{
 	(*Image_Topic)(nil),               // 33: chronik.controller.v1.Image.Topic
 	(*Image_Partition)(nil),           // 34: chronik.controller.v1.Image.Partition
 	(*Image_BrokerConfigs)(nil),       // 35: chronik.controller.v1.Image.BrokerConfigs
-	(*Image_Request)(nil),             // 36: chronik.controller.v1.Image.Request
-	(*AskCreateTopics_Topic)(nil),     // 37: chronik.controller.v1.AskCreateTopics.Topic
-	(*AskDeleteTopics_Key)(nil),       // 38: chronik.controller.v1.AskDeleteTopics.Key
-	(*AskCreatePartitions_Topic)(nil), // 39: chronik.controller.v1.AskCreatePartitions.Topic
-	(*AskAlterConfigs_Change)(nil),    // 40: chronik.controller.v1.AskAlterConfigs.Change
-	(*AskAlterConfigs_Op)(nil),        // 41: chronik.controller.v1.AskAlterConfigs.Op
-	(*AskReassign_Partition)(nil),     // 42: chronik.controller.v1.AskReassign.Partition
+	(*Image_GroupConfigs)(nil),        // 36: chronik.controller.v1.Image.GroupConfigs
+	(*Image_Request)(nil),             // 37: chronik.controller.v1.Image.Request
+	(*AskCreateTopics_Topic)(nil),     // 38: chronik.controller.v1.AskCreateTopics.Topic
+	(*AskDeleteTopics_Key)(nil),       // 39: chronik.controller.v1.AskDeleteTopics.Key
+	(*AskCreatePartitions_Topic)(nil), // 40: chronik.controller.v1.AskCreatePartitions.Topic
+	(*AskAlterConfigs_Change)(nil),    // 41: chronik.controller.v1.AskAlterConfigs.Change
+	(*AskAlterConfigs_Op)(nil),        // 42: chronik.controller.v1.AskAlterConfigs.Op
+	(*AskReassign_Partition)(nil),     // 43: chronik.controller.v1.AskReassign.Partition
 }
 var file_controller_proto_depIdxs = []int32{
 	1,  // 0: chronik.controller.v1.Batch.commands:type_name -> chronik.controller.v1.Command
@@ -3322,41 +3397,43 @@ var file_controller_proto_depIdxs = []int32{
 	17, // 19: chronik.controller.v1.Image.nodes:type_name -> chronik.controller.v1.Node
 	33, // 20: chronik.controller.v1.Image.topics:type_name -> chronik.controller.v1.Image.Topic
 	35, // 21: chronik.controller.v1.Image.brokers:type_name -> chronik.controller.v1.Image.BrokerConfigs
-	36, // 22: chronik.controller.v1.Image.requests:type_name -> chronik.controller.v1.Image.Request
-	20, // 23: chronik.controller.v1.Ask.create_topics:type_name -> chronik.controller.v1.AskCreateTopics
-	21, // 24: chronik.controller.v1.Ask.delete_topics:type_name -> chronik.controller.v1.AskDeleteTopics
-	22, // 25: chronik.controller.v1.Ask.create_partitions:type_name -> chronik.controller.v1.AskCreatePartitions
-	23, // 26: chronik.controller.v1.Ask.alter_configs:type_name -> chronik.controller.v1.AskAlterConfigs
-	27, // 27: chronik.controller.v1.Ask.producer_ids:type_name -> chronik.controller.v1.AskProducerIDs
-	17, // 28: chronik.controller.v1.Ask.register_node:type_name -> chronik.controller.v1.Node
-	19, // 29: chronik.controller.v1.Ask.barrier:type_name -> chronik.controller.v1.Barrier
-	24, // 30: chronik.controller.v1.Ask.reassign:type_name -> chronik.controller.v1.AskReassign
-	25, // 31: chronik.controller.v1.Ask.replace:type_name -> chronik.controller.v1.AskReplace
-	13, // 32: chronik.controller.v1.Ask.end_change:type_name -> chronik.controller.v1.EndChange
-	26, // 33: chronik.controller.v1.Ask.remove_node:type_name -> chronik.controller.v1.AskRemoveNode
-	37, // 34: chronik.controller.v1.AskCreateTopics.topics:type_name -> chronik.controller.v1.AskCreateTopics.Topic
-	38, // 35: chronik.controller.v1.AskDeleteTopics.topics:type_name -> chronik.controller.v1.AskDeleteTopics.Key
-	39, // 36: chronik.controller.v1.AskCreatePartitions.topics:type_name -> chronik.controller.v1.AskCreatePartitions.Topic
-	40, // 37: chronik.controller.v1.AskAlterConfigs.changes:type_name -> chronik.controller.v1.AskAlterConfigs.Change
-	42, // 38: chronik.controller.v1.AskReassign.partitions:type_name -> chronik.controller.v1.AskReassign.Partition
-	29, // 39: chronik.controller.v1.Answer.error:type_name -> chronik.controller.v1.Error
-	30, // 40: chronik.controller.v1.Answer.items:type_name -> chronik.controller.v1.Item
-	17, // 41: chronik.controller.v1.Answer.node:type_name -> chronik.controller.v1.Node
-	17, // 42: chronik.controller.v1.Answer.members:type_name -> chronik.controller.v1.Node
-	29, // 43: chronik.controller.v1.Item.error:type_name -> chronik.controller.v1.Error
-	32, // 44: chronik.controller.v1.ChangeReplicas.Partition.target:type_name -> chronik.controller.v1.ChangeReplicas.Slot
-	34, // 45: chronik.controller.v1.Image.Topic.partitions:type_name -> chronik.controller.v1.Image.Partition
-	11, // 46: chronik.controller.v1.Image.Topic.configs:type_name -> chronik.controller.v1.Config
-	11, // 47: chronik.controller.v1.Image.BrokerConfigs.configs:type_name -> chronik.controller.v1.Config
-	5,  // 48: chronik.controller.v1.AskCreateTopics.Topic.assignments:type_name -> chronik.controller.v1.Placement
-	11, // 49: chronik.controller.v1.AskCreateTopics.Topic.configs:type_name -> chronik.controller.v1.Config
-	5,  // 50: chronik.controller.v1.AskCreatePartitions.Topic.assignments:type_name -> chronik.controller.v1.Placement
-	41, // 51: chronik.controller.v1.AskAlterConfigs.Change.ops:type_name -> chronik.controller.v1.AskAlterConfigs.Op
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	37, // 22: chronik.controller.v1.Image.requests:type_name -> chronik.controller.v1.Image.Request
+	36, // 23: chronik.controller.v1.Image.groups:type_name -> chronik.controller.v1.Image.GroupConfigs
+	20, // 24: chronik.controller.v1.Ask.create_topics:type_name -> chronik.controller.v1.AskCreateTopics
+	21, // 25: chronik.controller.v1.Ask.delete_topics:type_name -> chronik.controller.v1.AskDeleteTopics
+	22, // 26: chronik.controller.v1.Ask.create_partitions:type_name -> chronik.controller.v1.AskCreatePartitions
+	23, // 27: chronik.controller.v1.Ask.alter_configs:type_name -> chronik.controller.v1.AskAlterConfigs
+	27, // 28: chronik.controller.v1.Ask.producer_ids:type_name -> chronik.controller.v1.AskProducerIDs
+	17, // 29: chronik.controller.v1.Ask.register_node:type_name -> chronik.controller.v1.Node
+	19, // 30: chronik.controller.v1.Ask.barrier:type_name -> chronik.controller.v1.Barrier
+	24, // 31: chronik.controller.v1.Ask.reassign:type_name -> chronik.controller.v1.AskReassign
+	25, // 32: chronik.controller.v1.Ask.replace:type_name -> chronik.controller.v1.AskReplace
+	13, // 33: chronik.controller.v1.Ask.end_change:type_name -> chronik.controller.v1.EndChange
+	26, // 34: chronik.controller.v1.Ask.remove_node:type_name -> chronik.controller.v1.AskRemoveNode
+	38, // 35: chronik.controller.v1.AskCreateTopics.topics:type_name -> chronik.controller.v1.AskCreateTopics.Topic
+	39, // 36: chronik.controller.v1.AskDeleteTopics.topics:type_name -> chronik.controller.v1.AskDeleteTopics.Key
+	40, // 37: chronik.controller.v1.AskCreatePartitions.topics:type_name -> chronik.controller.v1.AskCreatePartitions.Topic
+	41, // 38: chronik.controller.v1.AskAlterConfigs.changes:type_name -> chronik.controller.v1.AskAlterConfigs.Change
+	43, // 39: chronik.controller.v1.AskReassign.partitions:type_name -> chronik.controller.v1.AskReassign.Partition
+	29, // 40: chronik.controller.v1.Answer.error:type_name -> chronik.controller.v1.Error
+	30, // 41: chronik.controller.v1.Answer.items:type_name -> chronik.controller.v1.Item
+	17, // 42: chronik.controller.v1.Answer.node:type_name -> chronik.controller.v1.Node
+	17, // 43: chronik.controller.v1.Answer.members:type_name -> chronik.controller.v1.Node
+	29, // 44: chronik.controller.v1.Item.error:type_name -> chronik.controller.v1.Error
+	32, // 45: chronik.controller.v1.ChangeReplicas.Partition.target:type_name -> chronik.controller.v1.ChangeReplicas.Slot
+	34, // 46: chronik.controller.v1.Image.Topic.partitions:type_name -> chronik.controller.v1.Image.Partition
+	11, // 47: chronik.controller.v1.Image.Topic.configs:type_name -> chronik.controller.v1.Config
+	11, // 48: chronik.controller.v1.Image.BrokerConfigs.configs:type_name -> chronik.controller.v1.Config
+	11, // 49: chronik.controller.v1.Image.GroupConfigs.configs:type_name -> chronik.controller.v1.Config
+	5,  // 50: chronik.controller.v1.AskCreateTopics.Topic.assignments:type_name -> chronik.controller.v1.Placement
+	11, // 51: chronik.controller.v1.AskCreateTopics.Topic.configs:type_name -> chronik.controller.v1.Config
+	5,  // 52: chronik.controller.v1.AskCreatePartitions.Topic.assignments:type_name -> chronik.controller.v1.Placement
+	42, // 53: chronik.controller.v1.AskAlterConfigs.Change.ops:type_name -> chronik.controller.v1.AskAlterConfigs.Op
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_controller_proto_init() }
@@ -3388,14 +3465,14 @@ func file_controller_proto_init() {
 		(*Ask_EndChange)(nil),
 		(*Ask_RemoveNode)(nil),
 	}
-	file_controller_proto_msgTypes[41].OneofWrappers = []any{}
+	file_controller_proto_msgTypes[42].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_controller_proto_rawDesc), len(file_controller_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   43,
+			NumMessages:   44,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
