@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/ctl"
 	"github.com/chronik-go/chronik/internal/node"
@@ -185,5 +187,116 @@ func TestCommandLineMistakesSayWhatToDo(t *testing.T) {
 		if out := must(t, "", "completion", shell); len(out) < 1000 {
 			t.Errorf("completion for %s: %d bytes", shell, len(out))
 		}
+	}
+}
+
+// groupTable is what chronik group describe -o json says.
+type groupTable struct {
+	Group, State, Protocol string
+	Members                []struct {
+		Client   string
+		Assigned int
+	}
+	Partitions []struct {
+		Partition              int32
+		Committed, End, Lag    int64
+		Member, Topic, Problem string
+	}
+	TotalLag int64 `json:"total_lag"`
+}
+
+func describeGroup(t *testing.T, name string) groupTable {
+	t.Helper()
+	var out []groupTable
+	if err := json.Unmarshal([]byte(must(t, "", "group", "describe", name, "-o", "json")), &out); err != nil || len(out) != 1 {
+		t.Fatalf("%v %v", err, out)
+	}
+	return out[0]
+}
+
+// A real consumer reads and commits; the commands tell what it did, leave its offsets alone while it lives, and move and delete them
+// once it has gone.
+func TestGroupsFromTheCommandLine(t *testing.T) {
+	single(t)
+	must(t, "", "topic", "create", "g", "-p", "2")
+	must(t, "a\nb\nc\n", "produce", "g", "-p", "0")
+	must(t, "d\ne\n", "produce", "g", "-p", "1")
+	client, err := kgo.NewClient(kgo.SeedBrokers(os.Getenv(ctl.BrokersVariable)), kgo.ConsumerGroup("readers"), kgo.ConsumeTopics("g"),
+		kgo.ClientID("reader"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.DisableAutoCommit())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	defer cancel()
+	for n := 0; n < 5; {
+		f := client.PollFetches(ctx)
+		if err := f.Err0(); err != nil {
+			t.Fatal(err)
+		}
+		n += f.NumRecords()
+	}
+	if err := client.CommitUncommittedOffsets(ctx); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "f\n", "produce", "g", "-p", "1")
+
+	if out := must(t, "", "group", "list", "--state", "Stable"); !strings.Contains(out, "readers") {
+		t.Errorf("stable groups:\n%s", out)
+	}
+	if out := must(t, "", "group", "list", "--state", "Empty"); strings.Contains(out, "readers") {
+		t.Errorf("empty groups:\n%s", out)
+	}
+	d := describeGroup(t, "readers")
+	if d.State != "Stable" || len(d.Members) != 1 || d.Members[0].Client != "reader" || d.Members[0].Assigned != 2 || d.TotalLag != 1 ||
+		len(d.Partitions) != 2 || d.Partitions[0].Committed != 3 || d.Partitions[1].Committed != 2 || d.Partitions[1].Lag != 1 || d.Partitions[1].Member == "" {
+		t.Errorf("%+v", d)
+	}
+	if out := must(t, "", "group", "describe", "readers"); !strings.Contains(out, "group readers: Stable") || !strings.Contains(out, "lag 1") {
+		t.Errorf("described:\n%s", out)
+	}
+	if code, _, errs := chronik(t, "", "group", "seek", "readers", "--to", "start", "--execute"); code != 1 || !strings.Contains(errs, "stop them first") {
+		t.Errorf("offsets of a live group moved: code %d: %s", code, errs)
+	}
+	if code, _, errs := chronik(t, "", "group", "delete", "readers"); code != 1 || !strings.Contains(errs, "NON_EMPTY_GROUP") {
+		t.Errorf("a live group deleted: code %d: %s", code, errs)
+	}
+	if d := describeGroup(t, "readers"); d.TotalLag != 1 {
+		t.Errorf("after refused commands: %+v", d)
+	}
+
+	client.Close()
+	if out := must(t, "", "group", "seek", "readers", "--to", "start"); !strings.Contains(out, "FROM") {
+		t.Errorf("seek without --execute:\n%s", out)
+	}
+	if d := describeGroup(t, "readers"); d.State != "Empty" || d.TotalLag != 1 {
+		t.Errorf("after a dry run: %+v", d)
+	}
+	for _, step := range []struct {
+		args   []string
+		offset [2]int64
+	}{
+		{[]string{"--to", "start"}, [2]int64{0, 0}},
+		{[]string{"--by", "2"}, [2]int64{2, 2}},
+		{[]string{"--by", "-1", "-p", "1"}, [2]int64{2, 1}},
+		{[]string{"--to", "-1", "-t", "g"}, [2]int64{2, 2}},
+		{[]string{"--to", "1h"}, [2]int64{0, 0}},
+		{[]string{"--to", "end"}, [2]int64{3, 3}},
+	} {
+		must(t, "", append([]string{"group", "seek", "readers", "--execute"}, step.args...)...)
+		var rows []struct{ Offset int64 }
+		if err := json.Unmarshal([]byte(must(t, "", "group", "offsets", "readers", "-o", "json")), &rows); err != nil {
+			t.Fatal(err)
+		}
+		if len(rows) != 2 || rows[0].Offset != step.offset[0] || rows[1].Offset != step.offset[1] {
+			t.Errorf("seek %v: %+v, want %v", step.args, rows, step.offset)
+		}
+	}
+	must(t, "", "group", "delete", "readers")
+	if out := must(t, "", "group", "list"); strings.Contains(out, "readers") {
+		t.Errorf("after delete:\n%s", out)
+	}
+	if code, _, errs := chronik(t, "", "group", "delete", "readers"); code != 1 || !strings.Contains(errs, "GROUP_ID_NOT_FOUND") {
+		t.Errorf("deleted twice: code %d: %s", code, errs)
 	}
 }
