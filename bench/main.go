@@ -33,6 +33,10 @@ type bench struct {
 	linger      time.Duration
 	batchBytes  int
 	codec       string
+	groups      int // of members
+	perGroup    int // members
+	heartbeat   time.Duration
+	committers  int
 	seq         int
 }
 
@@ -46,6 +50,10 @@ var workloads = []struct {
 	{"e2e", "-rate records a second, from produce to consume", (*bench).endToEnd},
 	{"consume", "a topic of one -duration of full speed, read from its beginning", (*bench).consume},
 	{"failover", "kill -9 of a leader: the longest gap between acknowledgements", (*bench).failover},
+	{"members", "-groups groups of -members members: what their heartbeats and they themselves cost", (*bench).members},
+	{"rebalance", "a group of -members gets one more: until everybody has an assignment", (*bench).rebalance},
+	{"commits", "-committers groups commit, one commit under way each, for -duration", (*bench).commits},
+	{"coordinator", "kill -9 of a group's coordinator: until the next commit is taken", (*bench).coordinatorFailover},
 	{"topics", "one topic of -partitions partitions: creation, then idle CPU", (*bench).topics},
 }
 
@@ -64,10 +72,14 @@ func main() {
 	flag.DurationVar(&b.linger, "linger", 0, "the producer's linger")
 	flag.IntVar(&b.batchBytes, "batch-bytes", 1000000, "the producer's largest batch")
 	flag.StringVar(&b.codec, "codec", "none", "the producer's codec: none, gzip, snappy, lz4, zstd")
+	flag.IntVar(&b.groups, "groups", 1000, "groups")
+	flag.IntVar(&b.perGroup, "members", 10, "members of a group")
+	flag.DurationVar(&b.heartbeat, "heartbeat", 3*time.Second, "how often members send heartbeats")
+	flag.IntVar(&b.committers, "committers", 50, "groups that commit")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "bench [flags] workload...")
 		for _, w := range workloads {
-			fmt.Fprintf(os.Stderr, "  %-9s %s\n", w.name, w.what)
+			fmt.Fprintf(os.Stderr, "  %-11s %s\n", w.name, w.what)
 		}
 		flag.PrintDefaults()
 	}

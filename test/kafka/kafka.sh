@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs Apache Kafka, three KRaft brokers on loopback, to compare with. Needs Java 17 and Maven (the jars come from the Maven registry, once).
-#   kafka.sh with COMMAND…   starts them, runs COMMAND with KAFKA_BROKERS set, ends them and returns COMMAND's code
+#   kafka.sh with COMMAND…   starts them, runs COMMAND with KAFKA_BROKERS and KAFKA_PIDS set, ends them and returns COMMAND's code
 #   kafka.sh tool CLASS ARG… runs one of Kafka's own tools
 # KAFKA_VERSION: default 4.3.1   KAFKA_DIR: where the jars are kept (default: under the user's cache)   KAFKA_PORT: the first of six ports
 set -euo pipefail
@@ -67,4 +67,4 @@ done
 up() { jvm org.apache.kafka.tools.TopicCommand --bootstrap-server "$brokers" --list >/dev/null 2>&1; }
 for _ in $(seq 60); do up && break; sleep 1; done
 up || { tail -n 20 "$work"/*.log >&2; echo "kafka.sh: Kafka did not come up" >&2; exit 1; }
-KAFKA_BROKERS=$brokers "$@"
+KAFKA_BROKERS=$brokers KAFKA_PIDS=$(IFS=,; echo "${pids[*]}") "$@"
