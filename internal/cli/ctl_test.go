@@ -27,6 +27,7 @@ func single(t *testing.T) {
 	cfg := config.Default()
 	cfg.KafkaAddr, cfg.AdminAddr, cfg.DataDir = "127.0.0.1:0", "127.0.0.1:0", "/data"
 	cfg.Limits.WALFileBytes, cfg.Limits.WALMaxBytes = 2*config.MaxBatchBytes, 4*config.MaxBatchBytes
+	cfg.Kafka = map[string]string{"group.initial.rebalance.delay.ms": "0"}
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
