@@ -17,7 +17,7 @@ func TestAStaleServerIsNotTakenForOurs(t *testing.T) {
 	}
 	for _, which := range []string{"kafka", "raft", "admin"} {
 		t.Run(which, func(t *testing.T) {
-			c, err := New(bin, t.TempDir(), 1, "-test.run=^$")
+			c, err := New(bin, t.TempDir(), 3, "-test.run=^$") // of three: a node alone has no address for peers
 			if err != nil {
 				t.Fatal(err)
 			}

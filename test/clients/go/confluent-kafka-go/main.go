@@ -110,7 +110,7 @@ type consumer struct {
 }
 
 func (d *driver) consumer(group, topic string) (*consumer, error) {
-	cfg := d.config(kafka.ConfigMap{"group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": false, "fetch.message.max.bytes": 4 << 20})
+	cfg := d.config(kafka.ConfigMap{"group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": false, "session.timeout.ms": 10000, "fetch.message.max.bytes": 4 << 20})
 	c, err := kafka.NewConsumer(&cfg)
 	return &consumer{c, topic}, err
 }

@@ -8,6 +8,7 @@ import (
 	"log"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -133,7 +134,9 @@ func (d *driver) Join(group, topic string) (matrix.Member, error) {
 		r.owned = slices.DeleteFunc(r.owned, func(p int32) bool { return slices.Contains(m[topic], p) })
 	}
 	cl, err := d.client(kgo.ConsumerGroup(group), kgo.ConsumeTopics(topic), kgo.DisableAutoCommit(), kgo.OnPartitionsAssigned(add),
-		kgo.OnPartitionsRevoked(remove), kgo.OnPartitionsLost(remove), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
+		kgo.OnPartitionsRevoked(remove), kgo.OnPartitionsLost(remove), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		// A coordinator that dies before the rebalance has not noted that a member left: it is out when its session is.
+		kgo.SessionTimeout(10*time.Second))
 	r.cl = cl
 	return member{r, topic}, err
 }

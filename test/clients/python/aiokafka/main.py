@@ -86,7 +86,7 @@ class Reader:
         topics = [topic] if topic else []
         self.topic, self.buf = topic, []
         self.c = wait(started(lambda: aiokafka.AIOKafkaConsumer(
-            *topics, group_id=group, auto_offset_reset="earliest", enable_auto_commit=False, max_partition_fetch_bytes=4 << 20, **COMMON)))
+            *topics, group_id=group, auto_offset_reset="earliest", enable_auto_commit=False, session_timeout_ms=10000, max_partition_fetch_bytes=4 << 20, **COMMON)))
 
     def next(self, seconds):
         if not self.buf:

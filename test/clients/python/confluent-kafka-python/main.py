@@ -49,7 +49,7 @@ class Producer:
 
 class Reader:
     def __init__(self, group):
-        self.c = ck.Consumer(config(group_id=group, auto_offset_reset="earliest", enable_auto_commit=False, fetch_message_max_bytes=4 << 20))
+        self.c = ck.Consumer(config(group_id=group, auto_offset_reset="earliest", enable_auto_commit=False, session_timeout_ms=10000, fetch_message_max_bytes=4 << 20))
         self.buf = []
 
     def next(self, seconds):

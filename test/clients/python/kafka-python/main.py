@@ -38,7 +38,7 @@ class Producer:
 
 class Reader:
     def __init__(self, group=None):
-        self.c = kafka.KafkaConsumer(group_id=group, auto_offset_reset="earliest", enable_auto_commit=False, max_partition_fetch_bytes=4 << 20, **COMMON)
+        self.c = kafka.KafkaConsumer(group_id=group, auto_offset_reset="earliest", enable_auto_commit=False, session_timeout_ms=10000, max_partition_fetch_bytes=4 << 20, **COMMON)
         self.buf = []
 
     def next(self, seconds):
