@@ -124,7 +124,7 @@ func (s *shard) downgrade(g *group) {
 		}
 		s.rebalance(g)
 		for _, op := range waiting {
-			s.reply(func() { op.done(ErrNotAvailable) }) // it was for a consumer group, and comes again
+			s.reply(func() { op.done(errMoved) })
 		}
 	}, done: func(error) {}})
 }
@@ -145,10 +145,12 @@ func (s *shard) backToClassic(g *group, again func(error)) {
 	}, done: again})
 }
 
-// errNotEmpty and errEmpty: while a request waited the group has got members, or lost them.
+// errNotEmpty, errEmpty, errMoved: while a request waited the group has got members, or lost them, or become a classic group.
+// The request begins anew then.
 var (
 	errNotEmpty = errors.New("the consumer group has members now")
 	errEmpty    = errors.New("the consumer group has no members now")
+	errMoved    = errors.New("the consumer group is a classic group now")
 )
 
 // joinConsumer takes a join of the classic protocol into a consumer group.
@@ -157,7 +159,7 @@ func (s *shard) joinConsumer(g *group, req *JoinRequest, done func(JoinResult, e
 	again := *req
 	answer := func(r JoinResult, err error) {
 		switch {
-		case errors.Is(err, errNotEmpty), errors.Is(err, errEmpty):
+		case errors.Is(err, errNotEmpty), errors.Is(err, errEmpty), errors.Is(err, errMoved):
 			s.c.Join(again, done)
 		case err != nil:
 			done(JoinResult{Generation: -1}, err) // Kafka names no member here, unlike in a classic group
@@ -231,6 +233,10 @@ func (s *shard) syncConsumer(g *group, req *SyncRequest, done func(SyncResult, e
 		}
 		return err
 	}, done: func(err error) {
+		if errors.Is(err, errMoved) {
+			s.c.Sync(*req, done)
+			return
+		}
 		if err != nil {
 			r = SyncResult{}
 		}
@@ -263,7 +269,13 @@ func (s *shard) beatConsumer(g *group, req *HeartbeatRequest, done func(error)) 
 			s.consumerBeat(g, req.Member)
 		}
 		return err
-	}, done: done})
+	}, done: func(err error) {
+		if errors.Is(err, errMoved) {
+			s.c.Heartbeat(*req, done)
+			return
+		}
+		done(err)
+	}})
 }
 
 // leaveConsumer takes classic members out of a consumer group.
@@ -275,5 +287,11 @@ func (s *shard) leaveConsumer(g *group, members []LeaveMember, done func([]error
 			each[i] = c.state.LeaveClassic(ch, s.c.env(), l.Member, l.Instance)
 		}
 		return nil
-	}, done: func(err error) { done(each, err) }})
+	}, done: func(err error) {
+		if errors.Is(err, errMoved) {
+			s.c.Leave(g.id, members, done)
+			return
+		}
+		done(each, err)
+	}})
 }

@@ -257,6 +257,10 @@ func (s *shard) consumerHeartbeat(hb *consumer.Heartbeat, done func(ConsumerAnsw
 			return err
 		},
 		done: func(err error) {
+			if errors.Is(err, errMoved) {
+				s.c.ConsumerHeartbeat(*hb, done)
+				return
+			}
 			if err != nil {
 				answer = ConsumerAnswer{}
 			}
@@ -419,7 +423,13 @@ func (c *Coordinator) DescribeConsumer(id string, done func(consumer.Description
 		s.enqueue(g, consumerOp{run: func(*consumer.Change) error {
 			d = state.Describe(s.c.cfg.Settings.ConsumerAssignors)
 			return nil
-		}, done: func(err error) { done(d, err) }})
+		}, done: func(err error) {
+			if errors.Is(err, errMoved) {
+				c.DescribeConsumer(id, done)
+				return
+			}
+			done(d, err)
+		}})
 	})
 }
 

@@ -366,3 +366,46 @@ func TestDowngradeThatIsNotWrittenIsTriedWithTheNextEpoch(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 }
+
+// While a consumer group is written as a classic one, requests wait for that. Then they are the classic group's.
+func TestRequestsThatWaitForADowngradeBeginAnew(t *testing.T) {
+	w, _ := newConsumerWorld(t, 1, map[string]int{"t": 4})
+	ids, generation := classicPair(w)
+	w.consume(enters("a", "t")).ok()
+	w.log.hold = true
+	left := w.consume(leaves("a"))
+	held := w.log.held
+	w.log.held = nil
+	held[0](nil) // and what the group writes now is the downgrade
+	left.ok()
+	if len(w.log.held) != 1 {
+		t.Fatalf("%d appends are under way", len(w.log.held))
+	}
+	leave := &call[[]error]{t: t, what: "leave"}
+	w.lead().Leave("g", []LeaveMember{{Member: ids[1]}}, leave.done)
+	beat := &call[struct{}]{t: t, what: "heartbeat"}
+	w.lead().Heartbeat(HeartbeatRequest{Group: "g", Member: ids[0], Generation: generation}, func(err error) { beat.done(struct{}{}, err) })
+	join, sync := w.join(subscribes(ids[0], nil, "t")), w.sync(SyncRequest{Group: "g", Member: ids[1], Generation: generation})
+	for _, waits := range []bool{!leave.ended, !beat.ended, !join.ended, !sync.ended} {
+		if !waits {
+			t.Fatal("answered before the group is written")
+		}
+	}
+	held = w.log.held
+	w.log.held, w.log.hold = nil, false
+	held[0](nil)
+	if each := leave.ok(); len(each) != 1 || each[0] != nil {
+		t.Errorf("leave: %v", each)
+	}
+	beat.is(ErrIllegalGeneration) // the members' generation is an older one
+	sync.is(ErrUnknownMember)     // it has left
+	for !join.ended {
+		w.clock.Advance(time.Second)
+	}
+	if r := join.ok(); r.Leader != ids[0] {
+		t.Errorf("%+v", r)
+	}
+	if list, _ := w.lead().List(nil, nil); list[0].Type != TypeClassic {
+		t.Errorf("%+v", list)
+	}
+}
