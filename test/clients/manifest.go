@@ -38,6 +38,7 @@ type client struct {
 type program struct {
 	manifest
 	name, dir string
+	round     string   // what follows the name in its topics' and groups' names when it runs again
 	outcome   *outcome // nil as long as nothing has gone wrong
 	got       []line
 	took      time.Duration
@@ -45,16 +46,17 @@ type program struct {
 
 // outcome says why a program as a whole did not do what it should.
 type outcome struct {
-	skipped bool
-	why     string
+	skipped    bool
+	installing bool // it could not be installed
+	why        string
 }
 
 // prefix is how the topics of one of the program's clients begin.
 func (p *program) prefix(c client) string {
 	if len(p.Clients) == 1 {
-		return p.name
+		return p.name + p.round
 	}
-	return p.name + "." + c.Name
+	return p.name + p.round + "." + c.Name
 }
 
 // discover finds the folders with a client.json below root.

@@ -37,7 +37,9 @@ type line struct {
 func (p *program) install(ctx context.Context, o options) {
 	ctx, cancel := context.WithTimeout(ctx, o.install)
 	defer cancel()
-	_, p.outcome = p.exec(ctx, o, "install", nil)
+	if _, p.outcome = p.exec(ctx, o, "install", nil); p.outcome != nil {
+		p.outcome.installing = true
+	}
 }
 
 func (p *program) run(ctx context.Context, o options, c *cluster) {
@@ -45,7 +47,7 @@ func (p *program) run(ctx context.Context, o options, c *cluster) {
 	defer cancel()
 	began := time.Now()
 	p.got, p.outcome = p.exec(ctx, o, "", []string{
-		"BOOTSTRAP=" + strings.Join(c.nodes.Brokers(), ","), "CONTROL=" + c.url, "PREFIX=" + p.name, fmt.Sprintf("LINES=%d", o.lines)})
+		"BOOTSTRAP=" + strings.Join(c.nodes.Brokers(), ","), "CONTROL=" + c.url, "PREFIX=" + p.name + p.round, fmt.Sprintf("LINES=%d", o.lines)})
 	p.took = time.Since(began)
 }
 

@@ -24,6 +24,9 @@ type row struct {
 	skipped         string // why
 }
 
+// ran says whether the program got so far as to speak to the cluster.
+func (o *outcome) ran() bool { return o == nil || !o.skipped && !o.installing }
+
 // rows judges what a program printed, one row a client.
 func (p *program) rows(ctx context.Context, ci bool, c *cluster) []row {
 	var out []row
@@ -104,6 +107,8 @@ func (p *program) judge(c client, ci bool) row {
 	}
 	return r
 }
+
+func (r row) failed() bool { return r.result() == "FAILED" }
 
 func (r row) result() string {
 	switch {

@@ -69,16 +69,15 @@ func (s *suite) send(codec, topic string, records []Record) error {
 	for _, r := range records {
 		p.Send(topic, r, func(err error) { acks <- err })
 	}
-	err = p.Close()
-	for range records {
+	for range records { // before the producer ends: some refuse to repeat what is under way once they are ending
 		select {
 		case e := <-acks:
 			err = errors.Join(err, e)
 		case <-time.After(time.Minute):
-			return errors.Join(err, fmt.Errorf("%s: no acknowledgement for a minute", topic))
+			return errors.Join(err, fmt.Errorf("%s: no acknowledgement for a minute", topic), p.Close())
 		}
 	}
-	return err
+	return errors.Join(err, p.Close())
 }
 
 // codecRecord is a record that compresses well and that no other equals.
