@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -27,10 +28,13 @@ func TestConsumerGroupsFromTheCommandLine(t *testing.T) {
 	join := kmsg.NewPtrConsumerGroupHeartbeatRequest()
 	join.Group, join.MemberID, join.RebalanceTimeoutMillis, join.SubscribedTopicNames = "app", "me", 10_000, []string{"a"}
 	join.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
-	resp, err := join.RequestWith(ctx, c)
-	if err != nil || resp.ErrorCode != 0 {
-		t.Fatalf("%+v, %v", resp, err)
-	}
+	eventually(t, func() error { // its coordinator may have to load first, and then says so (14)
+		resp, err := join.RequestWith(ctx, c)
+		if err != nil {
+			return err
+		}
+		return kerr.ErrorForCode(resp.ErrorCode)
+	})
 	if out := must(t, "", "group", "list", "--type", "consumer"); !strings.Contains(out, "app") || !strings.Contains(out, "Stable") {
 		t.Errorf("group list:\n%s", out)
 	}
