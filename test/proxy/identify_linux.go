@@ -13,7 +13,7 @@ import (
 func ByProcess(processes func() map[int]string, other string) func(netip.AddrPort) string {
 	return func(addr netip.AddrPort) string {
 		inode, err := socketInode(addr)
-		for range 5 { // the table is read piece by piece, and what moves meanwhile is passed over
+		for range 40 { // the table is read piece by piece, and what moves meanwhile (thousands of closing sockets) is passed over
 			if err == nil {
 				break
 			}
