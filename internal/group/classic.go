@@ -71,14 +71,10 @@ type Protocol struct {
 
 // member is a member of a classic group.
 type member struct {
-	id         string
+	staticLife
 	instance   *string
-	clientID   string
-	clientHost string
-	// Timeouts are in ms.
-	sessionTimeout, rebalanceTimeout int32
-	protocols                        []Protocol
-	assignment                       []byte
+	assignment []byte
+	written    *staticLife // what the log holds, while another life in its place is being written
 
 	onJoin func(JoinResult, error)
 	onSync func(SyncResult, error)
@@ -87,6 +83,16 @@ type member struct {
 
 	deadline time.Duration // of the session
 	timer    timer
+}
+
+// staticLife is what of a member changes when a process takes the place of another with the same instance id.
+type staticLife struct {
+	id         string
+	clientID   string
+	clientHost string
+	// Timeouts are in ms.
+	sessionTimeout, rebalanceTimeout int32
+	protocols                        []Protocol
 }
 
 func newClassicGroup(g *group, now int64) *classicGroup {

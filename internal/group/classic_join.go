@@ -153,7 +153,7 @@ func (s *shard) joinNew(g *group, req *JoinRequest, done func(JoinResult, error)
 	if len(c.promised) >= s.c.cfg.Limits.MemberIDs {
 		return ErrNotAvailable
 	}
-	m := &member{id: id}
+	m := &member{staticLife: staticLife{id: id}}
 	m.timer = timer{kind: timerPending, group: g, member: m}
 	if c.promised == nil {
 		c.promised = map[string]*member{}
@@ -234,10 +234,10 @@ func (c *classicGroup) joined() []JoinedMember {
 // addMember takes in a newcomer, which begins a rebalance or joins the one under way.
 func (s *shard) addMember(g *group, id string, req *JoinRequest, done func(JoinResult, error)) {
 	c := g.classic
-	m := &member{
-		id: id, instance: req.Instance, clientID: req.ClientID, clientHost: req.ClientHost,
-		sessionTimeout: req.SessionTimeout, rebalanceTimeout: req.RebalanceTimeout, protocols: req.Protocols, isNew: true,
-	}
+	m := &member{instance: req.Instance, isNew: true, staticLife: staticLife{
+		id: id, clientID: req.ClientID, clientHost: req.ClientHost,
+		sessionTimeout: req.SessionTimeout, rebalanceTimeout: req.RebalanceTimeout, protocols: req.Protocols,
+	}}
 	m.timer = timer{kind: timerSession, group: g, member: m}
 	if len(c.members) == 0 {
 		c.protocolType = req.ProtocolType
@@ -309,28 +309,28 @@ func (s *shard) refuseSync(m *member, err error) {
 }
 
 // replaceStatic puts a static member's new life in its old one's place (KIP-345). In a stable group whose protocol stays what
-// it was nobody else is bothered.
+// it was nobody else is bothered; if that can't be written, the old life is the member again, as in the log.
 func (s *shard) replaceStatic(g *group, m *member, id string, req *JoinRequest, done func(JoinResult, error)) {
 	c := g.classic
 	oldID, oldProtocol := m.id, c.protocol
 	s.endJoin(c, m, ErrFencedInstance)
 	s.endSync(m, ErrFencedInstance)
 	wasLeader := c.leader == oldID
-	delete(c.members, oldID)
-	m.id = id
-	c.members[id] = m
-	if wasLeader {
-		c.leader = id
-	}
+	old := m.staticLife
+	c.rename(m, id)
 	same := m.same(req.Protocols)
 	s.update(g, m, req)
 	if c.state != Stable || !same && c.elect() != oldProtocol {
+		m.written = nil // the next generation is what is written of it
 		s.await(c, m, done)
 		m.isNew = true
 		m.deadline = s.c.now() + newMemberTimeout
 		s.timers.set(&m.timer, m.deadline)
 		s.rebalance(g)
 		return
+	}
+	if m.written == nil {
+		m.written = &old
 	}
 	s.beat(m)
 	c.learnTopics()
@@ -342,9 +342,51 @@ func (s *shard) replaceStatic(g *group, m *member, id string, req *JoinRequest, 
 		// Told of a leader that is gone, it does not assign: its old assignment still holds.
 		r.Leader = oldID
 	}
+	life, generation := m.staticLife, c.generation
+	answer := func(err error) {
+		if err != nil {
+			r = JoinResult{Generation: -1}
+		}
+		done(r, err)
+	}
 	s.record(g, func(err error) {
-		s.reply(func() { done(r, err) })
-	}, func(err error) { done(r, err) })
+		s.replaced(g, c, m, life, generation, err)
+		s.reply(func() { answer(err) })
+	}, answer)
+}
+
+// replaced is told what came of writing a static member's new life. Several may be under way, one in the other's place.
+func (s *shard) replaced(g *group, c *classicGroup, m *member, life staticLife, generation int32, err error) {
+	written := m.written
+	if written == nil || g.classic != c || c.instances[*m.instance] != m {
+		return
+	}
+	if m.id != life.id {
+		if err == nil {
+			m.written = &life
+		}
+		return
+	}
+	m.written = nil
+	if err == nil || c.generation != generation {
+		return
+	}
+	c.count(m.protocols, -1)
+	c.rename(m, written.id)
+	m.staticLife = *written
+	c.count(m.protocols, 1)
+	s.beat(m)
+	c.learnTopics()
+}
+
+// rename gives a member another id.
+func (c *classicGroup) rename(m *member, id string) {
+	if c.leader == m.id {
+		c.leader = id
+	}
+	delete(c.members, m.id)
+	m.id = id
+	c.members[id] = m
 }
 
 // record writes the group. then is called with mu, lost without it, where the shard is gone.

@@ -258,11 +258,11 @@ func (s *shard) replayGroup(key, value []byte) error {
 	}
 	for i := range v.Members {
 		r := &v.Members[i]
-		m := &member{
-			id: r.MemberID, instance: r.InstanceID, clientID: r.ClientID, clientHost: r.ClientHost,
+		m := &member{instance: r.InstanceID, assignment: append([]byte{}, r.Assignment...), staticLife: staticLife{
+			id: r.MemberID, clientID: r.ClientID, clientHost: r.ClientHost,
 			sessionTimeout: r.SessionTimeoutMillis, rebalanceTimeout: r.RebalanceTimeoutMillis,
-			protocols: []Protocol{{c.protocol, append([]byte{}, r.Subscription...)}}, assignment: append([]byte{}, r.Assignment...),
-		}
+			protocols: []Protocol{{c.protocol, append([]byte{}, r.Subscription...)}},
+		}}
 		if m.rebalanceTimeout < 0 {
 			m.rebalanceTimeout = m.sessionTimeout
 		}

@@ -2,8 +2,11 @@ package group
 
 import (
 	"errors"
+	"reflect"
 	"testing"
 	"time"
+
+	"github.com/chronik-go/chronik/internal/multiraft"
 )
 
 func TestFirstRebalanceWaitsForLateComers(t *testing.T) {
@@ -377,6 +380,87 @@ func TestStaticMemberTakesItsPlaceWithoutRebalance(t *testing.T) {
 			}
 		}
 		w.join(request(ids[0], static("i"))).is(ErrFencedInstance)
+	}
+}
+
+// TestStaticMemberIsWhoTheLogSays: a new life that could not be written is nobody, and the old one is the member as before.
+func TestStaticMemberIsWhoTheLogSays(t *testing.T) {
+	w := newWorld(t, 1)
+	again := func(client string) *call[JoinResult] {
+		return w.join(request("", static("i"), func(r *JoinRequest) {
+			r.ClientID, r.SessionTimeout, r.RebalanceTimeout, r.CanSkipAssignment = client, 20_000, 5_000, true
+			r.Protocols = []Protocol{{"range", []byte("sub of " + client)}}
+		}))
+	}
+	was := func(what string, want Description, id string) {
+		t.Helper()
+		if got := w.describe("g").ok(); !reflect.DeepEqual(got, want) {
+			t.Fatalf("%s: the group is %+v, was %+v", what, got, want)
+		}
+		instance := "i"
+		if err := w.heartbeat(HeartbeatRequest{Group: "g", Generation: 1, Member: id, Instance: &instance}); err != nil {
+			t.Fatalf("%s: heartbeat of the member: %v", what, err)
+		}
+		if j := again("c"); j.err != nil || !j.value.SkipAssignment {
+			t.Fatalf("%s: the next life: %+v, %v", what, j.value, j.err)
+		}
+		w.move(0)
+		if d := w.describe("g").ok(); len(d.Members) != 1 || d.Members[0].ClientID != "c" {
+			t.Fatalf("%s: in the log: %+v", what, d)
+		}
+	}
+
+	ids, _ := w.stable(1, static("i"))
+	first := w.describe("g").ok()
+	w.log.fail = multiraft.ErrOverloaded
+	if r := again("a").is(ErrNotAvailable); r.Member != "" || r.Members != nil {
+		t.Errorf("a join that failed says %+v", r)
+	}
+	w.log.fail = nil
+	was("one life", first, ids[0])
+
+	// Two lives, one in the other's place, and neither is written.
+	w = newWorld(t, 1)
+	ids, _ = w.stable(1, static("i"))
+	first = w.describe("g").ok()
+	w.log.hold = true
+	a, b := again("a"), again("b")
+	w.log.release(multiraft.ErrOverloaded)
+	a.is(ErrNotAvailable)
+	b.is(ErrNotAvailable)
+	was("two lives", first, ids[0])
+
+	// Of two the first is written: it is the member once the second is not.
+	w = newWorld(t, 1)
+	w.stable(1, static("i"))
+	w.log.hold = true
+	a, b = again("a"), again("b")
+	w.log.held[0](nil)
+	w.log.held = w.log.held[1:]
+	w.log.release(multiraft.ErrOverloaded)
+	r := a.ok()
+	b.is(ErrNotAvailable)
+	second := w.describe("g").ok()
+	if len(second.Members) != 1 || second.Members[0].ID != r.Member || second.Members[0].ClientID != "a" {
+		t.Fatalf("%+v, the first life is %q", second, r.Member)
+	}
+	was("the second of two", second, r.Member)
+
+	// A rebalance has begun meanwhile: what its generation says is what counts.
+	w = newWorld(t, 1)
+	w.stable(1, static("i"))
+	w.log.hold = true
+	a = again("a")
+	w.join(request("", func(r *JoinRequest) { r.ClientID, r.RebalanceTimeout = "other", 5_000 }))
+	w.clock.Advance(6 * time.Second) // longer than a rebalance waits
+	w.log.held[0](multiraft.ErrOverloaded)
+	w.log.held = w.log.held[1:]
+	w.log.release(nil)
+	a.is(ErrNotAvailable)
+	before := w.describe("g").ok()
+	w.move(0)
+	if after := w.describe("g").ok(); len(after.Members) != 2 || len(before.Members) != 2 || after.Members[0].ID != before.Members[0].ID {
+		t.Fatalf("in memory %+v, in the log %+v", before.Members, after.Members)
 	}
 }
 

@@ -101,8 +101,9 @@ func (s *shard) downgrade(g *group) {
 		classic.state, classic.generation, classic.protocolType = Stable, generation, consumerProtocol
 		for i := range members {
 			cm := &members[i]
-			m := &member{id: cm.ID, instance: cm.Instance, clientID: cm.ClientID, clientHost: cm.ClientHost, sessionTimeout: cm.Classic.SessionTimeout,
-				rebalanceTimeout: cm.RebalanceTimeout, assignment: cm.Assignment, synced: true}
+			m := &member{instance: cm.Instance, assignment: cm.Assignment, synced: true, staticLife: staticLife{
+				id: cm.ID, clientID: cm.ClientID, clientHost: cm.ClientHost, sessionTimeout: cm.Classic.SessionTimeout, rebalanceTimeout: cm.RebalanceTimeout,
+			}}
 			for _, p := range cm.Classic.Protocols {
 				m.protocols = append(m.protocols, Protocol(p))
 			}
