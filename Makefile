@@ -36,7 +36,7 @@ fmt-check: ## fails if gofmt would change a file
 race: ## the race detector on the packages with goroutines
 	$(GO) test -race -timeout 15m ./internal/... .
 
-fuzz: ## every fuzz target for FUZZTIME
+fuzz: ## every fuzz target for FUZZTIME, two at a time
 	GO="$(GO)" FUZZTIME=$(FUZZTIME) sh test/fuzz.sh
 
 sim: ## clusters in one thread, SEEDS of them from FROM on
