@@ -28,7 +28,10 @@ func (w *world) newClients() {
 			for range w.set.consumers {
 				w.newConsumer(part)
 			}
-			if w.set.deletes {
+			if part.kept != nil {
+				w.newAuditor(part)
+			}
+			if w.set.deletes && w.set.compacted[i] != "compact" { // which refuses it
 				d := &deleter{part: part}
 				d.client = w.newClient("deleter", func(*client) { d.run() })
 			}
@@ -36,7 +39,8 @@ func (w *world) newClients() {
 		}
 	}
 	for i := range max(w.set.producers, n) {
-		w.newProducer(w.model.parts[i%n], i < n || w.rng.Float64() < w.set.idempotent, -1)
+		part := w.model.parts[i%n]
+		w.newProducer(part, i < n || part.kept != nil || w.rng.Float64() < w.set.idempotent, -1)
 	}
 	w.newGroups()
 	if w.set.admin {
@@ -50,7 +54,7 @@ func (w *world) newClients() {
 func (a *admin) run() {
 	for i, parts := range a.w.set.topics {
 		for !a.w.made[i] {
-			code, err := a.create(topicName(i), int32(parts), a.w.set.replication)
+			code, err := a.createWith(topicName(i), int32(parts), a.w.set.replication, a.w.topicConfigs(i))
 			if err == nil && (code == nil || code == kerr.TopicAlreadyExists) {
 				a.w.made[i] = true
 				a.w.log("topic %s is made", topicName(i))
@@ -63,6 +67,11 @@ func (a *admin) run() {
 
 // create asks any node for a topic, with all its replicas on the nodes named, if any. An error means that nobody knows; so does the code for a timeout.
 func (c *client) create(name string, partitions int32, replication int16, on ...int32) (*kerr.Error, error) {
+	return c.createWith(name, partitions, replication, nil, on...)
+}
+
+// createWith is create for a topic with configurations: names and values in turn.
+func (c *client) createWith(name string, partitions int32, replication int16, configs []string, on ...int32) (*kerr.Error, error) {
 	k := c.anyNode()
 	if k == nil {
 		return nil, errRefused
@@ -73,6 +82,11 @@ func (c *client) create(name string, partitions int32, replication int16, on ...
 	req.TimeoutMillis = int32(requestTimeout / time.Millisecond)
 	t := kmsg.NewCreateTopicsRequestTopic()
 	t.Topic, t.NumPartitions, t.ReplicationFactor = name, partitions, replication
+	for i := 0; i < len(configs); i += 2 {
+		tc := kmsg.NewCreateTopicsRequestTopicConfig()
+		tc.Name, tc.Value = configs[i], &configs[i+1]
+		t.Configs = append(t.Configs, tc)
+	}
 	if len(on) > 0 {
 		t.NumPartitions, t.ReplicationFactor = -1, -1
 		for i := range partitions {

@@ -133,7 +133,7 @@ func sound(raw []byte) bool {
 		if err != nil || h.Size() > len(raw) {
 			return false
 		}
-		if _, err := record.Validate(raw[:h.Size()]); err != nil {
+		if _, err := record.Check(raw[:h.Size()]); err != nil {
 			return false
 		}
 		raw = raw[h.Size():]

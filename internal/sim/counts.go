@@ -51,6 +51,7 @@ var mustHappen = []string{
 	"create topic: done", "delete topic: done", "alter config: done", "producer ids", "requests between nodes", "ends of a log asked for",
 	"group generations", "assignments told", "offsets committed", "offsets fetched", "coordinators moved", "coordinators back where they were",
 	"members expired", "members left", "members absent", "commits of an old generation refused", "logs compacted",
+	"compacted logs read whole", "records compacted away, as seen", "tombstones gone, as seen", "cut armed at a compaction", "partitions moved, whole",
 }
 
 // Missing returns what never happened though enough seeds have run to bring it about: where something is missing the runs have

@@ -85,6 +85,7 @@ func (w *world) finish() {
 	}
 	if w.failed == nil {
 		w.checkMetadata()
+		w.checkMoves()
 		w.checkGroups()
 	}
 	for _, p := range w.model.parts {
@@ -283,6 +284,13 @@ func (w *world) checkPartition(p *partModel) {
 		if end != hw {
 			w.fail("%s on node %d: the log ends at %d, its high watermark is %d", p, r.Node, end, hw)
 			return
+		}
+		if p.kept != nil {
+			w.model.audit(p, start, hw, raw, fmt.Sprint("node ", r.Node, " in the end"))
+			w.checkEveryOffset(p, v, r.Node, start, hw)
+			w.counts["bytes compared"] += len(raw)
+			w.checkOverlaps(p, hw)
+			continue
 		}
 		if first == nil {
 			first, firstNode = raw, r.Node

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -45,6 +46,8 @@ type partModel struct {
 	stored map[int64]storedBatch
 	// asked is the highest log start that anybody asked for.
 	asked int64
+	// kept is what is known of its keys, nil unless the topic is compacted.
+	kept *keptModel
 }
 
 // String names the partition.
@@ -77,6 +80,8 @@ type batch struct {
 	acked  bool
 	offset int64
 	tries  int
+	born   time.Time // when it was made
+	keyed  []keyedRecord
 	// unclear counts the attempts that have not been refused for certain: without one the batch can't be in the log.
 	unclear int
 }
@@ -87,6 +92,9 @@ func newModel(w *world) *model {
 
 func (m *model) addPart(topic int, index int32) *partModel {
 	p := &partModel{topic: topicName(topic), topicIndex: topic, index: index, stored: make(map[int64]storedBatch)}
+	if policy := m.w.set.compacted[topic]; policy != "" {
+		p.kept = newKeptModel(policy)
+	}
 	m.parts = append(m.parts, p)
 	return p
 }
@@ -155,8 +163,13 @@ func fullSum(b []byte) uint64 {
 func (m *model) newBatch(by *producer, count int32, size int) *batch {
 	m.next++
 	b := &batch{id: m.next, part: by.part, idempotent: by.idempotent, by: by, producer: by.id, seq: by.seq, count: count, size: size, offset: -1}
-	b.raw = b.build()
-	b.body = bodySum(b.raw)
+	b.born = m.w.clk.Now()
+	if k := b.part.kept; k != nil {
+		b.raw = k.build(m.w, b)
+	} else {
+		b.raw = b.build()
+		b.body = bodySum(b.raw)
+	}
 	m.sent[b.id] = b
 	return b
 }
@@ -179,6 +192,9 @@ func (m *model) ack(b *batch, offset int64) {
 		return
 	}
 	p.stored[offset] = storedBatch{end: offset + int64(b.count), sum: p.stored[offset].sum, id: b.id}
+	if p.kept != nil {
+		p.kept.placed(b)
+	}
 }
 
 // saw notes a stored batch that somebody has read, and checks all that can be said about it. where says who read it.
@@ -227,6 +243,9 @@ func (m *model) saw(p *partModel, raw []byte, where string) (end int64, ok bool)
 
 // sawAll notes consecutive batches, the first of which must hold offset from; it returns where they end.
 func (m *model) sawAll(p *partModel, from int64, raw []byte, where string) (end int64, ok bool) {
+	if p.kept != nil {
+		return m.keptAll(p, from, raw, where, func(int64, *keyedRecord) {})
+	}
 	first := true
 	end = from
 	for len(raw) > 0 {

@@ -41,6 +41,7 @@ var faults = []*fault{
 	{name: "lost answers", always: true, strike: noisy(func(n *noise, r *rand.Rand) { n.answers = pick(r, 0.002, 0.01) })},
 	{name: "power cuts around snapshots", always: true, strike: noisy(func(n *noise, r *rand.Rand) { n.snapshotCuts = 0.2 })},
 	{name: "power cuts while starting", always: true, strike: noisy(func(n *noise, r *rand.Rand) { n.restartCuts = pick(r, 0.1, 0.3) })},
+	{name: "power cuts while compacting", always: true, strike: noisy(func(n *noise, r *rand.Rand) { n.cleanCuts = pick(r, 0.01, 0.05) })},
 	{name: "isolate", strike: isolate},
 	{name: "one-way cut", strike: oneWay},
 	{name: "flapping link", strike: flap},
@@ -473,11 +474,12 @@ func moveReplicas(w *world, r *rand.Rand) bool {
 	if r.IntN(5) == 0 {
 		ask.Nodes, ask.Cancel = nil, true
 	}
-	p := n.proc
+	p, m := n.proc, w.newMove(n, topic, index, to, ask.Cancel)
 	w.spawn(p, func() {
 		ctx, cancel := clock.WithTimeout(never, machineClock{p}, 5*time.Second)
 		defer cancel()
 		res := p.core.Controller().Reassign(ctx, []controller.Reassignment{ask}, true)
+		m.ended(res[0])
 		w.log("%s-%d goes to nodes %v (turned back: %v): %v", topic, index, to, ask.Cancel, res[0].Err)
 		if res[0].Err == nil {
 			w.counts["moves of replicas begun"]++

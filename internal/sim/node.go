@@ -127,7 +127,7 @@ func (n *node) boot(cut int, keep vfs.PowerCut) {
 	n.proc = p
 	w.counts["boots"]++
 	w.log("node %d boots", n.id)
-	n.fs.SetHook(func(vfs.Op, string, time.Duration) { p.operation() })
+	n.fs.SetHook(func(_ vfs.Op, name string, _ time.Duration) { p.operation(name) })
 	w.spawn(p, func() {
 		err := p.open()
 		switch {
@@ -248,8 +248,11 @@ func (p *proc) tuning() *nodepkg.Tuning {
 				tc.Segment.SegmentBytes, tc.Segment.SegmentAge = set.segment.SegmentBytes, set.segment.SegmentAge
 				tc.Segment.IndexIntervalBytes = set.segment.IndexIntervalBytes
 				tc.Segment.RetentionBytes, tc.Segment.RetentionAge = set.segment.RetentionBytes, set.segment.RetentionAge
-				if topic == group.Topic {
-					tc.Segment.RetentionBytes = -1 // Kafka's groups are compacted, and nothing else
+				if tc.Compaction.Enabled && topic != group.Topic {
+					tc.Segment.SegmentBytes = set.keptSegment
+				}
+				if tc.Compaction.Only {
+					tc.Segment.RetentionBytes = -1 // as __consumer_offsets are, too
 				}
 				tc.Compaction.MinDirtyRatio, tc.Compaction.DeleteRetention = set.dirtyRatio, set.tombstones
 				return tc
@@ -383,7 +386,10 @@ func (n *node) powerCut() {
 
 // operation is called before each operation of the process on its disk: the power may fail here. What the step still does,
 // it does on a machine that is gone.
-func (p *proc) operation() {
+func (p *proc) operation(name string) {
+	if !p.dead && p.cut < 0 {
+		p.cutCompaction(name)
+	}
 	if p.dead || p.cut < 0 {
 		return
 	}

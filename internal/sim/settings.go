@@ -11,8 +11,14 @@ import (
 
 // settings are drawn from the seed: the same operations under many configurations.
 type settings struct {
-	nodes        int
-	topics       []int // partitions of each topic that stays
+	nodes  int
+	topics []int // partitions of each topic that stays
+	// compacted is the cleanup.policy of each topic that stays, "" for delete. The others are about those that are compacted.
+	compacted    []string
+	keys         int           // of each of their partitions
+	keptSegment  int64         // their segment.bytes
+	minLag       time.Duration // min.compaction.lag.ms
+	maxLag       time.Duration // max.compaction.lag.ms, 0: none
 	replication  int16
 	tick         time.Duration // of raft
 	beat         int           // ticks between a leader's heartbeats
@@ -93,8 +99,13 @@ func drawSettings(r *rand.Rand) settings {
 	s.cleaning, s.cleanerMap = pick[time.Duration](r, 100, 500, 2000)*ms, pick(r, 1<<10, 64<<10)
 	s.dirtyRatio, s.tombstones = pick(r, 0.01, 0.3), pick(r, 0, 500*ms, time.Hour)
 	for range 1 + r.IntN(2) {
-		s.topics = append(s.topics, 1+r.IntN(3))
+		s.topics, s.compacted = append(s.topics, 1+r.IntN(3)), append(s.compacted, "")
 	}
+	if r.IntN(2) == 0 {
+		s.compacted[len(s.topics)-1] = pick(r, "compact", "compact", "compact,delete")
+	}
+	s.keys, s.keptSegment = pick(r, 2, 6, 30), pick[int64](r, 2<<10, 8<<10)
+	s.minLag, s.maxLag = pick(r, 0, 0, 400*ms), pick(r, 0, 0, 500*ms)
 	s.replication = int16(min(s.nodes, pick(r, 3, 3, 3, 5)))
 	if s.replication == 2 {
 		s.replication = int16(1 + r.IntN(2))
@@ -112,7 +123,7 @@ func drawSettings(r *rand.Rand) settings {
 // benchSettings are those of the benchmark: three nodes with a server's own timing, eight partitions, a steady load.
 func benchSettings() settings {
 	s := drawSettings(rand.New(rand.NewPCG(1, 1)))
-	s.nodes, s.topics, s.replication = 3, []int{8}, 3
+	s.nodes, s.topics, s.compacted, s.replication = 3, []int{8}, []string{""}, 3
 	s.tick, s.beat = 100*ms, 3
 	s.walFile, s.walCache, s.maxEntry, s.backlog = 128<<10, 256<<10, 1<<20, 1<<20
 	s.maxUnapplied, s.maxInflight, s.shards = 1<<20, 1<<20, 2

@@ -35,9 +35,11 @@ type world struct {
 	model    *model
 	// groupLogs hold what coordinators write against what they tell.
 	groupLogs *groupLogs
-	plan      []event // of faults
-	keep      map[int]bool
-	partly    bool // only those of keep happen
+	// moves are the reassignments that were asked for, in the order asked.
+	moves  []*move
+	plan   []event // of faults
+	keep   map[int]bool
+	partly bool // only those of keep happen
 	// noise is what goes wrong all the time until the cluster is healed.
 	noise noise
 
@@ -71,6 +73,7 @@ type noise struct {
 	answers        float64 // answers to clients that are lost with their connection
 	snapshotCuts   float64 // the power fails around a snapshot
 	restartCuts    float64 // the power fails while a process starts
+	cleanCuts      float64 // the power fails around an operation on a file of a compaction
 	unreportedLoss float64
 }
 

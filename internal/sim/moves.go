@@ -1,0 +1,99 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/chronik-go/chronik/internal/controller"
+	"github.com/chronik-go/chronik/internal/metadata"
+)
+
+// move is a reassignment that was asked for, or the cancelling of one.
+type move struct {
+	topic  string
+	index  int32
+	to     []int32 // nodes, in order; nil where it is turned back
+	cancel bool
+	before []int32 // where its replicas were when it was asked for, as the node that was asked knew
+	// What came of it: unknown until the answer is there, and for ever where its node dies.
+	known, accepted bool
+	image           uint64 // in which it began, if accepted: the images order all moves
+}
+
+func (w *world) newMove(n *node, topic string, index int32, to []int32, cancel bool) *move {
+	m := &move{topic: topic, index: index, to: slices.Clone(to), cancel: cancel}
+	slices.Sort(m.to)
+	if t := n.proc.core.Metadata().Image().Topics[topic]; t != nil && int(index) < len(t.Partitions) {
+		m.before = nodesOf(t.Partitions[index])
+	}
+	w.moves = append(w.moves, m)
+	return m
+}
+
+// nodesOf lists the nodes of a partition's replicas, in order.
+func nodesOf(p *metadata.Partition) (nodes []int32) {
+	for _, r := range p.Replicas {
+		nodes = append(nodes, r.Node)
+	}
+	slices.Sort(nodes)
+	return nodes
+}
+
+// ended notes the answer. Only what the controller itself refuses is refused for certain.
+func (m *move) ended(r controller.ReassignResult) {
+	var refused *controller.Error
+	m.known = r.Err == nil || errors.As(r.Err, &refused)
+	m.accepted, m.image = r.Err == nil, r.Index
+}
+
+// checkMoves sees to it that every partition is where the last reassignment wanted it, whole, or where an earlier one did if that was
+// turned back: nothing in between, nothing under way, no replica left on another node.
+func (w *world) checkMoves() {
+	img := w.intact().proc.core.Metadata().Image()
+	for _, t := range img.Topics {
+		for _, p := range t.Partitions {
+			w.checkMoved(t, p)
+		}
+	}
+}
+
+func (w *world) checkMoved(t *metadata.Topic, p *metadata.Partition) {
+	name := fmt.Sprintf("%s-%d", t.Name, p.Index)
+	now := nodesOf(p)
+	for _, n := range w.nodes {
+		if n.ruined || n.proc == nil || slices.Contains(now, n.id) || p.Change != nil {
+			continue
+		}
+		if v, ok := n.proc.core.Partitions().Lookup(t.Name, p.Index); ok && v.Group() == p.Group {
+			w.fail("%s: node %d still holds a replica, and its replicas are on %v", name, n.id, now)
+		}
+	}
+	if p.Change == nil { // under way for ever: only where a node is ruined, see equalReplicas
+		w.checkWanted(t.Name, p.Index, now)
+	}
+}
+
+// checkWanted holds where a partition's replicas are in the end against what was asked.
+func (w *world) checkWanted(topic string, index int32, now []int32) {
+	asked := slices.DeleteFunc(slices.Clone(w.moves), func(m *move) bool { return m.topic != topic || m.index != index || m.known && !m.accepted })
+	if len(asked) == 0 {
+		return
+	}
+	w.counts["partitions moved, whole"]++
+	var last *move
+	open := false
+	for _, m := range asked {
+		if open = open || !m.known; m.known && (last == nil || m.image >= last.image) {
+			last = m
+		}
+	}
+	switch {
+	case open || last.cancel:
+		if !slices.ContainsFunc(asked, func(m *move) bool { return slices.Equal(m.to, now) || slices.Equal(m.before, now) }) {
+			w.fail("%s-%d: its replicas are on %v in the end, which no reassignment wanted", topic, index, now)
+		}
+	case !slices.Equal(last.to, now):
+		w.fail("%s-%d: its replicas are on %v in the end, the last reassignment wanted %v", topic, index, now, last.to)
+	}
+}
