@@ -31,13 +31,16 @@ func (l *Log) Append(batches []byte) error {
 	if err := l.checkBatches(batches, end, holes); err != nil {
 		return err
 	}
-	var err error
+	if active == nil && len(batches) > 0 {
+		var err error
+		if active, err = l.roll(); err != nil { // at the end, which is the start, whatever gap comes first: the name tells a restart
+			return l.fail(err)
+		}
+	}
 	for len(batches) > 0 {
-		n := 0
-		if active != nil {
-			if n, err = l.fits(active, batches, cfg); err != nil {
-				return l.fail(err)
-			}
+		n, err := l.fits(active, batches, cfg)
+		if err != nil {
+			return l.fail(err)
 		}
 		if n == 0 {
 			l.skipTo(batches, active)
@@ -60,10 +63,7 @@ func (l *Log) skipTo(batches []byte, active *segment) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if h.BaseOffset > l.end {
-		l.end = h.BaseOffset
-		if active != nil {
-			active.end = l.end
-		}
+		l.end, active.end = h.BaseOffset, h.BaseOffset
 	}
 }
 

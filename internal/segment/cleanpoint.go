@@ -139,10 +139,15 @@ func (l *Log) Advance(offset int64) error {
 		l.mu.Unlock()
 		return &SequenceError{Got: offset, Want: end}
 	}
-	if active != nil {
-		active.end = offset
+	l.mu.Unlock()
+	if active == nil {
+		var err error
+		if active, err = l.roll(); err != nil { // its name tells a restart where the log starts
+			return l.fail(err)
+		}
 	}
-	l.end, l.clean = offset, false
+	l.mu.Lock()
+	active.end, l.end, l.clean = offset, offset, false
 	l.mu.Unlock()
 	_, err := l.roll()
 	return l.fail(err)
