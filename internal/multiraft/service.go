@@ -81,6 +81,15 @@ func (s *Service) Start() {
 // LeadershipsTaken counts how often a replica here has become its group's leader and begun to serve, since the start.
 func (s *Service) LeadershipsTaken() uint64 { return s.taken.Load() }
 
+// StoodStill returns for how long a shard (of several, the one with most) has not run when it should have, in all since the start: half
+// an election timeout or more at a time. The process was paused, or the machine overloaded.
+func (s *Service) StoodStill() (d time.Duration) {
+	for _, sh := range s.shards {
+		d = max(d, time.Duration(sh.stoodStill.Load()))
+	}
+	return d
+}
+
 // Tick makes one raft tick due on every shard. A shard that has not taken the last one yet does not owe two: a paused
 // process must not wake up to an election it slept through.
 func (s *Service) Tick() {

@@ -11,6 +11,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/transport"
 )
 
@@ -467,5 +468,23 @@ func TestLeaderServesOnlyAfterItsNoOp(t *testing.T) {
 	}
 	if o.err != nil && !errors.Is(o.err, ErrNotLeader) {
 		t.Fatalf("outcome %+v", o)
+	}
+}
+
+// TestAStandstillIsCounted: from half an election timeout on; ticks that come a little late are nobody's concern.
+func TestAStandstillIsCounted(t *testing.T) {
+	clk := clock.NewSim(time.Unix(1, 0))
+	c := newCluster(t, 1, func(c *cluster) { c.tune = func(cfg *Config) { cfg.Clock = clk } })
+	svc := c.nodes[1].svc
+	after := func(d time.Duration) time.Duration {
+		clk.Advance(d)
+		c.tick(1)
+		return svc.StoodStill()
+	}
+	tick, half := svc.cfg.TickInterval, svc.cfg.TickInterval*time.Duration(svc.cfg.ElectionTicks)/2
+	for i, tc := range []struct{ gap, want time.Duration }{{time.Hour, 0}, {tick, 0}, {half, 0}, {half + tick, half}, {tick, half}, {time.Minute + tick, half + time.Minute}} {
+		if got := after(tc.gap); got != tc.want {
+			t.Fatalf("%d: %v, want %v", i, got, tc.want)
+		}
 	}
 }

@@ -1,6 +1,9 @@
 package multiraft
 
 import (
+	"sync/atomic"
+	"time"
+
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/chronik-go/chronik/internal/transport"
@@ -17,6 +20,9 @@ type shard struct {
 	active   []*Replica // have work
 	spare    []*Replica
 	ticks    uint64
+	tickedAt time.Time
+
+	stoodStill atomic.Int64 // nanoseconds, in all
 }
 
 type eventKind uint8
@@ -188,6 +194,7 @@ func (sh *shard) stop(r *Replica, done func()) {
 
 func (sh *shard) tickAll() {
 	sh.ticks++
+	sh.noteStandstill()
 	stalled := sh.svc.cfg.Log.Stalled() > sh.svc.cfg.StallLimit
 	for _, r := range sh.replicas {
 		if r.rn == nil || r.fenced.Load() {
@@ -200,4 +207,17 @@ func (sh *shard) tickAll() {
 			}
 		})
 	}
+}
+
+// noteStandstill counts and tells the time in which the shard should have ticked and did not. Leaders did not heartbeat then: after
+// an election timeout of it the others were right to elect, and whoever wonders why looks for the machine that stood still.
+func (sh *shard) noteStandstill() {
+	cfg, now := &sh.svc.cfg, sh.svc.cfg.Clock.Now()
+	late := now.Sub(sh.tickedAt) - cfg.TickInterval
+	if sh.ticks > 1 && late >= cfg.TickInterval*time.Duration(cfg.ElectionTicks)/2 {
+		sh.stoodStill.Add(int64(late))
+		cfg.Logger.Warn("this node stood still: its process was paused, or the machine is overloaded", "for", late.Round(time.Millisecond), "shard", sh.index,
+			"election_timeout", cfg.TickInterval*time.Duration(cfg.ElectionTicks))
+	}
+	sh.tickedAt = now
 }

@@ -20,6 +20,9 @@ func (c *Core) registerMetrics(reg prometheus.Registerer) {
 	})
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "chronik", Name: "leaderships_taken_total",
 		Help: "How often a replica here has become the leader of its group since start."}, func() float64 { return float64(c.groups.LeadershipsTaken()) }))
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "chronik", Name: "standstill_seconds_total",
+		Help: "Time in which raft's workers here did not run when they should have, half an election timeout or more at a time: the process was paused, or the machine overloaded."},
+		func() float64 { return c.groups.StoodStill().Seconds() }))
 	gauge("raft_terms", "Sum of the raft terms of all replicas here: it grows with every election, won or not.", func() float64 {
 		n := uint64(0)
 		for _, r := range c.groups.Replicas() {
