@@ -35,7 +35,7 @@ func logCommand() *cobra.Command {
 	o := dumpOptions{}
 	dump := &cobra.Command{
 		Use:   "dump DIR|FILE",
-		Short: "Print the records of a partition's directory or .log file, or what a write-ahead log or .wal file holds",
+		Short: "Print the records of a partition's directory or .log file (or a compacted one's .swap), or what a write-ahead log or .wal file holds",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.output != "text" && o.output != "json" {
@@ -88,7 +88,7 @@ func (o *dumpOptions) dump(path string) error {
 	}
 	if !info.IsDir() {
 		switch filepath.Ext(path) {
-		case ".log":
+		case ".log", ".swap", ".cleaned":
 			return o.segment(path)
 		case ".wal":
 			return o.wal(filepath.Dir(path), path)
@@ -99,29 +99,20 @@ func (o *dumpOptions) dump(path string) error {
 	if err != nil {
 		return err
 	}
-	var segments, inner []string
+	var inner []string
+	segments := false
 	for _, e := range entries {
 		switch name := filepath.Join(path, e.Name()); {
 		case e.IsDir():
 			inner = append(inner, name)
 		case filepath.Ext(name) == ".wal":
 			return o.wal(path, "")
-		case filepath.Ext(name) == ".log":
-			segments = append(segments, name)
+		case filepath.Ext(name) == ".log", filepath.Ext(name) == ".swap":
+			segments = true
 		}
 	}
-	for i, name := range segments {
-		if i+1 < len(segments) { // names are base offsets
-			if next, ok := segment.BaseOffset(segments[i+1]); ok && next <= o.from {
-				continue
-			}
-		}
-		if err := o.segment(name); err != nil {
-			return err
-		}
-	}
-	if len(segments) > 0 {
-		return nil
+	if segments {
+		return o.segments(path)
 	}
 	if slices.ContainsFunc(inner, func(s string) bool { return filepath.Base(s) == "topics" || filepath.Base(s) == "wal" }) {
 		return fmt.Errorf("%s is a whole data directory: name one partition (%s) or the write-ahead log (%s)", path, filepath.Join(path, "topics", "TOPIC", "PARTITION.GROUP"), filepath.Join(path, "wal"))
@@ -131,6 +122,23 @@ func (o *dumpOptions) dump(path string) error {
 	}
 	for _, name := range inner {
 		if err := o.dump(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// segments prints a directory of them, as the next start will have it: a compacted one in the place of those that it was made from.
+func (o *dumpOptions) segments(dir string) error {
+	y, err := segment.ReadLayout(vfs.OS{}, dir, -1)
+	if err != nil {
+		return err
+	}
+	for _, s := range y.Segments {
+		if s.End >= 0 && s.End <= o.from {
+			continue
+		}
+		if err := o.segment(s.File); err != nil {
 			return err
 		}
 	}

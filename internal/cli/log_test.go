@@ -46,9 +46,9 @@ func flip(t *testing.T, file string, at int64) {
 	}
 }
 
-// A directory that a server has left is checked and printed, damage is named with file and byte, and no byte of it changes.
-func TestLogVerifyAndDump(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "data")
+// openLeft starts a node on a directory, for tests that look at what it leaves.
+func openLeft(t *testing.T, dir string) *node.Node {
+	t.Helper()
 	cfg := config.Default()
 	cfg.KafkaAddr, cfg.AdminAddr, cfg.DataDir = "127.0.0.1:0", "", dir
 	cfg.Limits.WALFileBytes, cfg.Limits.WALMaxBytes = 2*config.MaxBatchBytes, 4*config.MaxBatchBytes
@@ -65,6 +65,22 @@ func TestLogVerifyAndDump(t *testing.T) {
 		t.Fatal("the node is not ready")
 	}
 	t.Setenv(ctl.BrokersVariable, n.KafkaAddr())
+	return n
+}
+
+func closeLeft(t *testing.T, n *node.Node) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := n.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A directory that a server has left is checked and printed, damage is named with file and byte, and no byte of it changes.
+func TestLogVerifyAndDump(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	n := openLeft(t, dir)
 	must(t, "", "topic", "create", "orders", "--partitions", "1")
 	for _, v := range []string{"first", "second", "third"} {
 		must(t, v+"\n", "produce", "orders")
@@ -74,11 +90,7 @@ func TestLogVerifyAndDump(t *testing.T) {
 	} else if !strings.Contains(errs, "a server is running on "+dir) {
 		t.Errorf("no warning: %q", errs)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := n.Close(ctx); err != nil {
-		t.Fatal(err)
-	}
+	closeLeft(t, n)
 
 	before := contentOf(t, dir)
 	out := must(t, "", "log", "verify", dir)
@@ -135,5 +147,89 @@ func TestLogVerifyAndDump(t *testing.T) {
 	}
 	if code, out, _ := chronik(t, "", "log", "verify", dir); code == 0 || !strings.Contains(out, "offsets 0 to 2") {
 		t.Errorf("after a truncation: code %d\n%s", code, out)
+	}
+}
+
+// What a crash in a compaction leaves is told file by file, judged as the next start will have it, and printed once; the start then does
+// what was said.
+func TestLogVerifyAfterACrashInACompaction(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	n := openLeft(t, dir)
+	must(t, "", "topic", "create", "orders", "--partitions", "1")
+	must(t, "first\nsecond\nthird\n", "produce", "orders")
+	closeLeft(t, n)
+	logs, err := filepath.Glob(filepath.Join(dir, "topics", "orders", "0.*", "*", "00000000000000000000.log"))
+	if err != nil || len(logs) != 1 {
+		t.Fatal(logs, err)
+	}
+	file := logs[0]
+	swap := filepath.Join(filepath.Dir(file), "00000000000000000000-00000000000000000003.swap")
+	write := func(name string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(name, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	batches, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cleaned := strings.TrimSuffix(file, "0.log") + "7.log.cleaned"
+	write(cleaned, batches[:50])
+	write(swap, batches)
+	flip(t, file, 70) // nobody reads it any more
+	before := contentOf(t, dir)
+	out := must(t, "", "log", "verify", dir)
+	for _, want := range []string{
+		"note     orders-0: " + swap + " is a compacted segment that a crash kept from its place: the next start removes what it was made from, and makes it 00000000000000000000.log",
+		"note     orders-0: " + file + " is of work that a crash ended, and the next start removes it: " + filepath.Base(swap) + " takes its place",
+		"note     orders-0: " + cleaned + " is of work that a crash ended, and the next start removes it: a compaction had not finished it",
+		"ok       orders-0: 1 segments", "offsets 0 to 2", "no damage found",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("verify does not say %q:\n%s", want, out)
+		}
+	}
+	for _, path := range []string{filepath.Dir(file), swap} {
+		if out := must(t, "", "log", "dump", path); strings.Count(out, "\n") != 3 || !strings.Contains(out, `value "second"`) || strings.Contains(out, "DAMAGED") {
+			t.Errorf("dump of %s:\n%s", path, out)
+		}
+	}
+	flip(t, swap, 70)
+	if code, out, _ := chronik(t, "", "log", "verify", dir); code == 0 || !strings.Contains(out, "DAMAGED  orders-0: "+swap+" at byte ") {
+		t.Errorf("after a flip in the compacted segment: code %d\n%s", code, out)
+	}
+	flip(t, swap, 70)
+	for name, was := range contentOf(t, dir) {
+		if before[name] != was {
+			t.Errorf("%s was changed", name)
+		}
+	}
+
+	n = openLeft(t, dir)
+	if out := must(t, "", "consume", "orders", "-n", "3"); !strings.Contains(out, "second") {
+		t.Errorf("consumed after the start:\n%s", out)
+	}
+	closeLeft(t, n)
+	if out := must(t, "", "log", "verify", dir); strings.Contains(out, "note ") || !strings.Contains(out, "offsets 0 to 2") {
+		t.Errorf("after the next start:\n%s", out)
+	}
+	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(file), "*.[sc][wl]*")); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+	// A directory that no log belongs to any more, half removed, is no damage.
+	half := filepath.Join(dir, "topics", "orders", "1.99999", "0000000000000000")
+	if err := os.MkdirAll(half, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	write(filepath.Join(half, "00000000000000000000.log"), batches)
+	write(filepath.Join(half, "00000000000000000009.log"), nil)
+	if out := must(t, "", "log", "verify", dir); !strings.Contains(out, "note     orders-1: the write-ahead log has no group 99999: if it was deleted, the next start removes") {
+		t.Errorf("a deleted partition's directory:\n%s", out)
+	}
+	// The server's own mark of damage.
+	write(filepath.Join(filepath.Dir(file), "damage.mark"), []byte("junk\n"))
+	if code, out, _ := chronik(t, "", "log", "verify", dir); code == 0 || !strings.Contains(out, "DAMAGED  orders-0: the server's mark of damaged records") {
+		t.Errorf("with a mark: code %d\n%s", code, out)
 	}
 }

@@ -3,8 +3,12 @@ package cli
 import (
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/chronik-go/chronik/internal/metadata"
@@ -18,6 +22,7 @@ import (
 type verifier struct {
 	out         io.Writer
 	damaged     bool
+	replayed    bool // the write-ahead log could be read
 	checkpoints map[uint64]wal.GroupReport
 }
 
@@ -60,6 +65,7 @@ func (v *verifier) wal(dir string) error {
 		v.bad("write-ahead log: %s at byte %d: %s", c.File, c.Offset, c.Reason)
 		return nil
 	}
+	v.replayed = true
 	fmt.Fprintf(v.out, "ok       write-ahead log: %d files, %d groups, ends in %s\n", rep.Files, len(rep.Groups), rep.End)
 	for _, g := range rep.Groups {
 		v.checkpoints[g.Group] = g
@@ -97,68 +103,116 @@ func subdirs(dir string) (out []string) {
 	return out
 }
 
+func (v *verifier) note(format string, args ...any) {
+	fmt.Fprintf(v.out, "note     "+format+"\n", args...)
+}
+
 func (v *verifier) partition(topic, dir string) error {
 	index, group := groupOf(dir)
 	name := fmt.Sprintf("%s-%s", topic, index)
-	end, start, inUse := int64(-1), int64(0), ""
-	if g, ok := v.checkpoints[group]; ok && g.Damage == nil {
-		s, err := partition.Summarize(g.Checkpoint.State)
-		if err != nil {
-			v.bad("%s: the checkpoint of group %d: %v", name, group, err)
-		} else if len(g.Checkpoint.State) > 0 {
-			end, start, inUse = s.End, s.Start, fmt.Sprintf("%016x", s.Generation)
+	g, known := v.checkpoints[group]
+	if v.replayed && !known {
+		v.note("%s: the write-ahead log has no group %d: if it was deleted, the next start removes %s; if its log was lost, that start says so", name, group, dir)
+		return nil
+	}
+	gens := map[uint64]string{}
+	for _, sub := range subdirs(dir) {
+		if gen, err := strconv.ParseUint(filepath.Base(sub), 16, 64); err == nil {
+			gens[gen] = sub
 		}
 	}
-	gens := subdirs(dir)
-	if len(gens) == 0 && end > 0 {
-		v.bad("%s: no segments in %s, the checkpoint ends at offset %d", name, dir, end)
-	}
-	for _, gen := range gens {
-		flushed, begin := int64(-1), int64(-1)
-		if filepath.Base(gen) == inUse {
-			flushed, begin = end, start
+	if !known || g.Damage != nil { // told of already: nothing is known of the segments
+		for _, gen := range slices.Sorted(maps.Keys(gens)) {
+			if err := v.generation(name, gens[gen], -1, -1); err != nil {
+				return err
+			}
 		}
-		if err := v.generation(name, gen, begin, flushed); err != nil {
-			return err
+		return nil
+	}
+	s, err := partition.Summarize(g.Checkpoint.State)
+	if err != nil {
+		v.bad("%s: the checkpoint of group %d: %v", name, group, err)
+		return nil
+	}
+	inUse, foreign, ok := s.Directory(slices.Sorted(maps.Keys(gens)))
+	for _, gen := range slices.Sorted(maps.Keys(gens)) {
+		if ok && gen != inUse {
+			v.note("%s: %s is not in use: the next start removes it", name, gens[gen])
 		}
 	}
-	return nil
+	switch sub, has := gens[inUse]; {
+	case !ok:
+		v.bad("%s: no segments in %s, the checkpoint ends at offset %d", name, dir, s.End)
+		return nil
+	case !has:
+		fmt.Fprintf(v.out, "ok       %s: no segments yet\n", name)
+		return nil
+	case s.New:
+		return v.generation(name, sub, 0, -1)
+	case foreign:
+		// A snapshot, installed just before a crash: its log may begin later than it says, if the leader's had moved meanwhile.
+		if y, err := segment.ReadLayout(vfs.OS{}, sub, s.Start); err == nil && len(y.Segments) > 0 {
+			s.Start = max(s.Start, min(y.Segments[0].Base, s.End))
+		}
+		fallthrough
+	default:
+		return v.generation(name, sub, s.Start, s.End)
+	}
 }
 
 // generation checks one directory of segments; start and flushed are what the checkpoint says of it, -1 if it says nothing.
 func (v *verifier) generation(name, dir string, start, flushed int64) error {
-	files, err := segment.VerifyDir(vfs.OS{}, dir, flushed)
+	rep, err := segment.VerifyDir(vfs.OS{}, dir, start, flushed)
 	if err != nil {
 		return err
 	}
-	var bytes, batches, from, to int64
-	sound := true
-	for i, f := range files {
-		if i == 0 {
-			from = f.From
-		}
-		bytes, batches, to = bytes+f.Bytes, batches+f.Batches, f.To
-		for _, x := range f.Lost {
-			sound = false
-			v.bad("%s: %s", name, strings.TrimPrefix(x.Error().Error(), "damaged: "))
-		}
-		if f.Torn >= 0 {
-			fmt.Fprintf(v.out, "note     %s: %s ends in bytes that were never known to be on disk, from byte %d on: the next start cuts them off\n", name, f.File, f.Torn)
-		}
-		if f.Index != nil {
-			fmt.Fprintf(v.out, "note     %s: %s: %v; the index is built anew when it is needed\n", name, f.File, f.Index)
-		}
+	marked, err := partition.Marked(vfs.OS{}, dir)
+	if err != nil {
+		return err
 	}
-	if len(files) == 0 && flushed > 0 {
-		v.bad("%s: no segments in %s, the checkpoint ends at offset %d", name, dir, flushed)
-		return nil
+	for _, d := range marked {
+		if d.Rough && d.To == math.MaxInt64 {
+			v.bad("%s: the server's mark of damaged records, %s, can't be read: it goes over all of the log when it starts", name, d.File)
+			continue
+		}
+		v.bad("%s: marked by the server: offsets %d to %d, %s at byte %d: %s; it fetches them anew from another replica", name, d.From, d.To-1, d.File, d.Byte, d.Reason)
 	}
-	if len(files) > 0 && start >= 0 && start < flushed && files[0].Base > start {
-		sound = false
-		v.bad("%s: %s begins at offset %d, by the checkpoint the log starts at %d", name, files[0].File, files[0].Base, start)
+	for _, x := range rep.Removed {
+		v.note("%s: %s is of work that a crash ended, and the next start removes it: %s", name, x.File, x.Why)
 	}
-	if sound {
-		fmt.Fprintf(v.out, "ok       %s: %d segments, %d bytes, %d batches, offsets %d to %d\n", name, len(files), bytes, batches, from, to-1)
+	for _, n := range rep.Notes {
+		v.note("%s: %s", name, n)
+	}
+	for _, x := range rep.Missing {
+		v.bad("%s: %s", name, strings.TrimPrefix(x.Error(), "damaged: "))
+	}
+	var bytes, batches int64
+	for _, f := range rep.Files {
+		v.file(name, f)
+		bytes, batches = bytes+f.Bytes, batches+f.Batches
+	}
+	if rep.Sound() && len(marked) == 0 {
+		fmt.Fprintf(v.out, "ok       %s: %d segments, %d bytes, %d batches, offsets %d to %d\n", name, len(rep.Files), bytes, batches, rep.Start, rep.End-1)
 	}
 	return nil
+}
+
+// file tells of one segment.
+func (v *verifier) file(name string, f segment.FileReport) {
+	if f.Dropped != "" {
+		v.note("%s: %s is removed by the next start: %s", name, f.File, f.Dropped)
+		return
+	}
+	if f.Swap {
+		v.note("%s: %s is a compacted segment that a crash kept from its place: the next start removes what it was made from, and makes it %020d.log", name, f.File, f.Base)
+	}
+	for _, x := range f.Lost {
+		v.bad("%s: %s", name, strings.TrimPrefix(x.Error().Error(), "damaged: "))
+	}
+	if f.Torn >= 0 {
+		v.note("%s: %s ends in bytes that were never known to be on disk, from byte %d on: the next start cuts them off, and the write-ahead log has what was in them", name, f.File, f.Torn)
+	}
+	if f.Index != nil {
+		v.note("%s: %s: %v; the index is built anew when it is needed", name, f.File, f.Index)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"slices"
 )
 
 // state is a partition's applied state, apart from the records. Its encoding is what the log's checkpoint and raft's snapshots
@@ -152,7 +153,8 @@ func (s *state) decodeProducer(b []byte) (rest []byte, err error) {
 
 // Summary is what a checkpoint says of a partition, for tools that look at a directory.
 type Summary struct {
-	Generation uint64 // name of the segments' directory, in hex
+	New        bool   // the partition has no checkpoint yet
+	Generation uint64 // name of the writer's segments' directory, in hex
 	Index      uint64
 	Start, End int64
 }
@@ -160,5 +162,25 @@ type Summary struct {
 // Summarize reads the state in a checkpoint. An empty one is that of a new partition.
 func Summarize(state []byte) (Summary, error) {
 	s, err := decodeState(state)
-	return Summary{Generation: s.generation, Index: s.index, Start: s.start, End: s.end}, err
+	return Summary{New: len(state) == 0, Generation: s.generation, Index: s.index, Start: s.start, End: s.end}, err
+}
+
+// Directory tells which of the generations on disk the next start takes, as chooseGeneration does, without knowing which replica this is:
+// a checkpoint that another one wrote, and that was installed just before a crash, means the directory that was staged for its index
+// or, if there is none, the one that is older. foreign says that it must be another's.
+func (s *Summary) Directory(gens []uint64) (gen uint64, foreign, ok bool) {
+	if s.New {
+		return 0, false, len(gens) == 0 || slices.Contains(gens, 0)
+	}
+	if slices.Contains(gens, s.Index) {
+		return s.Index, s.Generation != s.Index, true
+	}
+	older := slices.DeleteFunc(slices.Clone(gens), func(g uint64) bool { return g > s.Index })
+	switch {
+	case slices.Contains(older, s.Generation):
+		return s.Generation, false, true
+	case len(older) == 1:
+		return older[0], true, true
+	}
+	return s.Generation, false, s.Start == s.End
 }

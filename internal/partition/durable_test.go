@@ -228,6 +228,12 @@ func TestChooseGeneration(t *testing.T) {
 		if (err != nil) != (x.want < 0) || err == nil && int64(gen) != x.want {
 			t.Errorf("%+v of %v: %d, %v; want %d", x.st, x.gens, gen, err, x.want)
 		}
+		// So does a tool that does not know which replica it is.
+		s := Summary{New: x.fresh, Generation: x.st.generation, Index: x.st.index, Start: x.st.start, End: x.st.end}
+		told, foreign, ok := s.Directory(x.gens)
+		if ok != (x.want >= 0) || ok && int64(told) != x.want && len(x.gens) > 0 || ok && foreign && x.st.replica != 2 {
+			t.Errorf("%+v of %v: a tool takes %d (another's: %v), %v; want %d", x.st, x.gens, told, foreign, ok, x.want)
+		}
 	}
 }
 

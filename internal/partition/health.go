@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -267,6 +268,9 @@ func writeMark(fs vfs.FS, dir string, m mark) error {
 	b = fmt.Appendf(b, "\n%08x\n", crc32.Checksum(b, castagnoli))
 	return vfs.WriteFileAtomic(fs, name, b)
 }
+
+// Marked returns what the mark in a directory of segments says is damaged, for tools; all of it is in doubt if the mark can't be read.
+func Marked(fs vfs.FS, dir string) ([]Damage, error) { return readMark(fs, dir, 0, math.MaxInt64) }
 
 // readMark returns what a mark says. One that can't be read says that something is damaged, and not what: then all of the log
 // is in doubt until it has been read.
