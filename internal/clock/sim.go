@@ -1,9 +1,10 @@
 package clock
 
 import (
-	"container/heap"
 	"fmt"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,26 +18,24 @@ const maxCallbacksPerInstant = 1_000_000
 //
 // All methods are safe for concurrent use, except that only one thread at a time may drive, and a callback may not drive.
 type Sim struct {
-	mu      sync.Mutex
-	now     time.Time
-	seq     uint64 // of the next timer armed
-	timers  timerHeap
-	driving bool
-	burst   int // callbacks run since time last moved
+	start   time.Time
+	now     atomic.Int64 // nanoseconds since start
+	driving atomic.Bool
+
+	mu     sync.Mutex
+	seq    uint64 // of the next timer armed
+	timers timerHeap
+	burst  int // callbacks run since time last moved
 }
 
 var _ Clock = (*Sim)(nil)
 
 // NewSim returns a clock that reads start. A monotonic reading of start is dropped: it would keep Sub and Before from
-// seeing simulated time.
-func NewSim(start time.Time) *Sim { return &Sim{now: start.Round(0)} }
+// seeing simulated time. It runs for 292 years at most.
+func NewSim(start time.Time) *Sim { return &Sim{start: start.Round(0)} }
 
 // Now implements Clock.
-func (s *Sim) Now() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.now
-}
+func (s *Sim) Now() time.Time { return s.start.Add(time.Duration(s.now.Load())) }
 
 // AfterFunc implements Clock. With d <= 0 the callback is due at once, but still runs only when the clock is driven.
 func (s *Sim) AfterFunc(d time.Duration, f func()) Timer {
@@ -57,7 +56,7 @@ func (s *Sim) NextDeadline() (at time.Time, ok bool) {
 	if len(s.timers) == 0 {
 		return time.Time{}, false
 	}
-	return s.timers[0].at, true
+	return s.start.Add(time.Duration(s.timers[0].at)), true
 }
 
 // Pending returns the number of callbacks waiting.
@@ -70,71 +69,70 @@ func (s *Sim) Pending() int {
 // RunNext moves the clock to the next deadline and runs that one callback. It reports false, and does nothing, when none is
 // pending.
 func (s *Sim) RunNext() bool {
-	defer s.drive()()
-	return s.runOne(nil)
+	s.drive()
+	defer s.driving.Store(false)
+	return s.runOne(math.MaxInt64)
 }
 
 // RunUntil runs every callback due at or before t, those armed on the way included, and leaves the clock at t. A t in the
 // past runs nothing and does not move the clock back. It returns the number of callbacks run.
 func (s *Sim) RunUntil(t time.Time) int {
-	defer s.drive()()
-	n := 0
-	for s.runOne(&t) {
+	s.drive()
+	defer s.driving.Store(false)
+	n, limit := 0, int64(t.Sub(s.start))
+	for s.runOne(limit) {
 		n++
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.moveTo(t)
+	s.moveTo(limit)
 	return n
 }
 
 // Advance moves the clock by d: RunUntil(Now + d). Advance(0) runs what is due now.
 func (s *Sim) Advance(d time.Duration) int { return s.RunUntil(s.Now().Add(d)) }
 
-// drive claims the clock for its one driver and returns the function that gives it back.
-func (s *Sim) drive() func() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.driving {
+// drive claims the clock for its one driver.
+func (s *Sim) drive() {
+	if !s.driving.CompareAndSwap(false, true) {
 		panic("clock: the simulated clock is driven from two places, or from one of its own callbacks")
-	}
-	s.driving = true
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.driving = false
 	}
 }
 
 // runOne runs the first callback, unless it is due after limit.
-func (s *Sim) runOne(limit *time.Time) bool {
+func (s *Sim) runOne(limit int64) bool {
 	s.mu.Lock()
-	if len(s.timers) == 0 || limit != nil && s.timers[0].at.After(*limit) {
+	if len(s.timers) == 0 || s.timers[0].at > limit {
 		s.mu.Unlock()
 		return false
 	}
-	t := heap.Pop(&s.timers).(*simTimer)
-	s.moveTo(t.at)
+	t := s.timers[0].t
+	s.moveTo(s.timers[0].at)
+	s.timers.remove(0)
 	s.burst++
-	burst, now := s.burst, s.now
+	burst := s.burst
 	s.mu.Unlock()
 	if burst > maxCallbacksPerInstant {
-		panic(fmt.Sprintf("clock: %d callbacks at %v and time does not move: something arms itself without a delay", burst, now))
+		panic(fmt.Sprintf("clock: %d callbacks at %v and time does not move: something arms itself without a delay", burst, s.Now()))
 	}
-	t.f() // without the lock: it may read the clock, arm and stop timers
+	t.f() // without the lock: it may arm and stop timers
 	return true
 }
 
-func (s *Sim) moveTo(t time.Time) {
-	if t.After(s.now) {
-		s.now, s.burst = t.Round(0), 0
+func (s *Sim) moveTo(at int64) {
+	if at > s.now.Load() {
+		s.now.Store(at)
+		s.burst = 0
 	}
 }
 
 func (s *Sim) arm(t *simTimer, d time.Duration) {
-	t.at, t.seq = s.now.Add(max(d, 0)), s.seq
+	at := s.now.Load() + int64(max(d, 0))
+	if at < 0 {
+		at = math.MaxInt64
+	}
+	s.timers.push(armed{at, s.seq, t})
 	s.seq++
-	heap.Push(&s.timers, t)
 }
 
 // idle is the index of a timer that is not in the heap: it ran, runs, or was stopped.
@@ -143,8 +141,6 @@ const idle = -1
 type simTimer struct {
 	clock *Sim
 	f     func()
-	at    time.Time
-	seq   uint64
 	index int
 }
 
@@ -168,38 +164,78 @@ func (t *simTimer) disarm() bool {
 	if t.index == idle {
 		return false
 	}
-	heap.Remove(&t.clock.timers, t.index)
+	t.clock.timers.remove(t.index)
 	return true
 }
 
-// timerHeap orders timers by due time, then by arming order.
-type timerHeap []*simTimer
-
-func (h timerHeap) Len() int { return len(h) }
-
-func (h timerHeap) Less(i, j int) bool {
-	if c := h[i].at.Compare(h[j].at); c != 0 {
-		return c < 0
-	}
-	return h[i].seq < h[j].seq
+// armed is a timer in the heap, beside what it is ordered by: comparing follows no pointer.
+type armed struct {
+	at  int64 // when it is due, nanoseconds since the clock's start
+	seq uint64
+	t   *simTimer
 }
 
-func (h timerHeap) Swap(i, j int) {
-	h[i], h[j] = h[j], h[i]
-	h[i].index, h[j].index = i, j
+func (a *armed) before(b *armed) bool { return a.at < b.at || a.at == b.at && a.seq < b.seq }
+
+// timerHeap orders timers by due time, then by arming order. It is a binary heap of its own, not container/heap's: timers are
+// most of what a simulation's clock does.
+type timerHeap []armed
+
+func (h *timerHeap) push(a armed) {
+	*h = append(*h, a)
+	h.up(len(*h)-1, a)
 }
 
-func (h *timerHeap) Push(x any) {
-	t := x.(*simTimer)
-	t.index = len(*h)
-	*h = append(*h, t)
-}
-
-func (h *timerHeap) Pop() any {
+// remove takes out what is at i.
+func (h *timerHeap) remove(i int) {
 	old := *h
-	t := old[len(old)-1]
-	old[len(old)-1] = nil
-	*h = old[:len(old)-1]
-	t.index = idle
-	return t
+	old[i].t.index = idle
+	last := len(old) - 1
+	moved := old[last]
+	old[last] = armed{}
+	*h = old[:last]
+	if i == last {
+		return
+	}
+	if i > 0 && moved.before(&old[(i-1)/2]) {
+		h.up(i, moved)
+	} else {
+		h.down(i, moved)
+	}
+}
+
+// up puts a where it belongs on the way from i, which is free, to the top.
+func (h timerHeap) up(i int, a armed) {
+	for i > 0 {
+		parent := (i - 1) / 2
+		if !a.before(&h[parent]) {
+			break
+		}
+		h[i] = h[parent]
+		h[i].t.index = i
+		i = parent
+	}
+	h[i] = a
+	a.t.index = i
+}
+
+// down puts a where it belongs below i, which is free.
+func (h timerHeap) down(i int, a armed) {
+	for {
+		child := 2*i + 1
+		if child >= len(h) {
+			break
+		}
+		if child+1 < len(h) && h[child+1].before(&h[child]) {
+			child++
+		}
+		if !h[child].before(&a) {
+			break
+		}
+		h[i] = h[child]
+		h[i].t.index = i
+		i = child
+	}
+	h[i] = a
+	a.t.index = i
 }

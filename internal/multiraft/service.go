@@ -29,6 +29,8 @@ type Service struct {
 	byName  map[topicPartition]*Replica
 	closed  bool
 
+	sorted sync.Pool // of *[][]event: a frame's messages by shard
+
 	shardWG, applierWG, tickWG sync.WaitGroup
 	stop                       chan struct{}
 }
@@ -241,7 +243,12 @@ func (s *Service) Replicas() []*Replica {
 // HandleEnvelopes takes messages from another node and sorts them into shards, one lock per shard. Messages for groups or
 // replicas that are not here are dropped: only the metadata image creates replicas, never a message (rule 4).
 func (s *Service) HandleEnvelopes(from int32, envs []transport.Envelope) {
-	batches := make([][]event, len(s.shards))
+	sorted, _ := s.sorted.Get().(*[][]event)
+	if sorted == nil {
+		sorted = new([][]event)
+		*sorted = make([][]event, len(s.shards))
+	}
+	batches := *sorted
 	s.mu.RLock()
 	for i := range envs {
 		env := &envs[i]
@@ -268,8 +275,13 @@ func (s *Service) HandleEnvelopes(from int32, envs []transport.Envelope) {
 	for i, b := range batches {
 		if len(b) > 0 {
 			s.shards[i].post(b...)
+			if clear(b); cap(b) > maxSpare {
+				b = nil
+			}
+			batches[i] = b[:0]
 		}
 	}
+	s.sorted.Put(sorted)
 }
 
 // HandleDropped tells a leader that messages to a replica were lost on this side.

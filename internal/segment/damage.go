@@ -29,6 +29,8 @@ type batchFile struct {
 	size  int64 // bytes that belong to it
 	end   int64 // no batch may hold this offset or one after it; -1: unknown
 	holes int64 // below it batches may be missing between others
+	// ahead: r reads ahead, so that a small read costs little and a large one is a copy for nothing.
+	ahead bool
 	// check says what else is wrong with a batch that is sound in itself; may be nil.
 	check func(record.Header) error
 }
@@ -43,6 +45,9 @@ func (f *batchFile) batch(pos, next int64, buf []byte) (h record.Header, b, grow
 		buf = make([]byte, walkChunk)
 	}
 	want := min(int64(len(buf)), f.size-pos)
+	if f.ahead {
+		want = record.BatchOverhead
+	}
 	if err := f.read(buf[:want], pos); err != nil {
 		return h, nil, buf, err
 	}

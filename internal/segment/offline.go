@@ -290,7 +290,9 @@ func ScanFile(fsys vfs.FS, name string, end, holes int64, check func(record.Head
 	if err != nil {
 		return ioErr("stat", name, err)
 	}
-	f := &batchFile{name: name, r: &window{r: file, keep: true}, base: base, size: size, end: end, holes: math.MaxInt64, check: check}
+	w := &window{r: file, keep: true}
+	defer w.done()
+	f := &batchFile{name: name, r: w, ahead: true, base: base, size: size, end: end, holes: math.MaxInt64, check: check}
 	var buf []byte
 	next := base
 	for pos := int64(0); pos < size; {

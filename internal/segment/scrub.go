@@ -6,6 +6,7 @@ import (
 	"io"
 	"math"
 	"sort"
+	"sync"
 
 	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/vfs"
@@ -69,6 +70,7 @@ func (c *Scrubber) Step(max int64) (out Scrubbed, err error) {
 		if x, gone := c.vanished(); !gone {
 			out.Lost = append(out.Lost, x)
 		}
+		c.read.done()
 		c.last, c.s, c.next = c.s.base, nil, c.end
 		return out, nil
 	}
@@ -120,7 +122,7 @@ func (c *Scrubber) batches(max int64, out *Scrubbed) error {
 	l.mu.RLock()
 	holes, known := l.cleaned.Holes, l.epochs
 	l.mu.RUnlock()
-	f := &batchFile{name: s.log.path(), r: &c.read, base: s.base, size: c.size, end: c.end, holes: holes, check: known.check}
+	f := &batchFile{name: s.log.path(), r: &c.read, ahead: true, base: s.base, size: c.size, end: c.end, holes: holes, check: known.check}
 	for c.pos < c.size && c.next < c.end && out.Bytes < max {
 		var h record.Header
 		var b []byte
@@ -272,12 +274,16 @@ type window struct {
 	r    io.ReaderAt
 	drop func(off, n int64)
 	keep bool
-	buf  []byte
+	buf  *[windowBytes]byte // nil: of nothing yet
 	at   int64
 	n    int
 }
 
 const windowBytes = 256 << 10
+
+// windowBufs are those of windows that are not reading just now: with many small segments a new one each would be most of what a
+// pass allocates.
+var windowBufs = sync.Pool{New: func() any { return new([windowBytes]byte) }}
 
 // ReadAt implements io.ReaderAt.
 func (w *window) ReadAt(b []byte, off int64) (int, error) {
@@ -287,27 +293,36 @@ func (w *window) ReadAt(b []byte, off int64) (int, error) {
 	if len(b) > windowBytes {
 		return w.r.ReadAt(b, off)
 	}
-	w.done()
+	w.passed()
 	if w.buf == nil {
-		w.buf = make([]byte, windowBytes)
+		w.buf = windowBufs.Get().(*[windowBytes]byte)
 	}
 	if !w.keep {
 		w.drop(off, windowBytes)
 	}
-	n, err := w.r.ReadAt(w.buf, off)
+	n, err := w.r.ReadAt(w.buf[:], off)
 	w.at, w.n = off, n
 	if n >= len(b) {
-		return copy(b, w.buf), nil
+		return copy(b, w.buf[:]), nil
 	}
 	return copy(b, w.buf[:n]), err
 }
 
-// done gives the chunk's pages back.
-func (w *window) done() {
+// passed gives the chunk's pages back.
+func (w *window) passed() {
 	if w.n > 0 && !w.keep {
 		w.drop(w.at, int64(w.n))
 	}
 	w.n = 0
+}
+
+// done ends the reading, for now at least.
+func (w *window) done() {
+	w.passed()
+	if w.buf != nil {
+		windowBufs.Put(w.buf)
+		w.buf = nil
+	}
 }
 
 func dropCache(s *slot, off, n int64) {

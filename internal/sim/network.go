@@ -20,7 +20,11 @@ import (
 type network struct {
 	w     *world
 	links [][]*link // from, to; by id - 1
+	spare [][]transport.Envelope
 }
+
+// maxSpare is how many arrays of messages are kept for the next ones.
+const maxSpare = 64
 
 const (
 	streamControl = iota
@@ -239,6 +243,9 @@ func (p *proc) Send(to int32, env transport.Envelope) {
 		// What is sent at one instant travels together, as many groups' messages do in one send of the transport.
 		dest := l.peer
 		w.after(0, func() { n.flush(p, dest, l, stream) })
+		if k := len(n.spare); k > 0 {
+			l.out[stream], n.spare = n.spare[k-1], n.spare[:k-1]
+		}
 	}
 	l.out[stream] = append(l.out[stream], cloneEnvelope(env))
 	if !w.healed && env.Kind == transport.KindRaft && w.noise.dup > 0 && w.net.Float64() < w.noise.dup {
@@ -304,6 +311,10 @@ func (n *network) deliver(p, dest *proc, l *link, envs []transport.Envelope) {
 	if !lost {
 		dest.core.HandleEnvelopes(l.from.id, envs)
 		n.w.touch(dest)
+	}
+	if len(n.spare) < maxSpare {
+		clear(envs)
+		n.spare = append(n.spare, envs[:0])
 	}
 }
 

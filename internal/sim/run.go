@@ -80,8 +80,8 @@ func seedRandom(seed uint64) func() {
 // from the seed: no server may run beside it, and a second Run waits for the first.
 func Run(o Options) (res Result) {
 	defer seedRandom(o.Seed)()
-	// What a run leaves behind is little: collecting it less often is quicker.
-	defer debug.SetGCPercent(debug.SetGCPercent(400))
+	// What is alive is little, a few megabytes: collecting what is not less often is quicker.
+	defer debug.SetGCPercent(debug.SetGCPercent(1000))
 	w := newWorld(o)
 	defer func() {
 		if p := recover(); p != nil {

@@ -93,13 +93,17 @@ func (d *fileData) markUnsettled(n int64) { d.unsettled[n/chunkPages] = struct{}
 // own makes the current content of the page writable in place.
 func (p *pageState) own() *page {
 	if !p.owned {
-		c := new(page)
-		if p.cur != nil {
-			*c = *p.cur
-		}
-		p.cur, p.owned = c, true
+		p.cur, p.owned = p.cur.clone(), true
 	}
 	return p.cur
+}
+
+// clone copies a page; nil is a page of zeros. What append allocates is not cleared first, other than new(page).
+func (pg *page) clone() *page {
+	if pg == nil {
+		return new(page)
+	}
+	return (*page)(append([]byte(nil), pg[:]...))
 }
 
 // sectorMask returns the sectors that bytes [from, to) of a page touch.
@@ -259,10 +263,10 @@ func mix(old, pg *page, mask uint8) *page {
 	case mask == allSectors && pg == nil:
 		return nil
 	}
-	c := new(page)
-	if old != nil {
-		*c = *old
+	if mask == allSectors {
+		return pg.clone()
 	}
+	c := old.clone()
 	if pg == nil {
 		pg = &zeroPage
 	}
@@ -338,10 +342,7 @@ func (d *fileData) dropCache() {
 func (d *fileData) flip(off int64, bit uint) {
 	p := d.page(off/pageSize, true)
 	flipped := func(pg *page) *page {
-		c := new(page)
-		if pg != nil {
-			*c = *pg
-		}
+		c := pg.clone()
 		c[off%pageSize] ^= 1 << (bit % 8)
 		return c
 	}

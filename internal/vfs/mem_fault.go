@@ -146,6 +146,11 @@ func (m *Mem) TakeStall() time.Duration {
 // enter begins an operation: it returns with m.mu held, and the error of a fault that fired.
 func (m *Mem) enter(op Op, name string) (err error) {
 	m.mu.Lock()
+	return m.begin(op, name)
+}
+
+// begin is enter for who holds m.mu already. It lets go of it while the hook runs.
+func (m *Mem) begin(op Op, name string) (err error) {
 	m.stats.count(op)
 	var delay time.Duration
 	if len(m.faults) > 0 {

@@ -32,8 +32,7 @@ func (f *memFile) enter(op Op) error {
 	if f.dead() {
 		return fs.ErrClosed
 	}
-	f.m.mu.Unlock()
-	err := f.m.enter(op, f.name)
+	err := f.m.begin(op, f.name)
 	if f.dead() { // the operation was held up and the power failed meanwhile
 		return fs.ErrClosed
 	}

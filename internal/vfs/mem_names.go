@@ -222,17 +222,33 @@ func (m *Mem) walk(path string) (place, error) {
 	return at, nil
 }
 
-// find is walk to something that exists.
+// find is walk to something that exists, without noting the way.
 func (m *Mem) find(path string) (*inode, error) {
-	at, err := m.walk(path)
-	if err == nil && at.ino == nil {
-		err = syscall.ENOENT
+	if path == "" {
+		return nil, syscall.ENOENT
 	}
-	return at.ino, err
+	at := m.root
+	for name := range strings.SplitSeq(strings.Trim(cleanPath(path), "/"), "/") {
+		switch {
+		case name == "":
+			return at, nil
+		case !at.isDir():
+			return nil, syscall.ENOTDIR
+		}
+		if at = at.cur[name]; at == nil {
+			return nil, syscall.ENOENT
+		}
+	}
+	return at, nil
 }
 
 // cleanPath makes a path absolute: the working directory of a simulated process is the root.
-func cleanPath(path string) string { return filepath.ToSlash(filepath.Clean("/" + path)) }
+func cleanPath(path string) string {
+	if !strings.HasPrefix(path, "/") {
+		path = "/" + path
+	}
+	return filepath.ToSlash(filepath.Clean(path))
+}
 
 // eachFile calls fn for every file in the tree, in no particular order.
 func (i *inode) eachFile(fn func(*fileData)) {
