@@ -144,6 +144,6 @@ func (s *shard) deleteGroup(g *group, done func(error)) {
 			}
 			delete(s.groups, g.id)
 			s.reply(func() { done(nil) })
-		}, func(err error) { done(lostError(err)) })
+		}, func(err error) { s.reply(func() { done(lostError(err)) }) })
 	})
 }

@@ -397,5 +397,5 @@ func (s *shard) record(g *group, then, lost func(error)) {
 			s.log.Warn("a group's metadata could not be written", "group", g.id, "generation", g.classic.generation, "error", err)
 		}
 		then(err)
-	}, func(err error) { lost(lostError(err)) })
+	}, func(err error) { s.reply(func() { lost(lostError(err)) }) })
 }

@@ -56,6 +56,9 @@ func (s *shard) joinDue(g *group) {
 	s.complete(g)
 }
 
+// rebalancePause is the least time between two looks at a rebalance that nobody has joined; a member may ask for none.
+const rebalancePause = time.Second
+
 // complete begins the next generation with those who have joined. Static members that have not are kept until their session
 // ends.
 func (s *shard) complete(g *group) {
@@ -69,7 +72,7 @@ func (s *shard) complete(g *group) {
 	}
 	if len(c.members) > 0 && !c.electLeader() {
 		// Only static members that do not come: the rebalance goes on.
-		s.timers.set(&c.join, s.c.now()+c.rebalanceTimeout())
+		s.timers.set(&c.join, s.c.now()+max(c.rebalanceTimeout(), rebalancePause))
 		return
 	}
 	c.initial = false
@@ -135,12 +138,14 @@ func (s *shard) begin(g *group) {
 	s.record(g, func(err error) {
 		c.recording--
 		s.reply(func() { tell(err) })
-		waiting := c.waiting
-		c.waiting = nil
-		for _, f := range waiting {
-			f(err)
+		if c.recording == 0 { // else some may be of the generation after this one
+			waiting := c.waiting
+			c.waiting = nil
+			for _, f := range waiting {
+				f(err)
+			}
 		}
-		if err != nil && c.state == CompletingRebalance && c.generation == generation {
+		if err != nil && g.classic == c && c.state == CompletingRebalance && c.generation == generation {
 			s.rebalance(g)
 		}
 	}, tell)
@@ -177,6 +182,9 @@ func (s *shard) beat(m *member) {
 // sessionDue looks whether a member's session has ended. While the coordinator owes it an answer it has not.
 func (s *shard) sessionDue(t *timer, now time.Duration) {
 	m, g := t.member, t.group
+	if g.classic.members[m.id] != m {
+		return // the group has become a consumer group
+	}
 	if m.deadline > now {
 		s.timers.set(t, m.deadline)
 		return

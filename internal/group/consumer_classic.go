@@ -282,6 +282,10 @@ func (s *shard) beatConsumer(g *group, req *HeartbeatRequest, done func(error)) 
 // leaveConsumer takes classic members out of a consumer group.
 func (s *shard) leaveConsumer(g *group, members []LeaveMember, done func([]error, error)) {
 	c := g.consumer
+	if len(c.queue) >= s.c.cfg.Limits.MemberIDs {
+		s.reply(func() { done(nil, ErrNotAvailable) })
+		return
+	}
 	each := make([]error, len(members))
 	s.enqueue(g, consumerOp{run: func(ch *consumer.Change) error {
 		for i, l := range members {

@@ -152,13 +152,15 @@ func (s *shard) writeChange(g *group, ch *consumer.Change, ops []consumerOp, err
 	c.writing = true
 	g.pending++
 	lost := func(err error) {
-		for i, op := range ops {
-			e := errs[i]
-			if e == nil {
-				e = lostError(err)
+		s.reply(func() {
+			for i, op := range ops {
+				e := errs[i]
+				if e == nil {
+					e = lostError(err)
+				}
+				op.done(e)
 			}
-			op.done(e)
-		}
+		})
 	}
 	then := func(err error) {
 		c.writing = false
@@ -192,7 +194,7 @@ func (s *shard) writeChange(g *group, ch *consumer.Change, ops []consumerOp, err
 		}
 		s.log.Warn("loading groups again: a consumer group's change was not written as a whole", "group", g.id, "error", err)
 		s.reload()
-		s.reply(func() { lost(err) })
+		lost(err)
 	}, lost)
 }
 
@@ -413,6 +415,9 @@ func (c *Coordinator) DescribeConsumer(id string, done func(consumer.Description
 		g, err := s.find(id)
 		if errors.Is(err, ErrNotAvailable) || err == nil && g.consumer == nil {
 			err = ErrGroupNotFound
+		}
+		if err == nil && len(g.consumer.queue) >= c.cfg.Limits.MemberIDs {
+			err = ErrNotAvailable
 		}
 		if err != nil {
 			s.reply(func() { fail(err) })

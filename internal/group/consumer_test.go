@@ -311,6 +311,12 @@ func TestRequestsThatWaitForAConsumerGroupAreBounded(t *testing.T) {
 		waiting = append(waiting, w.consume(lives("a", a)))
 	}
 	w.consume(lives("a", a)).is(ErrNotAvailable)
+	if _, err := w.leave(LeaveMember{Member: "a"}); !errors.Is(err, ErrNotAvailable) {
+		t.Errorf("leave: %v", err)
+	}
+	d := &call[consumer.Description]{t: t, what: "describe"}
+	w.lead().DescribeConsumer("g", d.done)
+	d.is(ErrNotAvailable)
 	w.lead().Close()
 	for _, c := range waiting {
 		c.is(ErrNotCoordinator)

@@ -132,7 +132,7 @@ func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
 		}
 		s.reply(func() { finish(err) })
 		s.calm(g)
-	}, func(err error) { finish(lostError(err)) })
+	}, func(err error) { s.reply(func() { finish(lostError(err)) }) })
 	return nil
 }
 
@@ -314,7 +314,7 @@ func (s *shard) bury(g *group, gone []topicPartition, done func(error)) {
 			err = appendError(err, ErrNotAvailable)
 		}
 		s.reply(func() { done(err) })
-	}, func(err error) { done(lostError(err)) })
+	}, func(err error) { s.reply(func() { done(lostError(err)) }) })
 }
 
 // dropTopics removes the offsets of topics that have been deleted.

@@ -246,7 +246,7 @@ func (s *shard) make(id string) *group {
 }
 
 // append writes records as one batch. then is called with mu, in the log's order for what is committed. Where the shard has
-// been dropped since, only lost is called, without mu: nothing may be changed then, but an answer is due.
+// been dropped since, only lost is called, with mu, too: nothing may be changed then, but an answer is due.
 func (s *shard) append(records []keyValue, then func(base int64, err error), lost func(err error)) {
 	life := s.life
 	batch, err := encodeBatch(s.c.wall(), records)
@@ -261,14 +261,14 @@ func (s *shard) append(records []keyValue, then func(base int64, err error), los
 				s.c.begin(s) // it waits for this
 			}
 			if s.life != life {
-				s.reply(func() { lost(err) })
+				lost(err)
 				return
 			}
 			if errors.Is(err, multiraft.ErrUnknownOutcome) {
 				// It may be in the log or not: what the log says now is the truth.
 				s.log.Warn("loading groups again: the outcome of a write is unknown", "error", err)
 				s.reload()
-				s.reply(func() { lost(err) })
+				lost(err)
 				return
 			}
 			then(base, err)
@@ -276,27 +276,33 @@ func (s *shard) append(records []keyValue, then func(base int64, err error), los
 	})
 }
 
-// appendAll writes records as batches of bounded size; then is called after the last one with the first error. each is called
-// for every committed batch.
+// appendAll writes records as batches of bounded size; then is called after the last one with the first error, or lost if the shard was
+// dropped before that: what is answered goes by all of them. each is called for every committed batch. All are called with mu.
 func (s *shard) appendAll(records []keyValue, each func(records []keyValue, base int64), then func(err error), lost func(err error)) {
 	batches := split(records)
-	left, told := len(batches), false
+	left, gone := len(batches), false
 	var first error
+	settle := func(err error) {
+		if left--; err != nil && first == nil {
+			first = err
+		}
+		switch {
+		case left > 0:
+		case gone:
+			lost(first)
+		default:
+			then(first)
+		}
+	}
 	for _, b := range batches {
 		s.append(b, func(base int64, err error) {
-			if left--; err != nil && first == nil {
-				first = err
-			} else if err == nil {
+			if err == nil {
 				each(b, base)
 			}
-			if left == 0 {
-				then(first)
-			}
+			settle(err)
 		}, func(err error) {
-			if !told { // by the first one lost; those before it are in the log
-				told = true
-				lost(err)
-			}
+			gone = true
+			settle(err)
 		})
 	}
 	if len(batches) == 0 {
