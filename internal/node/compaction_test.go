@@ -7,6 +7,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -31,6 +32,11 @@ func smallSegments(policy string) map[string]*string {
 	return map[string]*string{"cleanup.policy": str(policy), "internal.segment.bytes": str("4096"), "min.cleanable.dirty.ratio": str("0.01"),
 		"delete.retention.ms": str("0")}
 }
+
+// atOnce has what was written flushed at once, and looked at again and again: only what is flushed can be compacted.
+var atOnce = &Tuning{Partitions: func(c *partition.ManagerConfig) {
+	c.Limits.FlushInterval, c.Limits.MaintenanceInterval = 50*time.Millisecond, 50*time.Millisecond
+}}
 
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
@@ -75,15 +81,12 @@ func held(t *testing.T, n *testNode, topic string) map[int64]record.Record {
 // A topic with cleanup.policy=compact on three nodes: each replica keeps, on its own, the latest record of each key at its offset, and can be
 // read at every offset; a client that reads all gets just those; a restart changes nothing.
 func TestCompactedTopicKeepsTheLatestOfEachKey(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 3, compacting)
 	for _, n := range nodes {
-		if err := n.open(); err != nil {
-			t.Fatal(err)
-		}
+		n.tune = atOnce
 	}
-	for _, n := range nodes {
-		n.awaitReady()
-	}
+	startAll(nodes)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*bound)
 	defer cancel()
 	cl := client(t, nodes, kgo.MaxBufferedRecords(20), kgo.ProducerLinger(0))
@@ -172,10 +175,12 @@ func TestCompactedTopicKeepsTheLatestOfEachKey(t *testing.T) {
 
 // __consumer_offsets is compacted like any other, and what its coordinator loads from it after a restart is what was committed last.
 func TestOffsetsAreLoadedFromACompactedLog(t *testing.T) {
+	t.Parallel()
 	n := newTestNode(t, 1, compacting, func(c *config.Node) {
 		c.Kafka["offsets.topic.num.partitions"] = "1"
 		c.Kafka["offsets.topic.segment.bytes"] = "1048576"
 	})
+	n.tune = atOnce
 	n.start()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*bound)
 	defer cancel()
@@ -221,6 +226,7 @@ func TestOffsetsAreLoadedFromACompactedLog(t *testing.T) {
 
 // With compact,delete retention goes on; with compact alone records can't be deleted, as in Kafka.
 func TestDeletionFollowsTheCleanupPolicy(t *testing.T) {
+	t.Parallel()
 	n := newTestNode(t, 1, compacting)
 	n.start()
 	ctx, cancel := context.WithTimeout(context.Background(), bound)

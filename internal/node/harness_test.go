@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/freeport"
 	"github.com/chronik-go/chronik/internal/metadata"
@@ -49,6 +50,9 @@ type testNode struct {
 	cfg *config.Node
 	fs  vfs.FS
 	log *logBuffer
+
+	clock clock.Clock // nil: the system's
+	tune  *Tuning
 
 	*Node // the present life, nil between two
 }
@@ -83,7 +87,7 @@ func newTestNode(t *testing.T, id int32, change ...func(*config.Node)) *testNode
 
 // open begins a life of the node and does not wait for it to serve.
 func (n *testNode) open() error {
-	o := Options{Config: n.cfg, FS: n.fs, Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	o := Options{Config: n.cfg, FS: n.fs, Clock: n.clock, Tune: n.tune, Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelInfo}))}
 	node, err := Open(o)
 	if err == nil {
 		n.Node = node

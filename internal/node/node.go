@@ -43,14 +43,22 @@ type Options struct {
 	Logger *slog.Logger
 	// FS is the disk that the data directory is on; nil: the operating system's.
 	FS vfs.FS
+	// Clock is the time by which records become old; nil: the system's. Connections and the log go by the system's always.
+	Clock clock.Clock
+	// Tune changes what no setting does, for tests; nil: nothing.
+	Tune *Tuning
 }
 
 // Node is a node from Open to Close.
 type Node struct {
-	cfg  *config.Node
-	log  *slog.Logger
-	fs   vfs.FS
-	reg  *prometheus.Registry
+	cfg *config.Node
+	log *slog.Logger
+	fs  vfs.FS
+	reg *prometheus.Registry
+
+	clock clock.Clock
+	tune  *Tuning
+
 	lock io.Closer
 
 	id        *bootstrap.Identity
@@ -84,7 +92,10 @@ func Open(o Options) (*Node, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	n := &Node{cfg: o.Config, log: o.Logger, fs: o.FS, reg: prometheus.NewRegistry(),
+	if o.Clock == nil {
+		o.Clock = clock.System{}
+	}
+	n := &Node{cfg: o.Config, log: o.Logger, fs: o.FS, clock: o.Clock, tune: o.Tune, reg: prometheus.NewRegistry(),
 		ready: make(chan struct{}), failed: make(chan struct{})}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.waitingFor("opening the data directory")
@@ -213,7 +224,7 @@ func (n *Node) run() error {
 	}
 	n.waitingFor("the cluster's metadata")
 	c, err := OpenCore(n.ctx, CoreConfig{
-		Config: n.cfg, Identity: n.formation.Identity(), FS: n.fs, Clock: clock.System{}, WAL: n.wal, Peers: n.client, Logger: n.log,
+		Config: n.cfg, Identity: n.formation.Identity(), FS: n.fs, Clock: n.clock, Tune: n.tune, WAL: n.wal, Peers: n.client, Logger: n.log,
 		Registerer: n.reg, Fail: n.fail, Stage: n.waitingFor, Opened: func(c *Core) { n.core.Store(c) },
 	})
 	if err != nil {
