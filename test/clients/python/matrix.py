@@ -14,6 +14,9 @@ A client's program hands main() a driver, an object with the client's own calls:
     close()
     topics()                                only where describing a topic makes it
     refusal_is_fatal                        True if the client's idempotent producer takes any refusal for the end
+    join_consumer(group, topic), group_type(group)
+                                            join by the consumer protocol (KIP-848), and the type that the group has: only with the
+                                            case group-consumer
 
 What a client cannot do raises Unsupported.
 """
@@ -138,16 +141,16 @@ class Killer:
 class Loop(threading.Thread):
     """A member of a group that a thread of its own reads."""
 
-    def __init__(self, driver, group, topic, seen, lock):
+    def __init__(self, join, group, topic, seen, lock):
         super().__init__(daemon=True)
-        self.driver, self.group, self.topic = driver, group, topic
+        self.join_group, self.group, self.topic = join, group, topic
         self.seen, self.seen_lock = seen, lock
         self.ended, self.error, self.owned = threading.Event(), None, []
         self.start()
 
     def run(self):
         try:
-            member = self.driver.join(self.group, self.topic)
+            member = self.join_group(self.group, self.topic)
             while not self.ended.is_set():
                 r = member.next(0.2)
                 self.owned = sorted(member.owned())
@@ -264,7 +267,15 @@ class Suite:
         self.compare(topic, records)
 
     def group(self):
-        topic, group = self.topic("main"), self.topic("group")
+        self.rebalance(self.topic("main"), self.topic("group"), self.d.join)
+
+    def group_consumer(self):
+        topic = self.topic("group-consumer")
+        self.create(topic, MAIN_PARTITIONS)
+        self.rebalance(topic, topic, self.d.join_consumer, lambda: self.until("the group's type", self.is_("CONSUMER", lambda: self.d.group_type(topic))))
+
+    def rebalance(self, topic, group, join, joined=lambda: None):
+        """Two members, the second of which comes later and leaves; joined is called while both are there."""
         seen, lock, base = set(), threading.Lock(), base_time()
 
         def step(i):
@@ -284,13 +295,14 @@ class Suite:
 
             self.until("the rebalance", look)
 
-        a = Loop(self.d, group, topic, seen, lock)
+        a = Loop(join, group, topic, seen, lock)
         try:
             owned(a)
             step(0)
-            b = Loop(self.d, group, topic, seen, lock)
+            b = Loop(join, group, topic, seen, lock)
             try:
                 owned(a, b)
+                joined()
                 step(1)
             finally:
                 b.leave()
@@ -509,7 +521,8 @@ def main(driver):
     s = Suite(driver)
     cases = [("create-topic", s.create_topic)]
     cases += [("produce-" + c, lambda c=c: s.produce(c)) for c in ("none", "gzip", "snappy", "lz4", "zstd")]
-    cases += [("group", s.group), ("commit", s.commit), ("seek-time", s.seek_time), ("list-offsets", s.list_offsets), ("admin", s.admin),
+    cases += [("group", s.group)] + ([("group-consumer", s.group_consumer)] if hasattr(driver, "join_consumer") else [])
+    cases += [("commit", s.commit), ("seek-time", s.seek_time), ("list-offsets", s.list_offsets), ("admin", s.admin),
               ("large", s.large), ("records", s.records)]
     for name, run in cases:
         began, result = time.monotonic(), "ok"

@@ -48,8 +48,9 @@ class Producer:
 
 
 class Reader:
-    def __init__(self, group):
-        self.c = ck.Consumer(config(group_id=group, auto_offset_reset="earliest", enable_auto_commit=False, session_timeout_ms=10000, fetch_message_max_bytes=4 << 20))
+    def __init__(self, group, **protocol):
+        protocol = protocol or {"session_timeout_ms": 10000}
+        self.c = ck.Consumer(config(group_id=group, auto_offset_reset="earliest", enable_auto_commit=False, fetch_message_max_bytes=4 << 20, **protocol))
         self.buf = []
 
     def next(self, seconds):
@@ -71,8 +72,8 @@ class Reader:
 
 
 class Member(Reader):
-    def __init__(self, group, topic):
-        super().__init__(group)
+    def __init__(self, group, topic, **protocol):
+        super().__init__(group, **protocol)
         self.topic = topic
         self.c.subscribe([topic])
 
@@ -97,6 +98,10 @@ class Driver:
 
     producer = staticmethod(Producer)
     join = staticmethod(Member)
+
+    @staticmethod
+    def join_consumer(group, topic):
+        return Member(group, topic, group_protocol="consumer")
 
     def reader(self, topic, partition, offset, time):
         r = Reader(os.environ["PREFIX"] + ".reader")
@@ -155,6 +160,13 @@ class Driver:
         if r.errors:
             raise r.errors[0]
         return [g.group_id for g in r.valid]
+
+    def group_type(self, group):
+        r = self.a.list_consumer_groups().result(30)
+        if r.errors:
+            raise r.errors[0]
+        (g,) = [g for g in r.valid if g.group_id == group]
+        return g.type.name
 
     def describe_group(self, group):
         g = self.asked(lambda a: a.describe_consumer_groups([group]))
