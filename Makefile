@@ -5,13 +5,14 @@ PROTOC_GEN_GO_VERSION = v1.36.12
 CYCLES ?= 10
 FROM ?= 1
 SEEDS ?= 200
+CUTS ?= 10000
 MINUTES ?= 30
 FUZZTIME ?= 5s
 SEED ?= 1
 RECORDS ?= 1000000
 LINES ?= 100000
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak cluster chaos coordinators idle proto dump-segments clients conformance bench mutants
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak powercuts cluster chaos coordinators idle proto dump-segments clients conformance bench mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -44,6 +45,9 @@ sim: ## clusters in one thread, SEEDS of them from FROM on
 
 soak: ## the same for MINUTES, each time from other seeds
 	$(GO) run ./cmd/chronik sim --from $$(date +%s)000 --seeds 1000000000 --minutes $(MINUTES)
+
+powercuts: ## the power of whole clusters fails CUTS times, from seed FROM on: nothing acknowledged may be lost
+	$(GO) run ./cmd/chronik sim --power --cuts $(CUTS) --from $(FROM)
 
 chaos: ## real processes, links, clients and disks broken for MINUTES; SEED repeats a schedule
 	CHRONIK_CHAOS_MINUTES=$(MINUTES) CHRONIK_CHAOS_SEED=$(SEED) $(GO) test ./test/chaos -count=1 -v -timeout 0

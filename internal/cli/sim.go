@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
+	"os/exec"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -22,6 +25,11 @@ type simOptions struct {
 	trace       bool
 	faults      string
 	bench       bool
+	power       bool
+	cuts        int
+	jobs        int
+	worker      bool
+	seedsSaid   bool
 }
 
 func simCommand() *cobra.Command {
@@ -35,6 +43,13 @@ clocks that jump. Each seed is one cluster's life; what clients were promised is
 It ends with exit code 0 only if no promise was broken and the faults it is there for have come about.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.worker {
+				signal.Ignore(os.Interrupt) // who started it ends it
+				return sim.Work(cmd.InOrStdin(), cmd.OutOrStdout())
+			}
+			if o.cuts != 0 && !o.power {
+				return errors.New("--cuts is for --power")
+			}
 			if cmd.Flags().Changed("seed") {
 				return simOne(o, cmd.OutOrStdout())
 			}
@@ -44,6 +59,7 @@ It ends with exit code 0 only if no promise was broken and the faults it is ther
 			if o.trace || o.faults != "" {
 				return errors.New("--trace and --faults are for one run: name it with --seed")
 			}
+			o.seedsSaid = cmd.Flags().Changed("seeds")
 			return simMany(o, cmd.OutOrStdout())
 		},
 	}
@@ -54,12 +70,17 @@ It ends with exit code 0 only if no promise was broken and the faults it is ther
 	f.Uint64Var(&o.seed, "seed", 0, "run this one seed")
 	f.StringVar(&o.faults, "faults", "", "with --seed: only these of its faults, by number, such as 3,17 or none")
 	f.BoolVar(&o.bench, "bench", false, "run the benchmark: how many times faster than in real time three nodes with eight partitions live")
+	f.BoolVar(&o.power, "power", false, "let the power of whole clusters fail again and again, under load, in recovery, in elections, within steps; nothing acknowledged may be lost")
+	f.IntVar(&o.cuts, "cuts", 0, "with --power: stop once it has failed so often, each time with something acknowledged since the last; 0: run all the seeds")
+	f.IntVar(&o.jobs, "jobs", runtime.GOMAXPROCS(0), "how many seeds to run at a time, each in a process of its own")
+	f.BoolVar(&o.worker, "worker", false, "run what standard input says")
+	_ = f.MarkHidden("worker")
 	f.BoolVar(&o.trace, "trace", false, "with --seed: print everything that happens")
 	return cmd
 }
 
 func simOne(o simOptions, out io.Writer) error {
-	opt := sim.Options{Seed: o.seed}
+	opt := sim.Options{Seed: o.seed, Power: o.power}
 	if o.faults != "" {
 		only, err := sim.ParseFaults(o.faults)
 		if err != nil {
@@ -99,10 +120,25 @@ func simMany(o simOptions, out io.Writer) error {
 	if o.seeds == 0 || o.minutes < 0 || o.minutes > math.MaxInt32 {
 		return errors.New("--seeds is at least 1, --minutes not negative")
 	}
+	if o.cuts < 0 || o.jobs < 1 {
+		return errors.New("--cuts is not negative, --jobs at least 1")
+	}
+	if o.cuts > 0 && !o.seedsSaid {
+		o.seeds = math.MaxUint64 - o.from // the cuts say when to stop
+	}
+	exe, err := os.Executable()
+	if err != nil && o.jobs > 1 {
+		return fmt.Errorf("finding the program to run as a worker: %w; --jobs 1 does without", err)
+	}
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
 	t := sim.Campaign{
-		From: o.from, Seeds: o.seeds, For: time.Duration(o.minutes * float64(time.Minute)), Out: out, Stop: ctx.Done(),
+		From: o.from, Seeds: o.seeds, For: time.Duration(o.minutes * float64(time.Minute)), Out: out, Stop: ctx.Done(), Power: o.power, Cuts: o.cuts,
+		Jobs: o.jobs, Worker: func() *exec.Cmd {
+			cmd := exec.Command(exe, "sim", "--worker")
+			cmd.Env = append(os.Environ(), "GOMAXPROCS=1")
+			return cmd
+		},
 	}.Run()
 	fmt.Fprint(out, t)
 	switch {
@@ -110,6 +146,8 @@ func simMany(o simOptions, out io.Writer) error {
 		return fmt.Errorf("%d of %d runs broke a promise", t.Violations, t.Runs)
 	case t.Runs == 0:
 		return errors.New("stopped before a run had ended")
+	case t.Cuts() < o.cuts:
+		return fmt.Errorf("stopped after %d of %d power cuts of the whole cluster", t.Cuts(), o.cuts)
 	case len(t.Missing) > 0:
 		return errors.New("no promise was broken, but the runs did not reach what they are there for (see above)")
 	}

@@ -54,9 +54,15 @@ var mustHappen = []string{
 	"compacted logs read whole", "records compacted away, as seen", "tombstones gone, as seen", "cut armed at a compaction", "partitions moved, whole",
 }
 
-// Missing returns what never happened though enough seeds have run to bring it about: where something is missing the runs have
+// mustHappenInStorms is the same for Campaign.Power.
+var mustHappenInStorms = []string{
+	cutsOfAll, cutsInRecovery, checksAfterACut, "power cut within a step", "sectors lost", "names lost", "batches sent again", "elections",
+	"log files recycled", "entries read from files", "groups carried forward", "staged by delta", "snapshot installed", "logs compacted",
+}
+
+// missing returns what never happened though enough seeds have run to bring it about: where something is missing the runs have
 // not tested what they are there for.
-func (c Counts) Missing() (names []string) {
+func (c Counts) missing(faults []*fault, mustHappen []string) (names []string) {
 	for _, f := range faults {
 		if c[FaultPrefix+f.name] == 0 {
 			names = append(names, FaultPrefix+f.name)

@@ -304,18 +304,19 @@ func (w *world) checkPartition(p *partModel) {
 	}
 }
 
-// checkAcked looks for every acknowledged batch in a replica that has just been read whole.
-func (w *world) checkAcked(p *partModel, node int32, start, hw int64) {
-	for id := uint64(1); id <= w.model.next; id++ {
-		b := w.model.sent[id]
-		if b.part != p || !b.acked || b.offset+int64(b.count) <= start {
+// checkAcked looks for every acknowledged batch in a replica that has just been read whole, and returns how many there are.
+func (w *world) checkAcked(p *partModel, node int32, start, hw int64) (found int) {
+	for _, b := range p.batches {
+		if !b.acked || b.offset+int64(b.count) <= start {
 			continue
 		}
-		if s := p.stored[b.offset]; b.offset+int64(b.count) > hw || s.id != id || s.sum == 0 {
-			w.fail("%s on node %d: acknowledged batch %d is not at offset %d (log from %d to %d)", p, node, id, b.offset, start, hw)
-			return
+		if s := p.stored[b.offset]; b.offset+int64(b.count) > hw || s.id != b.id || s.sum == 0 {
+			w.fail("%s on node %d: acknowledged batch %d is not at offset %d (log from %d to %d)", p, node, b.id, b.offset, start, hw)
+			return found
 		}
+		found++
 	}
+	return found
 }
 
 // checkOverlaps sees to it that no two batches anybody has ever been told of claim one offset.

@@ -215,12 +215,12 @@ func (k *conn) answer(a *answer, payload []byte) {
 	})
 }
 
-// requestTimeout is how long a client waits for an answer.
+// requestTimeout is how long a client waits for an answer, where the settings say nothing else.
 const requestTimeout = 2500 * time.Millisecond
 
 // ask sends one request and waits for its answer.
 func (k *conn) ask(req kmsg.Request, heard func(kmsg.Response)) (kmsg.Response, error) {
-	return k.askWithin(requestTimeout, req, heard)
+	return k.askWithin(k.c.w.set.patience, req, heard)
 }
 
 // askWithin is ask, with a time of its own: some answers come when others have done something.

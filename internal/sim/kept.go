@@ -206,9 +206,11 @@ func (m *model) missing(p *partModel, from, to int64, where string) {
 			continue
 		}
 		b := m.sent[s.id]
-		for off := max(at, from); off < min(s.end, to); off++ {
+		first, end := max(at, from), min(s.end, to)
+		for off := first; off < end; off++ {
 			m.mayMiss(p, keyedAt{off, b}, where)
 		}
+		m.w.counts["records compacted away, as seen"] += int(max(0, end-first))
 		at = s.end
 	}
 }
@@ -217,7 +219,6 @@ func (m *model) missing(p *partModel, from, to int64, where string) {
 func (m *model) mayMiss(p *partModel, k keyedAt, where string) {
 	w, r := m.w, k.record()
 	last := p.kept.latest[r.key]
-	w.counts["records compacted away, as seen"]++
 	switch age := w.clk.Now().Sub(k.b.born); {
 	case last.offset > k.offset || p.kept.mayFollow(r.key):
 		if age < w.surely(w.set.minLag) {

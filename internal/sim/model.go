@@ -42,6 +42,8 @@ type partModel struct {
 	index      int32
 	// acked is the highest end of an acknowledged batch.
 	acked int64
+	// batches are those sent, in that order.
+	batches []*batch
 	// stored maps the offset a batch begins at to what it is: one value for ever, on every replica.
 	stored map[int64]storedBatch
 	// asked is the highest log start that anybody asked for.
@@ -171,6 +173,7 @@ func (m *model) newBatch(by *producer, count int32, size int) *batch {
 		b.body = bodySum(b.raw)
 	}
 	m.sent[b.id] = b
+	b.part.batches = append(b.part.batches, b)
 	return b
 }
 

@@ -24,7 +24,12 @@ type event struct {
 }
 
 // String names the event.
-func (e event) String() string { return fmt.Sprintf("at %v: %s", e.at.Round(ms), e.kind.name) }
+func (e event) String() string {
+	if e.kind.moment != nil {
+		return e.kind.name
+	}
+	return fmt.Sprintf("at %v: %s", e.at.Round(ms), e.kind.name)
+}
 
 // fault is something that goes wrong.
 type fault struct {
@@ -33,6 +38,8 @@ type fault struct {
 	strike func(w *world, r *rand.Rand) bool
 	// always: it is a rate that holds from the beginning to the healing.
 	always bool
+	// moment is when it strikes, of those that a storm of power cuts brings about in its own time.
+	moment *moment
 }
 
 var faults = []*fault{
@@ -133,6 +140,10 @@ func planFaults(r *rand.Rand, set settings, bench bool) (plan []event) {
 
 // unleash puts the plan on the clock.
 func (w *world) unleash() {
+	if w.storm != nil {
+		w.storm.begin()
+		return
+	}
 	for i, e := range w.plan {
 		if w.partly && !w.keep[i] {
 			continue

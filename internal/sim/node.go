@@ -127,7 +127,7 @@ func (n *node) boot(cut int, keep vfs.PowerCut) {
 	n.proc = p
 	w.counts["boots"]++
 	w.log("node %d boots", n.id)
-	n.fs.SetHook(func(_ vfs.Op, name string, _ time.Duration) { p.operation(name) })
+	n.fs.SetHook(func(op vfs.Op, name string, _ time.Duration) { p.operation(op, name) })
 	w.spawn(p, func() {
 		err := p.open()
 		switch {
@@ -375,9 +375,12 @@ func (n *node) killNow() {
 }
 
 // powerCut ends the machine between two steps.
-func (n *node) powerCut() {
+func (n *node) powerCut() { n.powerCutWith(vfs.RandomCut(n.w.rng.Uint64())) }
+
+// powerCutWith is powerCut with a given fate of what is not synced.
+func (n *node) powerCutWith(keep vfs.PowerCut) {
 	n.drop()
-	rep := n.fs.Crash(n.w.rng.Uint64())
+	rep := n.fs.CrashWith(keep)
 	n.w.log("node %d power cut: %+v", n.id, rep)
 	n.w.counts["power cuts"]++
 	n.w.counts["sectors lost"] += rep.SectorsLost
@@ -386,7 +389,10 @@ func (n *node) powerCut() {
 
 // operation is called before each operation of the process on its disk: the power may fail here. What the step still does,
 // it does on a machine that is gone.
-func (p *proc) operation(name string) {
+func (p *proc) operation(op vfs.Op, name string) {
+	if s := p.node.w.storm; s != nil && !p.dead && s.operation(p, op, name) {
+		return
+	}
 	if !p.dead && p.cut < 0 {
 		p.cutCompaction(name)
 	}
@@ -397,10 +403,16 @@ func (p *proc) operation(name string) {
 		p.cut--
 		return
 	}
-	n := p.node
 	p.cut = -1
+	p.cutWithin(p.cutKeep)
+	p.node.restartIn(p.node.w.between(10*time.Millisecond, 1500*time.Millisecond))
+}
+
+// cutWithin ends the machine in the middle of a step.
+func (p *proc) cutWithin(keep vfs.PowerCut) {
+	n := p.node
 	old := n.fs
-	n.fs = old.CrashCloneWith(p.cutKeep)
+	n.fs = old.CrashCloneWith(keep)
 	n.drop()
 	old.SetHook(nil)
 	rep := n.fs.Stats().Cut
@@ -408,8 +420,8 @@ func (p *proc) operation(name string) {
 	n.w.counts["power cuts"]++
 	n.w.counts["power cut within a step"]++
 	n.w.counts["sectors lost"] += rep.SectorsLost
+	n.w.counts["names lost"] += rep.NamesLost
 	n.syncFault = nil
-	n.restartIn(n.w.between(10*time.Millisecond, 1500*time.Millisecond))
 }
 
 // restartIn boots the node later, unless it has been booted by then.
@@ -463,6 +475,7 @@ func (p *proc) leader(r *multiraft.Replica, st multiraft.Status) {
 	w.log("node %d %s-%d: term %d leader %d ready %v commit %d", p.node.id, r.Topic(), r.Partition(), st.Term, st.LeaderNode, st.Ready, st.Commit)
 	if st.IsLeader && !st.Ready {
 		w.counts["elections"]++
+		w.storm.happened(happenedElection)
 		w.model.elected(r, st.Term, p.node.id)
 	}
 }
@@ -516,6 +529,7 @@ func (p *proc) heard(h *logHandler, r *slog.Record) {
 		return
 	}
 	// Around a snapshot is where a crash hurts most (fault 18).
+	w.storm.happened(happenedSnapshot)
 	if !w.healed && p.cut < 0 && w.chance(w.noise.snapshotCuts) {
 		p.cut, p.cutKeep = w.rng.IntN(30), w.cutKind()
 		w.counts["cut armed at a snapshot"]++

@@ -152,7 +152,7 @@ func (p *producer) pump() bool {
 			}
 		}
 		now := w.clk.Now()
-		if len(p.flying) > 0 && !now.Before(p.flying[0].at.Add(requestTimeout)) {
+		if len(p.flying) > 0 && !now.Before(p.flying[0].at.Add(w.set.patience)) {
 			w.counts["timeouts"]++
 			p.conn.close(errTimeout)
 			continue
@@ -167,7 +167,7 @@ func (p *producer) pump() bool {
 		}
 		d := next.Sub(now)
 		if len(p.flying) > 0 {
-			d = min(d, p.flying[0].at.Add(requestTimeout).Sub(now))
+			d = min(d, p.flying[0].at.Add(w.set.patience).Sub(now))
 		}
 		p.wait(max(d, 0))
 	}
@@ -206,7 +206,7 @@ func (p *producer) send(b *batch) {
 	w := p.w
 	req := kmsg.NewPtrProduceRequest()
 	req.SetVersion(9)
-	req.Acks, req.TimeoutMillis = -1, int32(requestTimeout/time.Millisecond)
+	req.Acks, req.TimeoutMillis = -1, int32(w.set.patience/time.Millisecond)
 	t := kmsg.NewProduceRequestTopic()
 	t.Topic = p.part.topic
 	tp := kmsg.NewProduceRequestTopicPartition()
@@ -283,7 +283,7 @@ func (p *producer) drainFlying() {
 	for len(p.flying) > 0 {
 		at := p.flying[0]
 		if !at.a.done {
-			left := at.at.Add(requestTimeout).Sub(w.clk.Now())
+			left := at.at.Add(w.set.patience).Sub(w.clk.Now())
 			if left <= 0 || p.conn.broken {
 				p.conn.close(errTimeout)
 				continue

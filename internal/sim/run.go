@@ -26,6 +26,8 @@ type Options struct {
 	// Bench replaces the settings that the seed draws by those of the benchmark: three nodes with a server's own timing, eight
 	// partitions, a steady load, and a fault every few seconds, for a minute.
 	Bench bool
+	// Power: the power of the whole cluster fails again and again, at moments that the seed draws, and little else goes wrong.
+	Power bool
 }
 
 // Result is what a run leaves.
@@ -95,7 +97,11 @@ func Run(o Options) (res Result) {
 		n.boot(-1, vfs.LoseUnsynced())
 	}
 	w.unleash()
-	w.run(w.set.chaos, nil)
+	if w.storm != nil {
+		w.run(time.Duration(len(w.plan)+1)*w.bound(writableWithin), w.storm.over)
+	} else {
+		w.run(w.set.chaos, nil)
+	}
 	if w.failed == nil {
 		w.finish()
 	}

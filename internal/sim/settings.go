@@ -54,6 +54,7 @@ type settings struct {
 	rebalance    time.Duration // how long members are waited for
 	joinDelay    time.Duration // group.initial.rebalance.delay.ms
 	offsetParts  int           // partitions of __consumer_offsets
+	patience     time.Duration // how long clients wait for an answer
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -117,6 +118,7 @@ func drawSettings(r *rand.Rand) settings {
 	s.session = pick[time.Duration](r, 1, 2, 6) * time.Second
 	s.rebalance = s.session + pick[time.Duration](r, 0, 3)*time.Second // who beats hears of a rebalance in time
 	s.joinDelay = pick(r, 0, 300*ms)
+	s.patience = requestTimeout
 	return s
 }
 

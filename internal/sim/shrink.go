@@ -22,17 +22,18 @@ func allOf(r Result) []int {
 	return all
 }
 
-// Shrink looks for as few of a seed's faults as possible with which it still fails, by leaving out ever smaller parts of them
+// Shrink looks for as few of a run's faults as possible with which it still fails, by leaving out ever smaller parts of them
 // (delta debugging: Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input", 2002). What happens in a run hangs
 // on chance that the faults left out would have used as well, so that a rare failure may hide; any violation counts as the same.
 // It gives up after so many runs, or so much of the machine's time, with what it has.
-func Shrink(seed uint64, planned, runs int, patience time.Duration) (keep []int, used int) {
+func Shrink(o Options, planned, runs int, patience time.Duration) (keep []int, used int) {
 	began := time.Now()
 	return shrink(planned, runs, func(only []int) bool {
 		if time.Since(began) > patience {
 			return false
 		}
-		r := Run(Options{Seed: seed, Only: only})
+		o.Only = only
+		r := Run(o)
 		return r.Violation != "" && !r.Hollow
 	})
 }
@@ -73,12 +74,17 @@ func shrink(planned, runs int, failing func(only []int) bool) (keep []int, used 
 	return keep, used
 }
 
-// Replay is the command that runs a seed with some of its faults, and shows all that happens.
-func Replay(seed uint64, keep []int, planned int) string {
-	if len(keep) == planned {
-		return fmt.Sprintf("chronik sim --seed %d --trace", seed)
+// Replay is the command that repeats a run with some of its faults, and shows all that happens.
+func Replay(o Options, keep []int, planned int) string {
+	command := "chronik sim"
+	if o.Power {
+		command += " --power"
 	}
-	return fmt.Sprintf("chronik sim --seed %d --faults %s --trace", seed, FormatFaults(keep))
+	command += fmt.Sprintf(" --seed %d", o.Seed)
+	if len(keep) < planned {
+		command += " --faults " + FormatFaults(keep)
+	}
+	return command + " --trace"
 }
 
 // FormatFaults writes fault numbers as ParseFaults reads them.

@@ -42,6 +42,7 @@ type world struct {
 	partly bool // only those of keep happen
 	// noise is what goes wrong all the time until the cluster is healed.
 	noise noise
+	storm *storm // of power cuts; nil: things go wrong by the clock
 
 	everyone    []*client // tasks of those who use the cluster
 	clientCount int
@@ -84,6 +85,11 @@ func drawer(seed uint64) func(stream uint64) *rand.Rand {
 
 func newWorld(o Options) *world {
 	draw := drawer(o.Seed)
+	if o.Power {
+		w := newWorldOf(o, powerSettings(draw(4)), planPower(draw(5)))
+		w.storm = &storm{w: w}
+		return w
+	}
 	set := drawSettings(draw(4))
 	if o.Bench {
 		set = benchSettings()
@@ -168,6 +174,9 @@ func (w *world) run(d time.Duration, stop func() bool) bool {
 			if !look.After(w.clk.Now()) {
 				look = w.clk.Now().Add(watchEvery)
 				w.model.watch()
+				if w.storm != nil {
+					w.storm.look()
+				}
 				if stop != nil && stop() {
 					return true
 				}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,7 +18,23 @@ import (
 // hashesOf names, for a child process, the seeds whose trace hashes it shall print.
 const hashesOf = "CHRONIK_SIM_HASHES_OF"
 
+// asWorker makes a child process a worker of a campaign; "dead" ends it with the first seed it is told.
+const asWorker = "CHRONIK_SIM_WORKER"
+
 func TestMain(m *testing.M) {
+	switch os.Getenv(asWorker) {
+	case "":
+	case "dead":
+		_, _ = os.Stdin.Read(make([]byte, 1))
+		fmt.Fprintln(os.Stderr, "worn out")
+		os.Exit(3)
+	default:
+		if err := sim.Work(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if seeds := os.Getenv(hashesOf); seeds != "" {
 		for s := range strings.SplitSeq(seeds, ",") {
 			seed, err := strconv.ParseUint(s, 10, 64)
@@ -100,6 +117,59 @@ func TestSameSeedSameRun(t *testing.T) {
 			t.Errorf("seed %d: trace hash %s here and %s in another process", list[i], want, line)
 		}
 	}
+}
+
+// worker starts this test's binary as a worker of the given kind.
+func worker(t *testing.T, kind string) func() *exec.Cmd {
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() *exec.Cmd {
+		cmd := exec.Command(exe)
+		cmd.Env = append(os.Environ(), asWorker+"="+kind)
+		return cmd
+	}
+}
+
+// TestWorkersReportWhatOneProcessDoes runs seeds in several processes: in all that is told there is no difference, whichever ends first.
+func TestWorkersReportWhatOneProcessDoes(t *testing.T) {
+	var out [2]strings.Builder
+	c := sim.Campaign{From: 21, Seeds: 5, Out: &out[0]}
+	one := c.Run()
+	c.Jobs, c.Worker, c.Out = 3, worker(t, "alive"), &out[1]
+	many := c.Run()
+	one.Wall, many.Wall = 0, 0
+	if !reflect.DeepEqual(one, many) || one.Runs != 5 {
+		t.Errorf("one process:\n%s\nthree:\n%s", one, many)
+	}
+	if !one.Sound() || out[0].String() != "" || out[1].String() != "" {
+		t.Errorf("%s%s", out[0].String(), out[1].String())
+	}
+}
+
+// TestWorkerThatDiesIsAViolation sees to it that a run which ends its process does not pass for one in which nothing happened.
+func TestWorkerThatDiesIsAViolation(t *testing.T) {
+	var out strings.Builder
+	total := sim.Campaign{From: 7, Seeds: 3, Whole: true, Jobs: 2, Worker: worker(t, "dead"), Out: &out}.Run()
+	if total.Violations != 1 || total.Runs != 1 || total.Sound() {
+		t.Errorf("%d runs, %d violations", total.Runs, total.Violations)
+	}
+	for _, want := range []string{"seed 7: the worker has ended", "worn out"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%q is not in what was told:\n%s", want, out.String())
+		}
+	}
+}
+
+// TestPowerCuts lets the power of whole clusters fail a few hundred times; make powercuts does it as often as asked.
+func TestPowerCuts(t *testing.T) {
+	var out strings.Builder
+	total := sim.Campaign{From: 1, Seeds: 3, Failures: 3, Power: true, Out: &out}.Run()
+	if !total.Sound() || total.Cuts() < 300 {
+		t.Errorf("%d power cuts of a whole cluster\n%s", total.Cuts(), out.String())
+	}
+	t.Logf("%s", total)
 }
 
 // firstDifference runs a seed twice more and returns where the traces part.
