@@ -22,11 +22,7 @@ func handleDescribeGroups(b *Broker, ctx context.Context, rc *RequestContext, r 
 	req := r.(*kmsg.DescribeGroupsRequest)
 	resp := kmsg.NewPtrDescribeGroupsResponse()
 	resp.Groups = make([]kmsg.DescribeGroupsResponseGroup, len(req.Groups))
-	var work []func()
-	for i, id := range req.Groups {
-		work = append(work, func() { b.describeGroup(ctx, rc, id, req.IncludeAuthorizedOperations, &resp.Groups[i]) })
-	}
-	inParallel(b.cfg.Clock, work, lookups)
+	b.eachGroup(req.Groups, func(i int, id string) { b.describeGroup(ctx, rc, id, req.IncludeAuthorizedOperations, &resp.Groups[i]) })
 	return resp, nil
 }
 
@@ -34,19 +30,14 @@ func (b *Broker) describeGroup(ctx context.Context, rc *RequestContext, id strin
 	out.Default()
 	out.Group, out.Members = id, []kmsg.DescribeGroupsResponseGroupMember{}
 	out.AuthorizedOperations = operationsNotAsked
-	node, err := b.coordinator(rc, id)
-	if err == nil && node >= 0 {
-		ask := kmsg.NewPtrDescribeGroupsRequest()
-		ask.SetVersion(rc.Version)
-		ask.Groups, ask.IncludeAuthorizedOperations = []string{id}, operations
-		var answer kmsg.Response
-		if answer, err = b.askCoordinator(ctx, rc, node, b.cfg.RequestTimeout, ask); err == nil {
-			if got := answer.(*kmsg.DescribeGroupsResponse); len(got.Groups) == 1 {
-				*out = got.Groups[0]
-				return
-			}
-			err = kerr.UnknownServerError
-		}
+	ask := kmsg.NewPtrDescribeGroupsRequest()
+	ask.Groups, ask.IncludeAuthorizedOperations = []string{id}, operations
+	got, answered, err := fromCoordinator(b, ctx, rc, id, ask, func(r kmsg.Response) []kmsg.DescribeGroupsResponseGroup {
+		return r.(*kmsg.DescribeGroupsResponse).Groups
+	})
+	if answered {
+		*out = got
+		return
 	}
 	var d group.Description
 	if err == nil {
@@ -61,10 +52,7 @@ func (b *Broker) describeGroup(ctx context.Context, rc *RequestContext, id strin
 		}
 	}
 	if err != nil {
-		var message *string
-		if out.ErrorCode, message = b.refusal(rc, err); out.ErrorCode == kerr.GroupIDNotFound.Code {
-			out.ErrorMessage = message // the only error that has one, as in Kafka
-		}
+		out.ErrorCode, out.ErrorMessage = b.undescribed(rc, err)
 		return
 	}
 	if operations {

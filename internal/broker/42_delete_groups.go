@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -16,30 +15,19 @@ func handleDeleteGroups(b *Broker, ctx context.Context, rc *RequestContext, r km
 	req := r.(*kmsg.DeleteGroupsRequest)
 	resp := kmsg.NewPtrDeleteGroupsResponse()
 	resp.Groups = make([]kmsg.DeleteGroupsResponseGroup, len(req.Groups))
-	var work []func()
-	for i, id := range req.Groups {
-		work = append(work, func() { b.deleteGroup(ctx, rc, id, &resp.Groups[i]) })
-	}
-	inParallel(b.cfg.Clock, work, lookups)
+	b.eachGroup(req.Groups, func(i int, id string) { b.deleteGroup(ctx, rc, id, &resp.Groups[i]) })
 	return resp, nil
 }
 
 func (b *Broker) deleteGroup(ctx context.Context, rc *RequestContext, id string, out *kmsg.DeleteGroupsResponseGroup) {
 	out.Default()
 	out.Group = id
-	node, err := b.coordinator(rc, id)
-	if err == nil && node >= 0 {
-		ask := kmsg.NewPtrDeleteGroupsRequest()
-		ask.SetVersion(rc.Version)
-		ask.Groups = []string{id}
-		var answer kmsg.Response
-		if answer, err = b.askCoordinator(ctx, rc, node, b.cfg.RequestTimeout, ask); err == nil {
-			if got := answer.(*kmsg.DeleteGroupsResponse); len(got.Groups) == 1 {
-				*out = got.Groups[0]
-				return
-			}
-			err = kerr.UnknownServerError
-		}
+	ask := kmsg.NewPtrDeleteGroupsRequest()
+	ask.Groups = []string{id}
+	got, answered, err := fromCoordinator(b, ctx, rc, id, ask, func(r kmsg.Response) []kmsg.DeleteGroupsResponseGroup { return r.(*kmsg.DeleteGroupsResponse).Groups })
+	if answered {
+		*out = got
+		return
 	}
 	if err == nil {
 		_, err = wait(b, ctx, b.cfg.RequestTimeout, func(done func(struct{}, error)) {

@@ -3,7 +3,6 @@ package broker
 import (
 	"context"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/chronik-go/chronik/internal/group/consumer"
@@ -18,40 +17,30 @@ func handleConsumerGroupDescribe(b *Broker, ctx context.Context, rc *RequestCont
 	req := r.(*kmsg.ConsumerGroupDescribeRequest)
 	resp := kmsg.NewPtrConsumerGroupDescribeResponse()
 	resp.Groups = make([]kmsg.ConsumerGroupDescribeResponseGroup, len(req.Groups))
-	var work []func()
-	for i, id := range req.Groups {
-		work = append(work, func() { b.describeConsumerGroup(ctx, rc, id, req.IncludeAuthorizedOperations, &resp.Groups[i]) })
-	}
-	inParallel(b.cfg.Clock, work, lookups)
+	b.eachGroup(req.Groups, func(i int, id string) {
+		b.describeConsumerGroup(ctx, rc, id, req.IncludeAuthorizedOperations, &resp.Groups[i])
+	})
 	return resp, nil
 }
 
 func (b *Broker) describeConsumerGroup(ctx context.Context, rc *RequestContext, id string, operations bool, out *kmsg.ConsumerGroupDescribeResponseGroup) {
 	out.Default()
 	out.Group, out.Members = id, []kmsg.ConsumerGroupDescribeResponseGroupMember{}
-	node, err := b.coordinator(rc, id)
-	if err == nil && node >= 0 {
-		ask := kmsg.NewPtrConsumerGroupDescribeRequest()
-		ask.SetVersion(rc.Version)
-		ask.Groups, ask.IncludeAuthorizedOperations = []string{id}, operations
-		var answer kmsg.Response
-		if answer, err = b.askCoordinator(ctx, rc, node, b.cfg.RequestTimeout, ask); err == nil {
-			if got := answer.(*kmsg.ConsumerGroupDescribeResponse); len(got.Groups) == 1 {
-				*out = got.Groups[0]
-				return
-			}
-			err = kerr.UnknownServerError
-		}
+	ask := kmsg.NewPtrConsumerGroupDescribeRequest()
+	ask.Groups, ask.IncludeAuthorizedOperations = []string{id}, operations
+	got, answered, err := fromCoordinator(b, ctx, rc, id, ask, func(r kmsg.Response) []kmsg.ConsumerGroupDescribeResponseGroup {
+		return r.(*kmsg.ConsumerGroupDescribeResponse).Groups
+	})
+	if answered {
+		*out = got
+		return
 	}
 	var d consumer.Description
 	if err == nil {
 		d, err = wait(b, ctx, b.cfg.RequestTimeout, func(done func(consumer.Description, error)) { b.cfg.Groups.DescribeConsumer(id, done) })
 	}
 	if err != nil {
-		var message *string
-		if out.ErrorCode, message = b.refusal(rc, err); out.ErrorCode == kerr.GroupIDNotFound.Code {
-			out.ErrorMessage = message // the only error that has one, as in Kafka
-		}
+		out.ErrorCode, out.ErrorMessage = b.undescribed(rc, err)
 		return
 	}
 	if operations {

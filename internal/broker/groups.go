@@ -92,6 +92,42 @@ func (b *Broker) askCoordinator(ctx context.Context, rc *RequestContext, node in
 	return resp, nil
 }
 
+// eachGroup calls f for every group of a request, some at a time.
+func (b *Broker) eachGroup(ids []string, f func(i int, id string)) {
+	var work []func()
+	for i, id := range ids {
+		work = append(work, func() { f(i, id) })
+	}
+	inParallel(b.cfg.Clock, work, lookups)
+}
+
+// fromCoordinator has a group's coordinator answer for it, if that is another node: ask is a request for this group alone, and groups
+// takes the answer apart. answered is false where the group is for this node to answer for, unless there is an error.
+func fromCoordinator[G any](b *Broker, ctx context.Context, rc *RequestContext, id string, ask kmsg.Request, groups func(kmsg.Response) []G) (out G, answered bool, err error) {
+	node, err := b.coordinator(rc, id)
+	if err != nil || node < 0 {
+		return out, false, err
+	}
+	ask.SetVersion(rc.Version)
+	answer, err := b.askCoordinator(ctx, rc, node, b.cfg.RequestTimeout, ask)
+	if err != nil {
+		return out, false, err
+	}
+	got := groups(answer)
+	if len(got) != 1 {
+		return out, false, kerr.UnknownServerError
+	}
+	return got[0], true, nil
+}
+
+// undescribed is what a description of a group says of an error.
+func (b *Broker) undescribed(rc *RequestContext, err error) (code int16, message *string) {
+	if code, message = b.refusal(rc, err); code != kerr.GroupIDNotFound.Code {
+		message = nil // that is the only error that has one, as in Kafka
+	}
+	return code, message
+}
+
 // askPeerAs is askPeer, and tells the node who the client is.
 func (b *Broker) askPeerAs(ctx context.Context, rc *RequestContext, node int32, req kmsg.Request) (kmsg.Response, error) {
 	body := appendText(nil, clientID(rc))

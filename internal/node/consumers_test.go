@@ -68,18 +68,10 @@ func typed(t *testing.T, nodes []*testNode, id, kind string, members int) {
 }
 
 func TestConsumerGroupIsAssignedByTheServerAndSurvivesItsCoordinator(t *testing.T) {
-	nodes := newTestCluster(t, 3, quickConsumers)
-	startAll(nodes)
-	c := client(t, nodes, kgo.RecordPartitioner(kgo.ManualPartitioner()))
-	createTopics(t, c, 6, 3, "t")
-	sent := 0
-	send := func(n int) {
-		for range n {
-			produce(t, c, "t", int32(sent%6), fmt.Sprint("v", sent))
-			sent++
-		}
-	}
-	send(30)
+	t.Parallel()
+	s := newStream(t, quickConsumers)
+	nodes := s.nodes
+	s.send(30)
 	a := join(t, nodes, "app", "t", consumers()...)
 	shared(t, 6, a)
 	typed(t, nodes, "app", group.TypeConsumer, 1)
@@ -87,36 +79,26 @@ func TestConsumerGroupIsAssignedByTheServerAndSurvivesItsCoordinator(t *testing.
 	d := join(t, nodes, "app", "t", consumers()...)
 	shared(t, 6, a, b, d)
 	typed(t, nodes, "app", group.TypeConsumer, 3)
-	send(30)
-	seenAll(t, sent, a, b, d)
-
-	// The coordinator dies; the group goes on where it was.
-	coordinator := leaderOf(t, nodes, group.Topic, group.PartitionOf("app", 4))
-	coordinator.stop()
-	send(30)
-	seenAll(t, sent, a, b, d)
-	shared(t, 6, a, b, d)
-	typed(t, nodes, "app", group.TypeConsumer, 3)
-	coordinator.start()
+	s.sendSeen(30, a, b, d)
+	s.withoutCoordinator(func() { typed(t, nodes, "app", group.TypeConsumer, 3) }, a, b, d)
 
 	// The topic grows.
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	if _, err := kadm.NewClient(c).UpdatePartitions(ctx, 9, "t"); err != nil {
+	if _, err := kadm.NewClient(s.c).UpdatePartitions(ctx, 9, "t"); err != nil {
 		t.Fatal(err)
 	}
 	shared(t, 9, a, b, d)
 
 	// A member leaves, another dies without a word.
-	d.stop()
-	d.client.Close()
+	d.leave()
 	shared(t, 9, a, b)
 	typed(t, nodes, "app", group.TypeConsumer, 2)
-	send(12)
-	seenAll(t, sent, a, b, d)
+	s.sendSeen(12, a, b, d)
 }
 
 func TestConsumersSubscribeByRegularExpressionOnTheServer(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 1, quickConsumers)
 	startAll(nodes)
 	c := client(t, nodes)
@@ -154,62 +136,40 @@ func TestConsumersSubscribeByRegularExpressionOnTheServer(t *testing.T) {
 // TestGroupMovesBetweenProtocolsWithLiveMembers rolls an application from the classic protocol to the consumer protocol and back, member by
 // member, while records flow and the coordinator dies.
 func TestGroupMovesBetweenProtocolsWithLiveMembers(t *testing.T) {
+	t.Parallel()
 	for name, balancer := range map[string]kgo.GroupBalancer{"eager": kgo.RangeBalancer(), "cooperative": kgo.CooperativeStickyBalancer()} {
 		t.Run(name, func(t *testing.T) {
-			nodes := newTestCluster(t, 3, quickConsumers)
-			startAll(nodes)
-			c := client(t, nodes, kgo.RecordPartitioner(kgo.ManualPartitioner()))
-			createTopics(t, c, 6, 3, "t")
-			sent := 0
-			send := func(n int) {
-				for range n {
-					produce(t, c, "t", int32(sent%6), fmt.Sprint("v", sent))
-					sent++
-				}
-			}
-			leave := func(m *member) {
-				m.stop()
-				m.client.Close()
-			}
+			s := newStream(t, quickConsumers)
+			nodes := s.nodes
 			classic := []kgo.Opt{kgo.Balancers(balancer)}
 			a, b := join(t, nodes, "app", "t", classic...), join(t, nodes, "app", "t", classic...)
 			shared(t, 6, a, b)
 			typed(t, nodes, "app", group.TypeClassic, 2)
-			send(24)
-			seenAll(t, sent, a, b)
+			s.sendSeen(24, a, b)
 
 			n := join(t, nodes, "app", "t", consumers()...)
 			shared(t, 6, a, b, n)
 			typed(t, nodes, "app", group.TypeConsumer, 3)
-			send(24)
-			seenAll(t, sent, a, b, n)
+			s.sendSeen(24, a, b, n)
 
 			// With members of both kinds the coordinator dies.
-			coordinator := leaderOf(t, nodes, group.Topic, group.PartitionOf("app", 4))
-			coordinator.stop()
-			send(24)
-			seenAll(t, sent, a, b, n)
-			shared(t, 6, a, b, n)
-			typed(t, nodes, "app", group.TypeConsumer, 3)
-			coordinator.start()
+			s.withoutCoordinator(func() { typed(t, nodes, "app", group.TypeConsumer, 3) }, a, b, n)
 
-			leave(a)
-			leave(b)
+			a.leave()
+			b.leave()
 			shared(t, 6, n)
 			typed(t, nodes, "app", group.TypeConsumer, 1)
 			// And back.
 			d := join(t, nodes, "app", "t", classic...)
 			shared(t, 6, n, d)
 			typed(t, nodes, "app", group.TypeConsumer, 2)
-			send(24)
-			seenAll(t, sent, a, b, n, d)
-			leave(n)
+			s.sendSeen(24, a, b, n, d)
+			n.leave()
 			shared(t, 6, d)
 			typed(t, nodes, "app", group.TypeClassic, 1)
 			e := join(t, nodes, "app", "t", classic...)
 			shared(t, 6, d, e)
-			send(24)
-			seenAll(t, sent, a, b, n, d, e)
+			s.sendSeen(24, a, b, n, d, e)
 		})
 	}
 }

@@ -73,17 +73,24 @@ func (n *testNode) read(t *testing.T, file string) string {
 	return string(b)
 }
 
-// Bytes of the leader's segment change under a running cluster: the scrubber finds it, the records come anew from the others (often before the
-// leadership has left: TestUnfitReplicaLeavesTheLeadToTheOthers has that), and the replica is as good as before. Nobody who reads sees any of it.
-func TestDamagedSegmentIsFoundAndMendedWhileTheClusterRuns(t *testing.T) {
-	t.Parallel()
+// withOrders starts three nodes and writes values of about so many bytes to orders-0.
+func withOrders(t *testing.T, count, size int) ([]*testNode, *kgo.Client) {
+	t.Helper()
 	nodes := newTestCluster(t, 3)
 	startAll(nodes)
 	c := client(t, nodes)
 	createTopics(t, c, 1, 3, "orders")
-	for i := range 40 {
-		produce(t, c, "orders", 0, fmt.Sprintf("value %d %s", i, strings.Repeat("x", 100)))
+	for i := range count {
+		produce(t, c, "orders", 0, strings.TrimSpace(fmt.Sprintf("value %d %s", i, strings.Repeat("x", size))))
 	}
+	return nodes, c
+}
+
+// Bytes of the leader's segment change under a running cluster: the scrubber finds it, the records come anew from the others (often before the
+// leadership has left: TestUnfitReplicaLeavesTheLeadToTheOthers has that), and the replica is as good as before. Nobody who reads sees any of it.
+func TestDamagedSegmentIsFoundAndMendedWhileTheClusterRuns(t *testing.T) {
+	t.Parallel()
+	nodes, c := withOrders(t, 40, 100)
 	bad := leaderOf(t, nodes, "orders", 0)
 	file := bad.segmentOf(t, "orders")
 	sound := bad.read(t, file)
@@ -125,13 +132,7 @@ func TestDamagedSegmentIsFoundAndMendedWhileTheClusterRuns(t *testing.T) {
 // has it compared with the others, and the follower gets the group's records back.
 func TestDivergedReplicaIsFoundByTheOthers(t *testing.T) {
 	t.Parallel()
-	nodes := newTestCluster(t, 3)
-	startAll(nodes)
-	c := client(t, nodes)
-	createTopics(t, c, 1, 3, "orders")
-	for i := range 20 {
-		produce(t, c, "orders", 0, fmt.Sprintf("value %d", i))
-	}
+	nodes, c := withOrders(t, 20, 0)
 	leader := leaderOf(t, nodes, "orders", 0)
 	var bad *testNode
 	for _, n := range nodes {
@@ -208,13 +209,7 @@ func (n *testNode) spoilLog(t *testing.T, group uint64, kinds ...wal.Kind) {
 // The metadata's log is the node's own: without it the node stops, and says what to do.
 func TestDamagedLogIsFoundWhileTheClusterRuns(t *testing.T) {
 	t.Parallel()
-	nodes := newTestCluster(t, 3)
-	startAll(nodes)
-	c := client(t, nodes)
-	createTopics(t, c, 1, 3, "orders")
-	for i := range 5 {
-		produce(t, c, "orders", 0, fmt.Sprintf("value %d", i))
-	}
+	nodes, c := withOrders(t, 5, 0)
 	bad := leaderOf(t, nodes, "orders", 0)
 	p, _ := bad.core.Load().manager.Lookup("orders", 0)
 	bad.spoilLog(t, p.Group(), wal.KindCreate, wal.KindCheckpoint)

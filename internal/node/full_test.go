@@ -14,12 +14,10 @@ import (
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
-// A node whose disk is nearly full gives its leaderships to nodes that have room and takes none while it is full: clients go on
-// writing to all partitions. When it has room again it leads like the others.
-func TestLeadershipLeavesAFullNode(t *testing.T) {
-	t.Parallel()
-	nodes := newTestCluster(t, 3)
-	var disks []*crampedFS
+// cramped starts three nodes whose disks have as much room as a test says, and enough to begin with.
+func cramped(t *testing.T) (nodes []*testNode, disks []*crampedFS) {
+	t.Helper()
+	nodes = newTestCluster(t, 3)
 	for _, n := range nodes {
 		d := &crampedFS{FS: n.fs}
 		d.free.Store(1 << 30)
@@ -27,6 +25,14 @@ func TestLeadershipLeavesAFullNode(t *testing.T) {
 		disks = append(disks, d)
 	}
 	startAll(nodes)
+	return nodes, disks
+}
+
+// A node whose disk is nearly full gives its leaderships to nodes that have room and takes none while it is full: clients go on
+// writing to all partitions. When it has room again it leads like the others.
+func TestLeadershipLeavesAFullNode(t *testing.T) {
+	t.Parallel()
+	nodes, disks := cramped(t)
 	c := client(t, nodes)
 	const parts = 6
 	createTopics(t, c, parts, 3, "orders")
@@ -110,15 +116,7 @@ func TestLeadershipLeavesAFullNode(t *testing.T) {
 // reserve, and writes come back with room.
 func TestAllNodesFullServeReads(t *testing.T) {
 	t.Parallel()
-	nodes := newTestCluster(t, 3)
-	var disks []*crampedFS
-	for _, n := range nodes {
-		d := &crampedFS{FS: n.fs}
-		d.free.Store(1 << 30)
-		n.fs = d
-		disks = append(disks, d)
-	}
-	startAll(nodes)
+	nodes, disks := cramped(t)
 	c := client(t, nodes)
 	createTopics(t, c, 1, 3, "orders")
 	produce(t, c, "orders", 0, "kept")

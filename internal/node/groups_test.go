@@ -133,27 +133,67 @@ func seenAll(t *testing.T, want int, members ...*member) {
 	})
 }
 
+// stream is a topic of six partitions that a test's group consumes, and how many records it has got.
+type stream struct {
+	t     *testing.T
+	nodes []*testNode
+	c     *kgo.Client
+	sent  int
+}
+
+func newStream(t *testing.T, change func(*config.Node)) *stream {
+	t.Helper()
+	nodes := newTestCluster(t, 3, change)
+	startAll(nodes)
+	s := &stream{t: t, nodes: nodes, c: client(t, nodes)}
+	createTopics(t, s.c, 6, 3, "t")
+	return s
+}
+
+func (s *stream) send(n int) {
+	s.t.Helper()
+	for range n {
+		produce(s.t, s.c, "t", int32(s.sent%6), fmt.Sprint("v", s.sent))
+		s.sent++
+	}
+}
+
+// sendSeen sends so many records, all of which the members must get.
+func (s *stream) sendSeen(n int, members ...*member) {
+	s.t.Helper()
+	s.send(n)
+	seenAll(s.t, s.sent, members...)
+}
+
+// withoutCoordinator has the coordinator of "app" die: the group goes on where it was, and check is called before the node is back.
+func (s *stream) withoutCoordinator(check func(), members ...*member) {
+	s.t.Helper()
+	coordinator := leaderOf(s.t, s.nodes, group.Topic, group.PartitionOf("app", 4))
+	coordinator.stop()
+	s.sendSeen(30, members...)
+	shared(s.t, 6, members...)
+	check()
+	coordinator.start()
+}
+
+// leave has a member go in order.
+func (m *member) leave() {
+	m.stop()
+	m.client.Close()
+}
+
 func TestConsumerGroupRebalancesAndSurvivesItsCoordinator(t *testing.T) {
+	t.Parallel()
 	for name, balancer := range map[string]kgo.GroupBalancer{"range": kgo.RangeBalancer(), "cooperative": kgo.CooperativeStickyBalancer()} {
 		t.Run(name, func(t *testing.T) {
-			nodes := newTestCluster(t, 3, quickGroups)
-			startAll(nodes)
-			c := client(t, nodes, kgo.RecordPartitioner(kgo.ManualPartitioner()))
-			createTopics(t, c, 6, 3, "t")
-			sent := 0
-			send := func(n int) {
-				for range n {
-					produce(t, c, "t", int32(sent%6), fmt.Sprint("v", sent))
-					sent++
-				}
-			}
-			send(30)
+			s := newStream(t, quickGroups)
+			nodes := s.nodes
+			s.send(30)
 			a := join(t, nodes, "app", "t", kgo.Balancers(balancer))
 			shared(t, 6, a)
 			b := join(t, nodes, "app", "t", kgo.Balancers(balancer))
 			shared(t, 6, a, b)
-			send(30)
-			seenAll(t, sent, a, b)
+			s.sendSeen(30, a, b)
 
 			lag := func() error {
 				// A client of its own each time: franz-go's clings to a coordinator that it can't reach.
@@ -172,26 +212,18 @@ func TestConsumerGroupRebalancesAndSurvivesItsCoordinator(t *testing.T) {
 			}
 			eventually(t, lag)
 
-			// The coordinator dies; the group goes on where it was.
-			coordinator := leaderOf(t, nodes, group.Topic, group.PartitionOf("app", 4))
-			coordinator.stop()
-			send(30)
-			seenAll(t, sent, a, b)
-			shared(t, 6, a, b)
-			eventually(t, lag)
-			coordinator.start()
+			s.withoutCoordinator(func() { eventually(t, lag) }, a, b)
 
 			// A member goes; the other takes over.
-			b.stop()
-			b.client.Close()
+			b.leave()
 			shared(t, 6, a)
-			send(12)
-			seenAll(t, sent, a, b)
+			s.sendSeen(12, a, b)
 		})
 	}
 }
 
 func TestStaticMemberComesBackToItsPartitions(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 1, quickGroups)
 	startAll(nodes)
 	c := client(t, nodes)
@@ -223,6 +255,7 @@ func TestStaticMemberComesBackToItsPartitions(t *testing.T) {
 }
 
 func TestOffsetsTopic(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 3)
 	startAll(nodes)
 	c := client(t, nodes)
@@ -265,6 +298,7 @@ func TestOffsetsTopic(t *testing.T) {
 
 // Behind one address everything goes to one node, whichever coordinates.
 func TestGroupsBehindOneAddress(t *testing.T) {
+	t.Parallel()
 	ports, err := freeport.Ports(3)
 	if err != nil {
 		t.Fatal(err)

@@ -31,6 +31,7 @@ func unregister(t *testing.T, c *kgo.Client, node int32) (*kmsg.UnregisterBroker
 // A node that is gone for good is removed: its partitions are moved away first, its vote on the metadata goes to a node that had
 // none, nobody dials it any more, and what is on its disk never comes back.
 func TestRemovedNodeGivesItsVoteAway(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 4)
 	startAll(nodes)
 	t.Cleanup(func() { stopAll(nodes) })
@@ -120,6 +121,7 @@ func votersOfMetadata(t *testing.T, nodes []*testNode, want ...int32) error {
 
 // The preferred leader gets the leadership back when it is asked for, through any node.
 func TestPreferredLeaderIsElected(t *testing.T) {
+	t.Parallel()
 	nodes := newTestCluster(t, 3)
 	startAll(nodes)
 	t.Cleanup(func() { stopAll(nodes) })

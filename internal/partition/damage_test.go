@@ -247,14 +247,7 @@ func TestDamageInTheSegmentOfTheLogStart(t *testing.T) {
 			for i, n := range batches {
 				flips[i] = at[n] + 70
 			}
-			c.leader.p.DeleteRecords(start, func(_ int64, err error) {
-				if err != nil {
-					t.Error(err)
-				}
-			})
-			c.flow()
-			bad.apply()
-			bad.flush()
+			bad.startsAt(start)
 			if bad.p.LogStart() != start {
 				t.Fatalf("log start %d", bad.p.LogStart())
 			}
@@ -284,6 +277,20 @@ func TestDamageInTheSegmentOfTheLogStart(t *testing.T) {
 	}
 }
 
+// startsAt has the leader delete records below an offset, and the node know of it, durably.
+func (nd *node) startsAt(offset int64) {
+	c := nd.c
+	c.t.Helper()
+	c.leader.p.DeleteRecords(offset, func(_ int64, err error) {
+		if err != nil {
+			c.t.Error(err)
+		}
+	})
+	c.flow()
+	nd.apply()
+	nd.flush()
+}
+
 // A leader epoch, which no CRC covers, has changed in the segment of the log start, and the list of epochs was made from it: what comes
 // after looks damaged, and the copy meets the contradiction. What is fetched anew begins with the batch that has changed: below the log
 // start nobody has anything (found by the simulator, seed 130: the repair asked for that for ever).
@@ -310,14 +317,7 @@ func TestChangedEpochInTheSegmentOfTheLogStart(t *testing.T) {
 		rest = rest[h.Size():]
 	}
 	at := int64(len(raw) - len(rest))
-	c.leader.p.DeleteRecords(start, func(_ int64, err error) {
-		if err != nil {
-			t.Error(err)
-		}
-	})
-	c.flow()
-	bad.apply()
-	bad.flush()
+	bad.startsAt(start)
 	bad.down(1, true)
 	if err := bad.fs.FlipBit(log, at+13, 4); err != nil {
 		t.Fatal(err)

@@ -127,6 +127,11 @@ func encodeGroup(epoch int32, hash int64) []byte {
 }
 
 func decodeGroup(b []byte) (epoch int32, hash int64, err error) {
+	return decodeEpoch(b)
+}
+
+// decodeEpoch reads a record of an epoch and, with tag 0, a number that came with a later version of it.
+func decodeEpoch(b []byte) (epoch int32, tagged int64, err error) {
 	r, err := begin(b)
 	if err != nil {
 		return 0, 0, err
@@ -136,10 +141,10 @@ func decodeGroup(b []byte) (epoch int32, hash int64, err error) {
 		if number != 0 {
 			return nil
 		}
-		hash = v.Int64()
+		tagged = v.Int64()
 		return complete(v)
 	})
-	return epoch, hash, errors.Join(err, complete(r))
+	return epoch, tagged, errors.Join(err, complete(r))
 }
 
 func encodeTargetEpoch(epoch int32, now int64) []byte {

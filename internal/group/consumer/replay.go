@@ -1,7 +1,5 @@
 package consumer
 
-import "github.com/twmb/franz-go/pkg/kbin"
-
 // Replay takes a record of the log; a nil value is a tombstone.
 func (g *Group) Replay(k Key, value []byte) error {
 	switch k.Kind {
@@ -54,24 +52,7 @@ func replay[T any](name string, value []byte, decode func(name string, b []byte)
 	return err
 }
 
-func decodeTargetEpoch(b []byte) (epoch int32, time int64, err error) {
-	r, err := begin(b)
-	if err != nil {
-		return 0, 0, err
-	}
-	epoch = r.Int32()
-	err = readTags(r, func(number uint32, v *kbin.Reader) error {
-		if number != 0 {
-			return nil
-		}
-		time = v.Int64()
-		return complete(v)
-	})
-	if err == nil {
-		err = complete(r)
-	}
-	return epoch, time, err
-}
+func decodeTargetEpoch(b []byte) (epoch int32, time int64, err error) { return decodeEpoch(b) }
 
 // Loaded ends a replay. A coordinator may have died between two batches of one change: what is not whole begins a new epoch.
 func (g *Group) Loaded() {
