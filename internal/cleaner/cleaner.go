@@ -63,6 +63,8 @@ type Config struct {
 	Logger     *slog.Logger
 	// Busy says that the disk has no time, or no room, for this now; may be nil.
 	Busy func() bool
+	// Memory is told how many bytes keys take whenever that changes; may be nil. It must not block.
+	Memory func(bytes int64)
 }
 
 // Cleaner goes round and round. Step is one caller's; Stats is safe beside it.
@@ -195,8 +197,15 @@ func (c *Cleaner) endRound(set Settings, now time.Time) {
 		c.next = now.Add(set.Backoff)
 		if c.keys != nil {
 			c.keys.Release()
-			c.stats.mapBytes.Store(0)
+			c.noteMemory()
 		}
+	}
+}
+
+func (c *Cleaner) noteMemory() {
+	n := c.keys.Bytes()
+	if c.stats.mapBytes.Swap(n) != n && c.cfg.Memory != nil {
+		c.cfg.Memory(n)
 	}
 }
 
@@ -218,7 +227,7 @@ func (c *Cleaner) begin(set Settings, now time.Time) {
 		return
 	}
 	c.now, c.name, c.began, c.seen = pass, x.p.Name(), now, segment.Cleaned{}
-	c.stats.mapBytes.Store(c.keys.Bytes())
+	c.noteMemory()
 }
 
 func (c *Cleaner) goOn(set Settings, now time.Time) {

@@ -197,3 +197,14 @@ func TestTheMapIsMadeAnewForAnotherSize(t *testing.T) {
 		t.Fatalf("passes %v", w.passes)
 	}
 }
+
+// Who bounds the process's memory hears what keys take while they are there, and that they are given back.
+func TestMemoryOfKeysIsTold(t *testing.T) {
+	w, c := newWorld(dirty("a", 0.9, true, false))
+	var told []int64
+	c.cfg.Memory = func(n int64) { told = append(told, n) }
+	w.run(c, time.Second)
+	if len(told) != 2 || told[0] != 24*134 || told[1] != 0 {
+		t.Errorf("%v", told)
+	}
+}

@@ -13,11 +13,12 @@ import (
 	"github.com/chronik-go/chronik/internal/config"
 )
 
-// boundMemory tells the garbage collector what the node is meant to use, so that a burst is collected rather than kept. It is a
-// goal of the collector, not a limit that anything fails at. GOMEMLIMIT, if set, wins.
-func boundMemory(cfg *config.Node) {
+// boundMemory tells the garbage collector what the node is meant to use, so that a burst is collected rather than kept, and what
+// compaction takes for keys at the moment, which would otherwise have it collect all the time. It is a goal of the collector, not a
+// limit that anything fails at. GOMEMLIMIT, if set, wins.
+func boundMemory(cfg *config.Node, keys int64) {
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(cfg.MemoryGoal())
+		debug.SetMemoryLimit(cfg.MemoryGoal(keys))
 	}
 }
 

@@ -68,7 +68,7 @@ func Server(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "chronik-server: %v\n", err)
 		return 2
 	}
-	boundMemory(cfg)
+	boundMemory(cfg, 0)
 	log := newLogger(stderr, cfg)
 	for _, w := range warnings {
 		log.Warn(w)
@@ -93,7 +93,7 @@ func newLogger(w io.Writer, cfg *config.Node) *slog.Logger {
 func serve(cfg *config.Node, log *slog.Logger, stdout, stderr io.Writer) int {
 	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer cancel()
-	n, err := node.Open(node.Options{Config: cfg, Logger: log})
+	n, err := node.Open(node.Options{Config: cfg, Logger: log, CleanerMemory: func(keys int64) { boundMemory(cfg, keys) }})
 	if err != nil {
 		fmt.Fprintf(stderr, "chronik-server: %v\n", err)
 		return 1

@@ -107,7 +107,7 @@ func brokerOwnDefs() []*Def {
 		ro("log.cleaner.enable", Boolean, "true", "Whether logs are compacted on this node; without it those that should be grow without end."),
 		inert(dynamic(ranged(ro("log.cleaner.threads", Int, "1", "Without effect: one pass runs at a time on each node."), 0, maxInt))),
 		dynamic(ranged(ro(CleanerRate, Double, "1.7976931348623157E308", "How many bytes a second compaction reads and writes on this node, all in all."), 0, math.MaxFloat64)),
-		dynamic(ranged(ro(CleanerMapBytes, Long, "134217728", "The memory in bytes for the keys of the log that is being compacted, 24 for each key at three quarters full; a log with more keys takes several passes."), 1<<10, maxLong)),
+		dynamic(ranged(ro(CleanerMapBytes, Long, strconv.Itoa(DefaultCleanerMemory), "The memory in bytes for the keys of the log that is being compacted, 24 for each key at three quarters full; a log with more keys takes several passes. The default is less where --memory-limit asks for it."), 1<<10, maxLong)),
 		dynamic(ranged(ro(CleanerStepBytes, Int, "524288", "About how many bytes compaction reads or writes before it looks at its rate again."), 0, maxInt)),
 		inert(dynamic(ranged(ro("log.cleaner.io.buffer.load.factor", Double, "0.9", "Without effect: the memory for keys is filled to three quarters."), 0, 1))),
 		dynamic(ranged(ro(CleanerBackoff, Long, "15000", "How many milliseconds compaction rests when there is nothing to do."), 0, maxLong)),

@@ -81,7 +81,12 @@ func (n *Node) fitMemory(machine int64) (notes []string) {
 	if peers := int64(len(n.Members()) - 1); peers > 0 {
 		fit("", &l.PeerMemory, max(total/12/peers, leastPeerBytes))
 	}
-	if conns := int(total / 10 / connectionMemory); !n.given["max-connections"] && conns < l.MaxConnections {
+	keys, forConns := total/8, total/10
+	if total < 1<<30 { // compaction takes more passes
+		keys, forConns = total/32, total/13
+	}
+	fit("", &l.CleanerMemory, keys)
+	if conns := int(forConns / connectionMemory); !n.given["max-connections"] && conns < l.MaxConnections {
 		l.MaxConnections = conns
 		notes = append(notes, fmt.Sprintf("--max-connections is %d, to fit into %d MiB of memory", conns, total>>20))
 	}
@@ -108,7 +113,7 @@ func (n *Node) memoryNeeded() (total int64, parts string) {
 	}{
 		{"the node itself", BaseMemory}, {"--request-memory", l.RequestMemory}, {"one request beyond it of --max-request-bytes", l.MaxFrameBytes},
 		{"--wal-cache-bytes", l.WALCacheBytes}, {"answers", l.FetchMemory + l.ResponseMemory}, {"large requests decoded", l.DecodedMemory},
-		{"batches decompressed", int64(l.Inflating) * inflatingMemory},
+		{"batches decompressed", int64(l.Inflating) * inflatingMemory}, {"compaction", l.CleanerMemory},
 		{"peers", l.PeerMemory * int64(len(n.Members())-1)}, {fmt.Sprintf("%d connections", l.MaxConnections), int64(l.MaxConnections) * connectionMemory},
 	} {
 		if total += p.bytes; p.bytes > 0 {
@@ -119,10 +124,10 @@ func (n *Node) memoryNeeded() (total int64, parts string) {
 }
 
 // MemoryGoal is what the garbage collector is told the process should stay below, in bytes: the base and what is in use in
-// everyday work, and never more than nine tenths of what the process may use, since memory that was freed is counted until it
-// is given back.
-func (n *Node) MemoryGoal() int64 {
-	goal := everydayMemory + n.Limits.RequestMemory + n.Limits.WALCacheBytes
+// everyday work, with what compaction has taken for keys at the moment; and never more than nine tenths of what the process may
+// use, since memory that was freed is counted until it is given back.
+func (n *Node) MemoryGoal(keys int64) int64 {
+	goal := everydayMemory + n.Limits.RequestMemory + n.Limits.WALCacheBytes + keys
 	if n.Limits.MemoryLimit > 0 {
 		goal = min(goal, n.Limits.MemoryLimit/10*9)
 	}

@@ -27,6 +27,7 @@ const (
 	DefaultResponseMemory        = 32 << 20
 	DefaultPeerMemory            = 128 << 20
 	DefaultInflating             = 2
+	DefaultCleanerMemory         = 128 << 20
 	DefaultWALFileBytes          = 64 << 20
 	DefaultWALMaxBytes           = 512 << 20
 	DefaultWALCacheBytes         = 32 << 20
@@ -101,6 +102,8 @@ type Limits struct {
 	FetchMemory, ResponseMemory, DecodedMemory int64
 	// Inflating is how many batches are decompressed at a time, where a topic's configuration asks for it.
 	Inflating int
+	// CleanerMemory is what compaction takes for keys where log.cleaner.dedupe.buffer.size does not say it.
+	CleanerMemory int64
 	// PeerMemory bounds what waits for one peer, and what it has asked for.
 	PeerMemory int64
 	// WALFileBytes is the size of one file of the node's log; WALMaxBytes the soft bound of all.
@@ -163,7 +166,8 @@ func Default() *Node {
 			MaxFrameBytes: DefaultMaxFrameBytes, MaxConnections: DefaultMaxConnections, MaxConnectionsPerAddr: DefaultMaxConnectionsPerAddr,
 			IdleTimeout: DefaultIdleTimeout, RequestMemory: DefaultRequestMemory,
 			FetchMemory: DefaultFetchMemory, ResponseMemory: DefaultResponseMemory, DecodedMemory: DefaultDecodedMemory, Inflating: DefaultInflating, PeerMemory: DefaultPeerMemory,
-			WALFileBytes: DefaultWALFileBytes, WALMaxBytes: DefaultWALMaxBytes, WALCacheBytes: DefaultWALCacheBytes,
+			CleanerMemory: DefaultCleanerMemory,
+			WALFileBytes:  DefaultWALFileBytes, WALMaxBytes: DefaultWALMaxBytes, WALCacheBytes: DefaultWALCacheBytes,
 			MaxOpenFiles:    DefaultMaxOpenFiles,
 			ElectionTimeout: DefaultElectionTimeout, HeartbeatInterval: DefaultHeartbeatInterval,
 		},

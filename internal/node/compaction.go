@@ -13,6 +13,7 @@ import (
 
 func (c *Core) newCleaner() *cleaner.Cleaner {
 	return cleaner.New(cleaner.Config{
+		Memory:     c.env.CleanerMemory,
 		Partitions: cleaner.Of(c.manager), Clock: c.env.Clock, Logger: c.log,
 		Settings: c.cleanerSettings,
 		// A file is written before those that it replaces go: not into the reserve.
@@ -25,10 +26,18 @@ func (c *Core) cleanerSettings() cleaner.Settings {
 	rate, _ := strconv.ParseFloat(l.BrokerValue(config.CleanerRate), 64) // the table has checked it
 	return cleaner.Settings{
 		Enabled: !strings.EqualFold(strings.TrimSpace(l.BrokerValue("log.cleaner.enable")), "false"), BytesPerSecond: rate,
-		MapBytes:  c.configs.number(config.CleanerMapBytes),
+		MapBytes:  c.cleanerMemory(),
 		StepBytes: c.configs.number(config.CleanerStepBytes),
 		Backoff:   bounded(c.configs.number(config.CleanerBackoff)),
 	}
+}
+
+// cleanerMemory is what is set; where nothing is, what there is room for.
+func (c *Core) cleanerMemory() int64 {
+	if n := c.configs.number(config.CleanerMapBytes); n != config.DefaultCleanerMemory {
+		return n
+	}
+	return c.cfg.Limits.CleanerMemory
 }
 
 // compact goes over the logs that are to be compacted, again and again.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/group"
+	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/record"
 )
@@ -254,5 +255,24 @@ func TestDeletionFollowsTheCleanupPolicy(t *testing.T) {
 		if policy == "compact" && !errors.Is(r.Err, kerr.PolicyViolation) || policy != "compact" && (r.Err != nil || r.LowWatermark != 1) {
 			t.Fatalf("deleting records with cleanup.policy=%s: %v, low watermark %d", policy, r.Err, r.LowWatermark)
 		}
+	}
+}
+
+type fixedImage struct{ img *metadata.Image }
+
+func (f fixedImage) Image() *metadata.Image { return f.img }
+
+// On a small machine compaction has the memory that fits into it, unless somebody has set another.
+func TestCompactionFitsTheMemory(t *testing.T) {
+	cfg := config.Default()
+	cfg.Fit(config.Machine{Memory: 256 << 20})
+	img := metadata.Empty()
+	c := &Core{cfg: cfg, configs: newConfigs(cfg, fixedImage{img})}
+	if n := c.cleanerMemory(); n > 16<<20 || n < 4<<20 {
+		t.Errorf("%d bytes of 256 MiB", n)
+	}
+	img.BrokerConfigs[-1] = map[string]string{config.CleanerMapBytes: "33554432"}
+	if n := c.cleanerMemory(); n != 32<<20 {
+		t.Errorf("%d bytes where 32 MiB are set", n)
 	}
 }

@@ -58,6 +58,8 @@ type CoreConfig struct {
 	Fail func(error)
 	// Stage is told what the core waits for; nil: nobody is.
 	Stage func(waitingFor string)
+	// CleanerMemory is told what compaction takes for keys whenever that changes; nil: nobody is. It must not block.
+	CleanerMemory func(bytes int64)
 	// Tune changes what the parts are made with beyond Config; nil: nothing. The simulator makes everything small.
 	Tune *Tuning
 	// Opened is called once the core is whole, just before it takes part in its first group; nil: nobody is. From then on its

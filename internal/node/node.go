@@ -47,6 +47,8 @@ type Options struct {
 	Clock clock.Clock
 	// Tune changes what no setting does, for tests; nil: nothing.
 	Tune *Tuning
+	// CleanerMemory is told what compaction takes for keys whenever that changes; nil: nobody is. It must not block.
+	CleanerMemory func(bytes int64)
 }
 
 // Node is a node from Open to Close.
@@ -60,6 +62,8 @@ type Node struct {
 	tune  *Tuning
 
 	lock io.Closer
+	// cleanerMemory: see Options.
+	cleanerMemory func(int64)
 
 	id        *bootstrap.Identity
 	formation *bootstrap.Formation
@@ -95,7 +99,7 @@ func Open(o Options) (*Node, error) {
 	if o.Clock == nil {
 		o.Clock = clock.System{}
 	}
-	n := &Node{cfg: o.Config, log: o.Logger, fs: o.FS, clock: o.Clock, tune: o.Tune, reg: prometheus.NewRegistry(),
+	n := &Node{cfg: o.Config, log: o.Logger, fs: o.FS, clock: o.Clock, tune: o.Tune, cleanerMemory: o.CleanerMemory, reg: prometheus.NewRegistry(),
 		ready: make(chan struct{}), failed: make(chan struct{})}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
 	n.waitingFor("opening the data directory")
@@ -225,7 +229,7 @@ func (n *Node) run() error {
 	n.waitingFor("the cluster's metadata")
 	c, err := OpenCore(n.ctx, CoreConfig{
 		Config: n.cfg, Identity: n.formation.Identity(), FS: n.fs, Clock: n.clock, Tune: n.tune, WAL: n.wal, Peers: n.client, Logger: n.log,
-		Registerer: n.reg, Fail: n.fail, Stage: n.waitingFor, Opened: func(c *Core) { n.core.Store(c) },
+		Registerer: n.reg, Fail: n.fail, Stage: n.waitingFor, CleanerMemory: n.cleanerMemory, Opened: func(c *Core) { n.core.Store(c) },
 	})
 	if err != nil {
 		return err

@@ -51,6 +51,17 @@ func (p *Partition) compactable(end int64) bool {
 	return p.checkpointed.Load() < end && p.m.topicConfig(p.topic).Compaction.Enabled && p.log.SealedEnd() > p.checkpointed.Load()
 }
 
+// coverSealed has a checkpoint made durable where one is needed for compaction and nothing is written that would bring one: the topic
+// was not to be compacted when it was flushed last.
+func (p *Partition) coverSealed() {
+	_ = p.withLog(func(*segment.Log) error {
+		if p.compactable(p.hw.Load()) {
+			p.m.markDirty(p, 0)
+		}
+		return nil
+	})
+}
+
 // CleanState tells what there is to compact; ok is false where nothing is to be compacted, by the topic's configuration or for now:
 // what is damaged is mended first.
 func (p *Partition) CleanState(now time.Time) (st CleanState, ok bool) {

@@ -192,3 +192,21 @@ func TestCompactionStaysBelowTheCheckpoint(t *testing.T) {
 		t.Fatalf("%+v, checkpoint at %d", done, l.p.checkpointed.Load())
 	}
 }
+
+// A topic that is to be compacted from now on, and gets no more records, is compacted as far as a segment's end all the same.
+func TestIdlePartitionIsCompactedOnceItsTopicIs(t *testing.T) {
+	c := newCluster(t, 2, func(c *cluster) { c.cfg.RequireKeys = true })
+	c.elect(0, false)
+	c.fill(80)
+	c.advance(10 * time.Second) // flushed, and in a checkpoint that nobody waits for
+	c.cfg.Compaction = Compaction{Enabled: true, Only: true, MinDirtyRatio: 0.1}
+	c.advance(2 * time.Minute)
+	l := c.nodes[0]
+	st, ok := l.p.CleanState(c.clk.Now())
+	if !ok || !st.Due || st.Dirty == 0 {
+		t.Fatalf("%+v %v, checkpoint at %d of %d", st, ok, l.p.checkpointed.Load(), l.p.HighWatermark())
+	}
+	if done := l.clean(); done.Swaps == 0 {
+		t.Fatalf("%+v", done)
+	}
+}

@@ -123,6 +123,7 @@ func (p *Partition) maintain() {
 	})
 	if cfg.Compaction.Enabled {
 		p.rollOld(now, cfg.Segment.SegmentAge)
+		p.coverSealed()
 	}
 	expire := p.sampleAges(now, &cfg)
 	if p.leading.Load() != 0 {
