@@ -38,7 +38,7 @@ var layers = rules{
 		"group": 3, "txn": 3, "controller": 3, "scrub": 3, "cleaner": 3,
 		"partition": 2, "membership": 2, "cluster": 2, // cluster: the observed side of the cluster, over metadata, multiraft and transport
 		"multiraft": 1, "metadata": 1, "auth": 1,
-		"wal": 0, "transport": 0, "segment": 0, "record": 0, "config": 0, "vfs": 0, "clock": 0, "netlimit": 0,
+		"wal": 0, "transport": 0, "segment": 0, "record": 0, "config": 0, "vfs": 0, "clock": 0, "netlimit": 0, "throttle": 0,
 	},
 	sideways: map[string][]string{
 		"wal":       {"vfs", "clock"},

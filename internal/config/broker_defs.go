@@ -12,6 +12,12 @@ const (
 	ScrubInterval = "log.scrub.interval.ms"
 )
 
+// Broker configs of the replication throttle (KIP-73).
+const (
+	LeaderThrottledRate   = "leader.replication.throttled.rate"
+	FollowerThrottledRate = "follower.replication.throttled.rate"
+)
+
 // Broker configs of the log cleaner, as Kafka names them.
 const (
 	CleanerRate      = "log.cleaner.io.max.bytes.per.second"
@@ -112,8 +118,8 @@ func brokerOwnDefs() []*Def {
 		inert(dynamic(ranged(ro("log.cleaner.io.buffer.load.factor", Double, "0.9", "Without effect: the memory for keys is filled to three quarters."), 0, 1))),
 		dynamic(ranged(ro(CleanerBackoff, Long, "15000", "How many milliseconds compaction rests when there is nothing to do."), 0, maxLong)),
 		// kafka-reassign-partitions sets the first two for its --throttle, and --verify takes all three away, whether set or not.
-		inert(dynamic(ranged(ro("leader.replication.throttled.rate", Long, "9223372036854775807", "Without effect: each node paces what it sends to replicas that catch up."), 0, maxLong))),
-		inert(dynamic(ranged(ro("follower.replication.throttled.rate", Long, "9223372036854775807", "Without effect: the node that sends paces what replicas catch up with."), 0, maxLong))),
+		dynamic(ranged(ro(LeaderThrottledRate, Long, longMax, "How many bytes a second this node sends to replicas that catch up, of the partitions in leader.replication.throttled.replicas of their topics. Nothing that acknowledged writes wait for is throttled."), 0, maxLong)),
+		dynamic(ranged(ro(FollowerThrottledRate, Long, longMax, "How many bytes a second this node's replicas that catch up receive, of the partitions in follower.replication.throttled.replicas of their topics. Nothing that acknowledged writes wait for is throttled."), 0, maxLong)),
 		inert(dynamic(ranged(ro("replica.alter.log.dirs.io.max.bytes.per.second", Long, "9223372036854775807", "Without effect: a node has one log directory."), 0, maxLong))),
 		ranged(ro("connections.max.idle.ms", Long, strconv.FormatInt(DefaultIdleTimeout.Milliseconds(), 10), "After how many milliseconds without a request a connection is closed (--idle-timeout)."), 1, maxLong),
 	}

@@ -36,6 +36,8 @@ type Topic struct {
 	MinCompactionLagMs          int64
 	MaxCompactionLagMs          int64
 	MinCleanableDirtyRatio      float64
+	// LeaderThrottled and FollowerThrottled are *, or partition:broker pairs with commas between them.
+	LeaderThrottled, FollowerThrottled string
 }
 
 // NewTopic builds the typed view of a topic on which set is set. A value that does not parse (it was stored by another
@@ -67,6 +69,8 @@ func NewTopic(set map[string]string, l Layers) (Topic, error) {
 		MinCompactionLagMs:     r.int("min.compaction.lag.ms"),
 		MaxCompactionLagMs:     r.int("max.compaction.lag.ms"),
 		MinCleanableDirtyRatio: r.float("min.cleanable.dirty.ratio"),
+		LeaderThrottled:        r.str("leader.replication.throttled.replicas"),
+		FollowerThrottled:      r.str("follower.replication.throttled.replicas"),
 	}
 	if n := r.int("internal.segment.bytes"); n > 0 {
 		t.SegmentBytes = int32(n)

@@ -65,10 +65,10 @@ func topicLimitDefs() []*Def {
 			Doc: "The replicas that must be reachable for a write to be accepted. A majority always is needed, and always holds an acknowledged write on disk."},
 		{Name: "unclean.leader.election.enable", Type: Boolean, Default: "false", Inert: true, Synonyms: syn("unclean.leader.election.enable"),
 			Doc: "Without effect: a replica that lacks an acknowledged record is never elected."},
-		{Name: "leader.replication.throttled.replicas", Type: List, Default: "", Inert: true, check: checkThrottled,
-			Doc: "Without effect: catch-up traffic is paced by each node. Partitions whose leader traffic to throttle, as partition:broker pairs, or *."},
-		{Name: "follower.replication.throttled.replicas", Type: List, Default: "", Inert: true, check: checkThrottled,
-			Doc: "Without effect: catch-up traffic is paced by each node. Partitions whose follower traffic to throttle, as partition:broker pairs, or *."},
+		{Name: "leader.replication.throttled.replicas", Type: List, Default: "", check: checkThrottled,
+			Doc: "The replicas that, as leaders, send others what they lack within leader.replication.throttled.rate: partition:broker pairs, or * for all."},
+		{Name: "follower.replication.throttled.replicas", Type: List, Default: "", check: checkThrottled,
+			Doc: "The replicas that receive what they lack within follower.replication.throttled.rate: partition:broker pairs, or * for all."},
 	}
 }
 

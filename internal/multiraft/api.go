@@ -63,7 +63,9 @@ type Peer struct {
 	Group   uint64
 	Self    uint64 // this side's replica id
 	Replica uint64 // the other side's
-	sender  Sender
+	// Spare says, of who sends a delta request, that this side leads and commits without it: what it is sent may be throttled.
+	Spare  bool
+	sender Sender
 }
 
 // Send sends a message of kind to the peer. It may be lost.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/throttle"
 	"github.com/chronik-go/chronik/internal/wal"
 )
 
@@ -42,6 +43,9 @@ type Config struct {
 	PrefetchBytes int
 	// StallLimit is the age of a log write at which the node hands its leaderships over. Default 1 s.
 	StallLimit time.Duration
+
+	// Throttle bounds what learners are sent; nil: nothing does.
+	Throttle *throttle.Replication
 
 	// OnLeader is told when a replica's view of its term, leader or readiness changed. It runs on the shard: no blocking.
 	OnLeader func(r *Replica, st Status)

@@ -72,8 +72,14 @@ func (r *Replica) receive(ev *event) {
 		r.snapStatus(ev.env.From, ev.env.Body)
 	case transport.KindFitness:
 		r.fitnessOf(ev.env.From, ev.env.Body)
+	case transport.KindAllowance:
+		r.allowanceWord(r.peer(ev.env.From, ev.node), ev.env.Body)
 	default:
-		r.sm.Receive(ev.env, r.peer(ev.env.From, ev.node))
+		from := r.peer(ev.env.From, ev.node)
+		if ev.env.Kind == transport.KindDeltaRequest {
+			from.Spare = r.spare(ev.env.From)
+		}
+		r.sm.Receive(ev.env, from)
 	}
 }
 
@@ -313,6 +319,7 @@ func (r *Replica) leadership() {
 		}
 		r.confQueue = nil
 		clear(r.snapSends)
+		clear(r.allowances)
 	}
 }
 
@@ -323,6 +330,10 @@ func (r *Replica) send(m raftpb.Message) {
 	node, ok := r.nodeOf(m.To)
 	if !ok {
 		r.unreachable(m.To, m.Type == raftpb.MsgSnap)
+		return
+	}
+	if r.holds(&m, node) {
+		r.unreachable(m.To, false)
 		return
 	}
 	r.svc.cfg.Sender.Send(node, transport.Envelope{Kind: transport.KindRaft, Group: r.group, From: r.id, To: m.To, Raft: m})
@@ -480,6 +491,7 @@ func (r *Replica) tick(stalled bool) {
 		}
 	}
 	r.stagingTick()
+	r.grant()
 	r.reads.expire(r.tickCount, uint64(2*r.svc.cfg.ElectionTicks))
 	if stalled && r.view.Load().isLeader && r.tickCount > r.transferAt+uint64(2*r.svc.cfg.ElectionTicks) {
 		r.transferAt = r.tickCount

@@ -65,7 +65,9 @@ type Replica struct {
 	checkpoints []checkpoint // wait until raft knows of their index
 	installing  bool         // a snapshot is on its way into log and state: no Ready meanwhile
 	staging     *staging
-	snapSends   map[uint64]uint64 // replica -> tick at which the attempt is given up
+	snapSends   map[uint64]uint64    // replica -> tick at which the attempt is given up
+	allowances  map[uint64]allowance // of learners, while this replica leads
+	asked       asked
 	reads       readQueue
 	tickCount   uint64
 	transferAt  uint64 // tick of the last transfer started for a stalled disk

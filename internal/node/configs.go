@@ -14,6 +14,7 @@ import (
 	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/segment"
+	"github.com/chronik-go/chronik/internal/throttle"
 )
 
 // configs turns what the image says about configurations into what the parts act on. Typed views are kept until the
@@ -91,6 +92,7 @@ func (c *configs) build(set map[string]string, img *metadata.Image) partition.To
 		IndexIntervalBytes: t.IndexIntervalBytes, IndexBytes: int(t.SegmentIndexBytes),
 		RetentionBytes: t.RetentionBytes, RetentionAge: millis(t.RetentionMs),
 	})
+	tc.LeaderThrottled, tc.FollowerThrottled = throttle.ParseReplicas(t.LeaderThrottled), throttle.ParseReplicas(t.FollowerThrottled)
 	tc.RequireKeys = t.CleanupCompact
 	tc.Compaction = compaction(&t)
 	if tc.Compaction.Enabled && tc.Compaction.MaxLag > 0 { // what is in the active segment can't be compacted

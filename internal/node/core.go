@@ -22,6 +22,7 @@ import (
 	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/scrub"
 	"github.com/chronik-go/chronik/internal/segment"
+	"github.com/chronik-go/chronik/internal/throttle"
 	"github.com/chronik-go/chronik/internal/transport"
 	"github.com/chronik-go/chronik/internal/vfs"
 	"github.com/chronik-go/chronik/internal/wal"
@@ -101,6 +102,7 @@ type Core struct {
 	view       *cluster.View
 	manager    *partition.Manager
 	configs    *configs
+	throttle   *throttle.Replication
 	space      *space
 	broker     *broker.Broker
 	scrubber   *scrub.Scrubber
@@ -134,10 +136,11 @@ func OpenCore(ctx context.Context, env CoreConfig) (*Core, error) {
 		return nil, err
 	}
 	c.view = cluster.NewView(c.cfg.ID(), c.machine, env.Peers, env.Clock)
+	c.configs = newConfigs(c.cfg, c.machine)
+	c.throttle = c.newThrottle()
 	if err := c.openGroups(); err != nil {
 		return nil, err
 	}
-	c.configs = newConfigs(c.cfg, c.machine)
 	c.space = newSpace(env, c.tune, c.log, c.groups.SetUnfit)
 	if err := c.openController(); err != nil {
 		return nil, err
@@ -177,6 +180,7 @@ func (c *Core) openGroups() (err error) {
 		HeartbeatTicks: max(1, int(l.HeartbeatInterval/tick)),
 		OnLeader:       c.leaderChanged,
 		OnFence:        c.fenced,
+		Throttle:       c.throttle,
 	}))
 	return err
 }
@@ -198,6 +202,7 @@ func (c *Core) openPartitions() (err error) {
 		Limits: partition.Limits{Inflating: c.cfg.Limits.Inflating},
 		Host:   partition.NewHost(c.groups, e.WAL),
 		Files:  segment.NewFiles(e.FS, c.cfg.Limits.MaxOpenFiles), Configs: c.configs.topic, Writable: c.space.writable, FreeReserve: c.space.reserve.release,
+		Throttle: c.throttle,
 		OnFatal: func(err error) { e.Fail(fmt.Errorf("a disk failed: %w", err)) },
 	}))
 	if err != nil {

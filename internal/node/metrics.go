@@ -59,4 +59,5 @@ func (c *Core) registerMetrics(reg prometheus.Registerer) {
 	gauge("log_syncs", "Durable writes of the log since start.", func() float64 { return float64(c.env.WAL.Stats().Syncs) })
 	c.registerDamage(reg)
 	c.registerCleaner(reg)
+	c.registerThrottle(reg)
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/segment"
+	"github.com/chronik-go/chronik/internal/throttle"
 )
 
 // TimestampType is message.timestamp.type.
@@ -39,6 +40,8 @@ type TopicConfig struct {
 	MinISR int
 	// ProducerExpiry is how long a producer's sequence is remembered after its last batch (producer.id.expiration.ms).
 	ProducerExpiry time.Duration
+	// LeaderThrottled and FollowerThrottled are leader. and follower.replication.throttled.replicas.
+	LeaderThrottled, FollowerThrottled throttle.Replicas
 	// Segment holds segment.* and retention.*.
 	Segment segment.Config
 }

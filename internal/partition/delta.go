@@ -8,10 +8,11 @@ import (
 
 // Two messages bring a follower up to what a snapshot describes (RAFT rule 13). Both are big endian.
 //
-// Request: uint8 version 1, uint8 chunks wanted, uint16 0, uint64 session, int64 from, int64 to (exclusive), uint32 CRC-32C of
+// Request: uint8 version 1, uint8 chunks wanted, uint16 the size of a chunk in KiB (0: as the sender likes), uint64 session, int64 from, int64 to (exclusive), uint32 CRC-32C of
 // what comes before.
 //
-// Chunk: uint8 version 2, uint8 status, uint8 1 if it is the last for its request, uint8 0, uint64 session, int64 from as asked,
+// Chunk: uint8 version 2, uint8 status, uint8 1 if it is the last for its request, uint8 1 if nothing acknowledged waits for this
+// replica, so that it may be throttled, uint64 session, int64 from as asked,
 // int64 log start, int64 end, int64 holes, int64 horizon, uint32 CRC-32C of what comes before and of the rest, then whole record
 // batches: all that the sender has of [from, end), of which the first may begin below from. Compaction may have left none. Below
 // holes batches may be missing between others; tombstones below horizon may be missing altogether, so that a log which ends below it
@@ -20,14 +21,17 @@ import (
 // Requests name offsets, never byte positions: segments roll differently on every replica.
 type deltaRequest struct {
 	chunks   uint8
+	kib      uint16
 	session  uint64
 	from, to int64
 	peer     sender // who asks
+	told     bool   // that it has to wait
 }
 
 type deltaChunk struct {
 	status  chunkStatus
 	last    bool
+	spare   bool
 	session uint64
 	from    int64
 	start   int64
@@ -45,6 +49,8 @@ const (
 	chunkBelowStart
 	// chunkUnavailable: this replica can't serve it now.
 	chunkUnavailable
+	// chunkThrottled: it comes, once the sender's leader.replication.throttled.rate has room.
+	chunkThrottled
 )
 
 const (
@@ -58,7 +64,8 @@ const (
 func (r *deltaRequest) encode() []byte {
 	be := binary.BigEndian
 	b := make([]byte, 0, deltaRequestSize)
-	b = append(b, deltaVersion, r.chunks, 0, 0)
+	b = append(b, deltaVersion, r.chunks)
+	b = be.AppendUint16(b, r.kib)
 	b = be.AppendUint64(b, r.session)
 	b = be.AppendUint64(b, uint64(r.from))
 	b = be.AppendUint64(b, uint64(r.to))
@@ -70,7 +77,7 @@ func decodeDeltaRequest(b []byte) (deltaRequest, error) {
 	if len(b) != deltaRequestSize || b[0] != deltaVersion || be.Uint32(b[28:]) != crc32.Checksum(b[:28], castagnoli) {
 		return deltaRequest{}, fmt.Errorf("%w: request of %d bytes", errDelta, len(b))
 	}
-	r := deltaRequest{chunks: b[1], session: be.Uint64(b[4:]), from: int64(be.Uint64(b[12:])), to: int64(be.Uint64(b[20:]))}
+	r := deltaRequest{chunks: b[1], kib: be.Uint16(b[2:]), session: be.Uint64(b[4:]), from: int64(be.Uint64(b[12:])), to: int64(be.Uint64(b[20:]))}
 	if r.from < 0 || r.to <= r.from || r.chunks == 0 || r.chunks > maxWindow {
 		return deltaRequest{}, fmt.Errorf("%w: %d chunks of [%d, %d)", errDelta, r.chunks, r.from, r.to)
 	}
@@ -83,6 +90,9 @@ func (c *deltaChunk) encode() []byte {
 	b = append(b, chunkVersion, byte(c.status), 0, 0)
 	if c.last {
 		b[2] = 1
+	}
+	if c.spare {
+		b[3] = 1
 	}
 	b = be.AppendUint64(b, c.session)
 	b = be.AppendUint64(b, uint64(c.from))
@@ -104,11 +114,11 @@ func decodeDeltaChunk(b []byte) (deltaChunk, error) {
 		return deltaChunk{}, fmt.Errorf("%w: chunk CRC", errDelta)
 	}
 	c := deltaChunk{
-		status: chunkStatus(b[1]), last: b[2] == 1, session: be.Uint64(b[4:]),
+		status: chunkStatus(b[1]), last: b[2] == 1, spare: b[3] == 1, session: be.Uint64(b[4:]),
 		from: int64(be.Uint64(b[12:])), start: int64(be.Uint64(b[20:])),
 		end: int64(be.Uint64(b[28:])), holes: int64(be.Uint64(b[36:])), horizon: int64(be.Uint64(b[44:])), batches: b[deltaChunkHeader:],
 	}
-	if c.status < chunkOK || c.status > chunkUnavailable || c.from < 0 || c.start < 0 || c.holes < 0 || c.horizon < 0 ||
+	if c.status < chunkOK || c.status > chunkThrottled || c.from < 0 || c.start < 0 || c.holes < 0 || c.horizon < 0 ||
 		(c.status == chunkOK) != (c.end > c.from) || c.status != chunkOK && len(c.batches) > 0 {
 		return deltaChunk{}, fmt.Errorf("%w: chunk status %d with %d bytes", errDelta, c.status, len(c.batches))
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/segment"
+	"github.com/chronik-go/chronik/internal/throttle"
 	"github.com/chronik-go/chronik/internal/vfs"
 	"github.com/chronik-go/chronik/internal/wal"
 )
@@ -69,7 +70,9 @@ type ManagerConfig struct {
 	FreeReserve func() bool
 	// OnFatal is told that a disk has failed a partition: the node must stop. It must not block.
 	OnFatal func(error)
-	Limits  Limits
+	// Throttle bounds what replicas that catch up are sent, and what this node's receive; nil: only Limits do.
+	Throttle *throttle.Replication
+	Limits   Limits
 }
 
 // Manager owns all topic partitions of a node. Its step does their background work, one piece at a time: flushing and
@@ -80,7 +83,7 @@ type Manager struct {
 	session  atomic.Uint64
 	// inflating holds one token for each batch being decompressed.
 	inflating chan struct{}
-	rate      rate
+	rate      *throttle.Limit // of everything that this node sends to replicas that catch up
 	stats     stats
 
 	byNameMu sync.RWMutex
@@ -135,7 +138,7 @@ func NewManager(cfg ManagerConfig) (*Manager, error) {
 		slots:     cfg.Limits.Staging,
 	}
 	m.cond.L = &m.mu
-	m.rate.init(cfg.Limits.DeltaBytesPerSecond, cfg.Clock.Now())
+	m.rate = throttle.NewLimit(func() int64 { return cfg.Limits.DeltaBytesPerSecond })
 	m.maintainAt = cfg.Clock.Now().Add(cfg.Limits.MaintenanceInterval)
 	m.proveAt = cfg.Clock.Now().Add(cfg.Limits.ProofInterval)
 	return m, nil

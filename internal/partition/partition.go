@@ -81,9 +81,11 @@ type Partition struct {
 	mending *mending // inbox and session; the rest is the step's
 	stage   *staging
 	serveQ  []deltaRequest
-	senders []deltaCursor
-	staged  *stagedGen
-	retired []retired // replaced or abandoned generations to close and remove
+	// serveArmed: a timer is set for requests that wait for a budget.
+	serveArmed bool
+	senders    []deltaCursor
+	staged     *stagedGen
+	retired    []retired // replaced or abandoned generations to close and remove
 
 	// Apply's own.
 	scratch  []applied

@@ -2,7 +2,6 @@ package partition
 
 import (
 	"path/filepath"
-	"sync"
 	"time"
 )
 
@@ -309,36 +308,4 @@ func (m *Manager) Close() error {
 		}
 	}
 	return nil
-}
-
-// rate is a token bucket in bytes, one second deep. It goes into debt, so that a chunk of any size passes.
-type rate struct {
-	mu        sync.Mutex
-	perSecond float64
-	tokens    float64
-	at        time.Time
-}
-
-func (r *rate) init(perSecond int64, now time.Time) {
-	r.perSecond, r.tokens, r.at = float64(perSecond), float64(perSecond), now
-}
-
-// wait returns how long to wait before the next spend, 0 to go on.
-func (r *rate) wait(now time.Time) time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if d := now.Sub(r.at); d > 0 {
-		r.tokens = min(r.perSecond, r.tokens+d.Seconds()*r.perSecond)
-		r.at = now
-	}
-	if r.tokens > 0 {
-		return 0
-	}
-	return max(time.Millisecond, time.Duration(-r.tokens/r.perSecond*float64(time.Second)))
-}
-
-func (r *rate) spend(n int) {
-	r.mu.Lock()
-	r.tokens -= float64(n)
-	r.mu.Unlock()
 }

@@ -72,39 +72,44 @@ func (p *Partition) enqueueServe(r deltaRequest) bool {
 	return true
 }
 
-// stepServe sends one chunk, if the node's rate allows, and says whether there is more to send.
+// stepServe sends one chunk, if the node's rates allow, and says whether there is more to send.
 func (p *Partition) stepServe() (again task) {
-	p.stageMu.Lock()
-	if len(p.serveQ) == 0 {
-		p.stageMu.Unlock()
+	now := p.m.cfg.Clock.Now()
+	if wait := p.m.rate.Wait(now); wait > 0 {
+		p.serveLater(wait)
 		return 0
 	}
-	r := p.serveQ[0]
-	p.stageMu.Unlock()
-
-	if wait := p.m.rate.wait(p.m.cfg.Clock.Now()); wait > 0 {
-		p.m.later(wait, func() { p.m.enqueue(p, taskServe) })
+	r, wait := p.nextServe(now)
+	if r == nil {
+		if wait > 0 {
+			p.serveLater(wait)
+		}
 		return 0
 	}
-	c, next := p.readChunk(&r)
+	throttled := p.throttles(r)
+	c, next := p.readChunk(r, throttled)
+	c.spare = r.peer.Spare
 	body := c.encode()
-	p.m.rate.spend(len(body))
+	p.m.rate.Spend(len(body))
+	if throttled {
+		p.m.cfg.Throttle.Leader.Spend(len(body))
+	}
 	r.peer.Send(transport.KindDeltaChunk, body)
 
 	p.stageMu.Lock()
 	defer p.stageMu.Unlock()
 	p.noteCursor(r.peer.Replica, next)
-	if len(p.serveQ) == 0 || p.serveQ[0].peer.Replica != r.peer.Replica {
-		return 0
-	}
-	if q := &p.serveQ[0]; q.session == r.session && q.from == r.from && q.chunks == r.chunks {
-		// Not replaced meanwhile: go on, or end it.
-		head := *q
-		p.serveQ = append(p.serveQ[:0], p.serveQ[1:]...)
-		if !c.last {
-			head.from, head.chunks = next, head.chunks-1
-			p.serveQ = append(p.serveQ, head) // behind the other followers
+	for i := range p.serveQ {
+		q := p.serveQ[i]
+		if q.peer.Replica != r.peer.Replica || q.session != r.session || q.from != r.from || q.chunks != r.chunks {
+			continue // another, or replaced meanwhile
 		}
+		p.serveQ = append(p.serveQ[:i], p.serveQ[i+1:]...)
+		if !c.last {
+			q.from, q.chunks = next, q.chunks-1
+			p.serveQ = append(p.serveQ, q) // behind the other followers
+		}
+		break
 	}
 	if len(p.serveQ) > 0 {
 		return taskServe
@@ -112,9 +117,70 @@ func (p *Partition) stepServe() (again task) {
 	return 0
 }
 
+// throttles says whether what a request is sent counts against leader.replication.throttled.rate.
+func (p *Partition) throttles(r *deltaRequest) bool {
+	return r.peer.Spare && p.m.cfg.Throttle.Sends(p.topic, p.index)
+}
+
+// nextServe returns the first request that may be served now, nil if there is none; wait is then how long those that are throttled
+// have to. They are told so: a follower that hears nothing looks for another leader to ask.
+func (p *Partition) nextServe(now time.Time) (next *deltaRequest, wait time.Duration) {
+	p.stageMu.Lock()
+	var tell []deltaRequest
+	for i := range p.serveQ {
+		q := &p.serveQ[i]
+		if p.throttles(q) {
+			if w := p.m.cfg.Throttle.Leader.Wait(now); w > 0 {
+				if wait == 0 || w < wait {
+					wait = w
+				}
+				if !q.told {
+					q.told = true
+					p.noteCursor(q.peer.Replica, q.from)
+					tell = append(tell, *q)
+				}
+				continue
+			}
+		}
+		r := *q
+		next = &r
+		break
+	}
+	p.stageMu.Unlock()
+	for _, q := range tell {
+		c := deltaChunk{status: chunkThrottled, spare: true, session: q.session, from: q.from, start: p.logStart.Load()}
+		q.peer.Send(transport.KindDeltaChunk, c.encode())
+	}
+	return next, wait
+}
+
+// serveLater sees to it that requests which wait for a budget are looked at again.
+func (p *Partition) serveLater(wait time.Duration) {
+	p.stageMu.Lock()
+	armed := p.serveArmed
+	p.serveArmed = true
+	p.stageMu.Unlock()
+	if armed {
+		return
+	}
+	p.m.later(wait, func() {
+		p.stageMu.Lock()
+		p.serveArmed = false
+		p.stageMu.Unlock()
+		p.m.enqueue(p, taskServe)
+	})
+}
+
 // readChunk reads what a request asks for next. Any replica may answer with what it knows to be committed.
-func (p *Partition) readChunk(r *deltaRequest) (c deltaChunk, next int64) {
+func (p *Partition) readChunk(r *deltaRequest, throttled bool) (c deltaChunk, next int64) {
 	var err error
+	size := p.m.cfg.Limits.DeltaChunkBytes
+	if r.kib > 0 {
+		size = min(size, int(r.kib)<<10)
+	}
+	if throttled {
+		size = p.m.cfg.Throttle.Leader.Piece(size)
+	}
 	c = deltaChunk{status: chunkUnavailable, last: true, session: r.session, from: r.from, start: p.logStart.Load()}
 	to := min(r.to, p.hw.Load())
 	switch {
@@ -125,7 +191,7 @@ func (p *Partition) readChunk(r *deltaRequest) (c deltaChunk, next int64) {
 		return c, r.from
 	}
 	next = r.from
-	c.batches, err = p.readBatches(r.from, to, p.m.cfg.Limits.DeltaChunkBytes, nil)
+	c.batches, err = p.readBatches(r.from, to, size, nil)
 	if err == nil {
 		next, err = batchesEnd(c.batches)
 	}

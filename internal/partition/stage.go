@@ -3,6 +3,7 @@ package partition
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -48,7 +49,9 @@ type staging struct {
 	next     int64        // first offset not fetched
 	waiting  bool         // a request is out
 	retryAt  time.Time
-	lastNews time.Time // of progress
+	lastNews time.Time // of progress, or that there is none for the sake of a throttle
+	spare    bool      // the leader commits without this replica: it may be throttled, and needs no slot
+	heldTil  time.Time // this node's own throttle is looked at again
 }
 
 // stagedGen is a generation that is complete and durable and waits for Install.
@@ -165,7 +168,7 @@ func (p *Partition) admitted(s *staging, now time.Time) bool {
 		p.m.later(stagedLife-now.Sub(old.at), func() { p.m.enqueue(p, taskStage) })
 		return false
 	}
-	if has {
+	if has || s.spare && p.throttled() {
 		return true
 	}
 	if !p.m.takeSlot(p) {
@@ -198,11 +201,12 @@ func (p *Partition) advance(s *staging, now time.Time) (again task, err error) {
 	rest := len(s.inbox)
 	p.stageMu.Unlock()
 	if got {
+		p.isSpare(s, c.spare)
 		progress, err := p.takeChunk(s, &c)
 		if err != nil {
 			return 0, err
 		}
-		if progress {
+		if progress || c.status == chunkThrottled {
 			s.lastNews = now
 		}
 		if c.last && c.status != chunkUnavailable {
@@ -214,6 +218,8 @@ func (p *Partition) advance(s *staging, now time.Time) (again task, err error) {
 		return 0, p.completeStaging(s)
 	case rest > 0 || !s.begun:
 		return taskStage, nil
+	case (!s.waiting || !now.Before(s.retryAt)) && p.heldBack(s, now):
+		s.lastNews = now // what this node waits for is not the leader's fault
 	case now.Sub(s.lastNews) >= p.m.cfg.Limits.StageTimeout:
 		return 0, fmt.Errorf("%w: stuck at offset %d of %d", errNoProgress, s.next, s.target.end)
 	case !s.waiting || !now.Before(s.retryAt):
@@ -222,10 +228,48 @@ func (p *Partition) advance(s *staging, now time.Time) (again task, err error) {
 	return 0, nil
 }
 
-// request asks for the next window, and again when nothing comes of it.
+// throttled says whether what this replica receives counts against follower.replication.throttled.rate, if it may be throttled.
+func (p *Partition) throttled() bool {
+	return p.m.cfg.Throttle.Receives(p.topic, p.index, p.m.cfg.Throttle.Self())
+}
+
+// isSpare takes in what the leader says of this replica. One that is throttled gives its slot to others, for however long it takes.
+func (p *Partition) isSpare(s *staging, spare bool) {
+	s.spare = spare
+	if !spare || !p.throttled() {
+		return
+	}
+	p.stageMu.Lock()
+	slot := s.slot
+	s.slot = false
+	p.stageMu.Unlock()
+	if slot {
+		p.m.releaseSlot()
+	}
+}
+
+// heldBack says whether this node's throttle does not let it ask for more now, and sees to it that it is looked at again.
+func (p *Partition) heldBack(s *staging, now time.Time) bool {
+	if !s.spare || !p.throttled() {
+		return false
+	}
+	wait := p.m.cfg.Throttle.Follower.Wait(now)
+	if wait > 0 && !now.Before(s.heldTil) {
+		s.heldTil = now.Add(wait)
+		p.m.later(wait, func() { p.m.enqueue(p, taskStage) })
+	}
+	return wait > 0
+}
+
+// request asks for the next window, and again when nothing comes of it. A replica that may be throttled asks for one chunk at a
+// time, and so does one that has yet to hear from the leader whether it may.
 func (p *Partition) request(s *staging, now time.Time) {
 	s.waiting, s.retryAt = true, now.Add(chunkRetry)
 	r := deltaRequest{chunks: window, session: s.session, from: s.next, to: s.target.end}
+	if p.throttled() {
+		r.chunks = 1
+		r.kib = uint16(max(1, min(p.m.cfg.Throttle.Follower.Piece(p.m.cfg.Limits.DeltaChunkBytes)>>10, math.MaxUint16)))
+	}
 	s.source.Send(transport.KindDeltaRequest, r.encode())
 	p.m.later(chunkRetry, func() { p.m.enqueue(p, taskStage) })
 }
@@ -304,7 +348,7 @@ func (p *Partition) stageError(op string, err error) error {
 // takeChunk checks and appends a chunk. What is not the next one is dropped: it comes again.
 func (p *Partition) takeChunk(s *staging, c *deltaChunk) (progress bool, err error) {
 	switch {
-	case c.status == chunkUnavailable:
+	case c.status == chunkUnavailable || c.status == chunkThrottled:
 		return false, nil
 	case c.status == chunkBelowStart:
 		if c.start <= s.next {
@@ -318,6 +362,9 @@ func (p *Partition) takeChunk(s *staging, c *deltaChunk) (progress bool, err err
 	first, err := checkChunk(c)
 	if err != nil || c.end > s.target.end {
 		return false, fmt.Errorf("%w: batches from %d to %d for [%d, %d): %w", errDelta, first, c.end, c.from, s.target.end, err)
+	}
+	if s.spare && p.throttled() {
+		p.m.cfg.Throttle.Follower.Spend(len(c.batches) + deltaChunkHeader)
 	}
 	if p.outdated(s, c) {
 		return false, nil

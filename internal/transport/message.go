@@ -24,6 +24,8 @@ const (
 	KindFitness
 	// KindProof carries sums of the applied log between a group's leader and its followers (partition).
 	KindProof
+	// KindAllowance asks a learner what it may be sent, and answers (multiraft).
+	KindAllowance
 )
 
 // Envelope is one message between two replicas of a group, or between two nodes (Group 0).
