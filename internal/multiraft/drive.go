@@ -332,8 +332,11 @@ func (r *Replica) send(m raftpb.Message) {
 		r.unreachable(m.To, m.Type == raftpb.MsgSnap)
 		return
 	}
-	if r.holds(&m, node) {
+	send, whole := r.fit(&m, node)
+	if !whole {
 		r.unreachable(m.To, false)
+	}
+	if !send {
 		return
 	}
 	r.svc.cfg.Sender.Send(node, transport.Envelope{Kind: transport.KindRaft, Group: r.group, From: r.id, To: m.To, Raft: m})

@@ -14,7 +14,7 @@ import (
 // What replicas that catch up may cost is bounded by replication throttles (KIP-73, package throttle). Most of it is the state
 // machine's (a delta); this file is about the entries of the log that follow.
 //
-// Only learners are throttled: nothing that is acknowledged waits for them. An append that the leader's budget does not allow is
+// Only learners are throttled: nothing that is acknowledged waits for them. What of an append the leader's budget does not allow is
 // not sent, and raft is told that it was lost, so that it tries again with the follower's next word. For the receiver's budget,
 // which senders on many nodes share, the leader asks: the learner takes the bytes out of its budget and sends an allowance, once
 // there is room. Appends to voters pass in any case, from the moment at which the leader has made them voters.
@@ -47,37 +47,52 @@ func allowanceBody(word byte, bytes int64) []byte {
 	return binary.BigEndian.AppendUint64([]byte{word}, uint64(bytes))
 }
 
-// holds says whether an append is to stay here, for now. What passes is taken out of the budgets.
-func (r *Replica) holds(m *raftpb.Message, node int32) bool {
+// fit cuts an append down to what the budgets allow now, and takes that out of them. What is left may be nothing at all: then
+// send is false. whole says that nothing was cut off.
+func (r *Replica) fit(m *raftpb.Message, node int32) (send, whole bool) {
 	t := r.svc.cfg.Throttle
 	if t == nil || m.Type != raftpb.MsgApp || len(m.Entries) == 0 {
-		return false
+		return true, true
 	}
 	if cs := r.confs.last(); !slices.Contains(cs.Learners, m.To) {
-		return false
+		return true, true
 	}
 	sends, receives := t.Sends(r.topic, r.partition), t.Receives(r.topic, r.partition, node)
-	size := entryBytes(m.Entries)
 	if sends && t.Leader.Wait(r.svc.cfg.Clock.Now()) > 0 {
-		return true
+		return false, false
 	}
+	most := r.svc.cfg.MaxEntryBytes
+	if sends {
+		most = t.Leader.Piece(most)
+	}
+	a := r.allowances[m.To]
 	if receives {
-		a := r.allowances[m.To]
 		if a.left <= 0 {
 			if r.tickCount >= a.til {
 				a.til = r.tickCount + askPatience
-				r.peer(m.To, node).Send(transport.KindAllowance, allowanceBody(askWord, max(1, min(size-a.left, maxAllowance))))
+				r.allow(m.To, a)
+				ask := min(int64(most), entryBytes(m.Entries)) - a.left
+				r.peer(m.To, node).Send(transport.KindAllowance, allowanceBody(askWord, max(1, min(ask, maxAllowance))))
 			}
-			r.allow(m.To, a)
-			return true
+			return false, false
 		}
-		a.left -= size
+		most = int(min(int64(most), a.left))
+	}
+	n, size := 0, 0
+	for n < len(m.Entries) && (n == 0 || size+len(m.Entries[n].Data) <= most) {
+		size += len(m.Entries[n].Data)
+		n++
+	}
+	whole = n == len(m.Entries)
+	m.Entries = m.Entries[:n:n]
+	if receives {
+		a.left -= int64(size)
 		r.allow(m.To, a)
 	}
 	if sends {
-		t.Leader.Spend(int(size))
+		t.Leader.Spend(size)
 	}
-	return false
+	return true, whole
 }
 
 func (r *Replica) allow(to uint64, a allowance) {
@@ -121,6 +136,7 @@ func (r *Replica) grant() {
 		if t.Follower.Wait(r.svc.cfg.Clock.Now()) > 0 {
 			return
 		}
+		r.asked.bytes = int64(t.Follower.Piece(int(r.asked.bytes)))
 		t.Follower.Spend(int(r.asked.bytes))
 	}
 	r.asked.by.Send(transport.KindAllowance, allowanceBody(grantWord, r.asked.bytes))
@@ -138,18 +154,24 @@ func (r *Replica) goOn(to uint64) {
 	}
 }
 
-// spare says whether the group, as its leader sees it, commits without a replica: then nothing that is acknowledged waits for it.
+// spare says whether nothing that is acknowledged waits for a replica, as the group's leader sees it: it does not vote, or the group
+// commits without it.
 func (r *Replica) spare(id uint64) bool {
 	if !r.view.Load().isLeader {
 		return false
 	}
+	cs := r.confs.last()
+	if slices.Contains(cs.Learners, id) {
+		return true
+	}
+	last, _ := r.store.LastIndex()
 	up := map[uint64]bool{r.id: true}
 	r.rn.WithProgress(func(x uint64, _ raft.ProgressType, pr raftProgress) {
-		if x != id && pr.RecentActive && pr.State == tracker.StateReplicate {
+		// Raft forgets now and then who is active; who has everything need not be, until there is more.
+		if x != id && pr.State == tracker.StateReplicate && (pr.RecentActive || pr.Match >= last) {
 			up[x] = true
 		}
 	})
-	cs := r.confs.last()
 	for _, voters := range [][]uint64{cs.Voters, cs.VotersOutgoing} {
 		n := 0
 		for _, v := range voters {

@@ -203,7 +203,7 @@ func (c *Core) openPartitions() (err error) {
 		Host:   partition.NewHost(c.groups, e.WAL),
 		Files:  segment.NewFiles(e.FS, c.cfg.Limits.MaxOpenFiles), Configs: c.configs.topic, Writable: c.space.writable, FreeReserve: c.space.reserve.release,
 		Throttle: c.throttle,
-		OnFatal: func(err error) { e.Fail(fmt.Errorf("a disk failed: %w", err)) },
+		OnFatal:  func(err error) { e.Fail(fmt.Errorf("a disk failed: %w", err)) },
 	}))
 	if err != nil {
 		return err
