@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/chronik-go/chronik/internal/config"
 )
 
 // maxLine bounds a line of input.
@@ -65,7 +68,7 @@ func (p *producing) clientOptions() ([]kgo.Opt, error) {
 		return nil, errors.New("--whole needs files: --file names them")
 	}
 	opts := []kgo.Opt{kgo.ProducerBatchCompression(codec), kgo.RecordDeliveryTimeout(max(p.timeout, time.Second)), kgo.AllowAutoTopicCreation(),
-		kgo.ProducerBatchMaxBytes(maxLine), kgo.MaxBufferedBytes(64 << 20)}
+		kgo.MaxBufferedBytes(64 << 20)}
 	if p.partition >= 0 {
 		opts = append(opts, kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	}
@@ -81,7 +84,11 @@ func (p *producing) run(cmd *cobra.Command) error {
 	if err != nil {
 		return err
 	}
-	s, ctx, done, err := p.open(cmd, true, opts...)
+	limit, err := p.batchBytes(cmd)
+	if err != nil {
+		return err
+	}
+	s, ctx, done, err := p.open(cmd, true, append(opts, kgo.ProducerBatchMaxBytes(limit))...)
 	if err != nil {
 		return err
 	}
@@ -102,6 +109,28 @@ func (p *producing) run(cmd *cobra.Command) error {
 	}
 	fmt.Fprintf(s.errs, "%d records, %d bytes acknowledged in %v\n", w.acked.Load(), w.bytes.Load(), time.Since(began).Round(time.Millisecond))
 	return errors.Join(err, w.failure())
+}
+
+// batchBytes asks for the largest batch that the topic takes: larger ones would be refused, though the records in them are small.
+func (p *producing) batchBytes(cmd *cobra.Command) (int32, error) {
+	s, ctx, done, err := p.open(cmd, false)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	limit := int64(config.DefaultMaxMessageBytes) // of a topic that is yet to be made
+	all, err := s.admin.DescribeTopicConfigs(ctx, p.topic)
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range all {
+		for _, c := range t.Configs {
+			if n, err := strconv.ParseInt(c.MaybeValue(), 10, 32); c.Key == "max.message.bytes" && err == nil {
+				limit = n
+			}
+		}
+	}
+	return int32(max(1024, min(limit, maxLine))), nil // the client takes no less
 }
 
 func (p *producing) recordHeaders() ([]kgo.RecordHeader, error) {

@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,13 +12,14 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 func reassignCommand() *cobra.Command {
 	o := &options{}
 	cmd := connected(&cobra.Command{Use: "reassign", Short: "Move partitions between nodes",
-		Long: "Move partitions between nodes: plan prints a plan, start carries one out, status shows what is under way, cancel goes back."}, o)
-	cmd.AddCommand(reassignPlan(o), reassignStart(o), reassignStatus(o), reassignCancel(o))
+		Long: "Move partitions between nodes: plan prints a plan, start carries one out, status shows what is under way, throttle bounds what it costs, cancel goes back."}, o)
+	cmd.AddCommand(reassignPlan(o), reassignStart(o), reassignStatus(o), reassignThrottle(o), reassignCancel(o))
 	return cmd
 }
 
@@ -162,6 +164,7 @@ func reassignStart(o *options) *cobra.Command {
 	var file, topic string
 	var partition int32
 	var replicas []int32
+	var throttle string
 	var wait bool
 	cmd := &cobra.Command{Use: "start (--plan FILE | --topic T --partition P --replicas 1,2,3)", Short: "Begin to move partitions", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -180,6 +183,19 @@ func reassignStart(o *options) *cobra.Command {
 				req.Assign(e.Topic, e.Partition, e.Replicas)
 				set.Add(e.Topic, e.Partition)
 			}
+			if throttle != "" {
+				rate, err := parseRate(throttle)
+				if err != nil {
+					return err
+				}
+				rows, err := s.moves(ctx, p)
+				if err != nil {
+					return err
+				}
+				if err := s.throttle(ctx, rows, rate); err != nil {
+					return err
+				}
+			}
 			if err := s.reassign(ctx, req); err != nil {
 				return err
 			}
@@ -187,14 +203,18 @@ func reassignStart(o *options) *cobra.Command {
 			if !wait {
 				return nil
 			}
-			return s.awaitReassigned(ctx, set)
+			if err := s.awaitReassigned(ctx, set); err != nil || throttle == "" {
+				return err
+			}
+			return s.unthrottle(ctx)
 		}}
 	f := cmd.Flags()
 	f.StringVar(&file, "plan", "", "a plan's file, as plan prints it; - is standard input")
 	f.StringVar(&topic, "topic", "", "the topic, without a plan")
 	f.Int32Var(&partition, "partition", 0, "its partition")
 	f.Int32SliceVar(&replicas, "replicas", nil, "the nodes that are to hold it, the preferred leader first")
-	f.BoolVar(&wait, "wait", false, "wait until all have moved, and show the progress")
+	f.BoolVar(&wait, "wait", false, "wait until all have moved, and show the progress; a throttle is taken away then")
+	f.StringVar(&throttle, "throttle", "", "the most bytes a second that each node sends and receives for the move: 500000, 10MiB")
 	cmd.MarkFlagsMutuallyExclusive("plan", "topic")
 	cmd.MarkFlagsOneRequired("plan", "topic")
 	cmd.MarkFlagsRequiredTogether("topic", "replicas")
@@ -242,56 +262,156 @@ type movingRow struct {
 	Replicas  []int32 `json:"replicas"`
 	Adding    []int32 `json:"adding"`
 	Removing  []int32 `json:"removing"`
+	// Copied and Bytes are what the new replicas have, and what they are to have; -1: not known.
+	Copied int64 `json:"copied_bytes"`
+	Bytes  int64 `json:"bytes"`
 }
 
 // moving lists the reassignments under way; set nil: all.
 func (s *session) moving(ctx context.Context, set kadm.TopicsSet) ([]movingRow, error) {
-	all, err := s.admin.ListPartitionReassignments(ctx, set)
+	req := kmsg.NewPtrListPartitionReassignmentsRequest()
+	req.TimeoutMillis = int32(s.timeout / time.Millisecond)
+	for _, t := range set.Sorted() { // none: all of them
+		r := kmsg.NewListPartitionReassignmentsRequestTopic()
+		r.Topic, r.Partitions = t.Topic, t.Partitions
+		req.Topics = append(req.Topics, r)
+	}
+	resp, err := req.RequestWith(ctx, s.client)
+	if err == nil {
+		err = answer(resp.ErrorCode, resp.ErrorMessage)
+	}
 	if err != nil {
 		return nil, err
 	}
 	rows := []movingRow{}
-	for _, r := range all.Sorted() {
-		rows = append(rows, movingRow{r.Topic, r.Partition, orEmpty(r.Replicas), orEmpty(r.AddingReplicas), orEmpty(r.RemovingReplicas)})
+	for _, t := range resp.Topics {
+		for _, p := range t.Partitions {
+			rows = append(rows, movingRow{t.Topic, p.Partition, orEmpty(p.Replicas), orEmpty(p.AddingReplicas), orEmpty(p.RemovingReplicas), -1, -1})
+		}
+	}
+	slices.SortFunc(rows, func(a, b movingRow) int {
+		return cmp.Or(cmp.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition))
+	})
+	return rows, nil
+}
+
+// moves says what a plan moves, as moving would once it is under way.
+func (s *session) moves(ctx context.Context, p plan) ([]movingRow, error) {
+	var rows []movingRow
+	for _, e := range p.Partitions {
+		topics, err := s.admin.ListTopicsWithInternal(ctx, e.Topic)
+		if err != nil {
+			return nil, err
+		}
+		t := topics[e.Topic]
+		if t.Err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Topic, t.Err)
+		}
+		now, ok := t.Partitions[e.Partition]
+		if !ok {
+			return nil, fmt.Errorf("%s has no partition %d", e.Topic, e.Partition)
+		}
+		row := movingRow{Topic: e.Topic, Partition: e.Partition, Replicas: slices.Clone(now.Replicas)}
+		for _, id := range e.Replicas {
+			if !slices.Contains(now.Replicas, id) {
+				row.Adding = append(row.Adding, id)
+			}
+		}
+		row.Replicas = append(row.Replicas, row.Adding...)
+		rows = append(rows, row)
 	}
 	return rows, nil
 }
 
+// measure adds how far rows have come. Who does not answer is left out.
+func (s *session) measure(ctx context.Context, rows []movingRow) {
+	var set kadm.TopicsSet
+	for _, r := range rows {
+		set.Add(r.Topic, r.Partition)
+	}
+	dirs, err := s.admin.DescribeAllLogDirs(ctx, set)
+	if err != nil && len(dirs) == 0 {
+		return
+	}
+	for i := range rows {
+		r := &rows[i]
+		var copied, whole int64
+		dirs.Each(func(d kadm.DescribedLogDir) {
+			d.Topics.Each(func(p kadm.DescribedLogDirPartition) {
+				switch {
+				case p.Topic != r.Topic || p.Partition != r.Partition:
+				case slices.Contains(r.Adding, p.Broker):
+					copied += p.Size
+				default:
+					whole = max(whole, p.Size)
+				}
+			})
+		})
+		// Compaction, retention and segments that roll elsewhere make replicas of the same records differ a little.
+		r.Bytes = whole * int64(len(r.Adding))
+		r.Copied = min(copied, r.Bytes)
+	}
+}
+
+func (r movingRow) progress() string {
+	switch {
+	case r.Bytes < 0:
+		return "-"
+	case r.Bytes == 0:
+		return "100%"
+	}
+	return fmt.Sprintf("%d%% of %s", r.Copied*100/r.Bytes, size(r.Bytes))
+}
+
 func reassignStatus(o *options) *cobra.Command {
-	return &cobra.Command{Use: "status", Short: "Show the partitions that are moving", Args: cobra.NoArgs,
+	return &cobra.Command{Use: "status", Short: "Show the partitions that are moving, and how far they are", Args: cobra.NoArgs,
 		RunE: o.run(func(ctx context.Context, s *session, _ []string) error {
 			rows, err := s.moving(ctx, nil)
 			if err != nil {
 				return err
 			}
+			if len(rows) > 0 {
+				s.measure(ctx, rows)
+			}
 			return s.print(rows, func() {
 				var lines [][]string
 				for _, r := range rows {
-					lines = append(lines, []string{r.Topic, fmt.Sprint(r.Partition), list(r.Replicas), list(r.Adding), list(r.Removing)})
+					lines = append(lines, []string{r.Topic, fmt.Sprint(r.Partition), list(r.Replicas), list(r.Adding), list(r.Removing), r.progress()})
 				}
-				s.table("TOPIC PARTITION REPLICAS ADDING REMOVING", lines)
+				s.table("TOPIC PARTITION REPLICAS ADDING REMOVING COPIED", lines)
 			})
 		})}
 }
 
-// awaitReassigned waits until none of set moves any more, and says how many do.
+// awaitReassigned waits until none of set moves any more, and says how far they are.
 func (s *session) awaitReassigned(ctx context.Context, set kadm.TopicsSet) error {
-	left := -1
+	said := ""
 	for {
 		rows, err := s.moving(ctx, set)
 		if err != nil {
 			return err
 		}
-		if len(rows) != left {
-			left = len(rows)
-			fmt.Fprintf(s.errs, "%d still moving\n", left)
+		if len(rows) > 0 {
+			s.measure(ctx, rows)
 		}
-		if left == 0 {
+		var copied, bytes int64
+		for _, r := range rows {
+			copied, bytes = copied+max(0, r.Copied), bytes+max(0, r.Bytes)
+		}
+		say := fmt.Sprintf("%d still moving", len(rows))
+		if bytes > 0 {
+			say += fmt.Sprintf(", %d%% of %s copied", copied*100/bytes, size(bytes))
+		}
+		if say != said {
+			said = say
+			fmt.Fprintln(s.errs, say)
+		}
+		if len(rows) == 0 {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%d partitions still move; they go on without this command (chronik reassign status)", left)
+			return fmt.Errorf("%d partitions still move; they go on without this command (chronik reassign status)", len(rows))
 		case <-time.After(500 * time.Millisecond):
 		}
 	}

@@ -20,6 +20,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -146,6 +147,27 @@ func refusal(err error, message string) error {
 		return err
 	}
 	return fmt.Errorf("%w: %s", err, message)
+}
+
+// answer is refusal of an error code and the message beside it.
+func answer(code int16, message *string) error {
+	if message == nil {
+		return kerr.ErrorForCode(code)
+	}
+	return refusal(kerr.ErrorForCode(code), *message)
+}
+
+// size writes bytes for people.
+func size(n int64) string {
+	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	f, i := float64(n), 0
+	for f >= 1024 && i < len(units)-1 {
+		f, i = f/1024, i+1
+	}
+	if i == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %s", f, units[i])
 }
 
 // list joins numbers for a table.
