@@ -52,6 +52,7 @@ type proc struct {
 	core    *nodepkg.Core
 	actors  []*actor
 	tasks   []*task
+	timers  *machineTimer           // armed
 	held    []func()                // callbacks while frozen
 	later   []unit                  // what was about to run when it was frozen
 	views   map[uint64]*replicaView // by replica
@@ -361,6 +362,7 @@ func (n *node) drop() {
 		p.collect()
 		p.dead = true
 		n.proc = nil
+		p.endTimers()
 		n.fs.SetHook(nil)
 		n.w.kill(p)
 		n.w.links.ended(p)

@@ -14,6 +14,9 @@ import (
 // minAcked is how many batches every run must have acknowledged to count.
 const minAcked = 50
 
+// memoryOfARun is from how much on garbage is collected as often as that takes.
+const memoryOfARun = 384 << 20
+
 // Options say how to run a seed.
 type Options struct {
 	Seed uint64
@@ -84,6 +87,7 @@ func Run(o Options) (res Result) {
 	defer seedRandom(o.Seed)()
 	// What is alive is little, a few megabytes: collecting what is not less often is quicker.
 	defer debug.SetGCPercent(debug.SetGCPercent(1000))
+	defer debug.SetMemoryLimit(debug.SetMemoryLimit(memoryOfARun))
 	w := newWorld(o)
 	defer func() {
 		if p := recover(); p != nil {

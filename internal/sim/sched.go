@@ -318,9 +318,8 @@ func (c machineClock) Now() time.Time { return c.p.node.time() }
 
 // AfterFunc implements clock.Clock. A frozen process runs its callbacks once it goes on.
 func (c machineClock) AfterFunc(d time.Duration, f func()) clock.Timer {
-	n := c.p.node
-	t := &machineTimer{n: n, due: n.running() + d}
-	t.t = n.w.clk.AfterFunc(n.real(d), func() { t.fire(c.p, f) })
+	t := &machineTimer{p: c.p, f: f}
+	t.arm(d)
 	return t
 }
 
@@ -334,29 +333,88 @@ func (c machineClock) Go(f func()) {
 	}
 }
 
+// machineTimer is a timer of a process. Those that are armed are in its list, so that they end with it: one that is due in an hour
+// would keep all that the process held in memory until then.
 type machineTimer struct {
-	n   *node
-	t   clock.Timer
-	due time.Duration // by the machine's clock
+	p          *proc
+	f          func()
+	t          clock.Timer   // nil: never armed
+	due        time.Duration // by the machine's clock
+	armed      bool
+	next, prev *machineTimer
+}
+
+// arm sets the timer. On a process that is over, which may still be in the middle of a step, it does nothing.
+func (t *machineTimer) arm(d time.Duration) {
+	n := t.p.node
+	t.due = n.running() + d
+	switch {
+	case t.p.dead:
+		return
+	case t.t == nil:
+		t.t = n.w.clk.AfterFunc(n.real(d), t.fire)
+	default:
+		t.t.Reset(n.real(d))
+	}
+	if t.armed {
+		return
+	}
+	t.armed = true
+	if t.next = t.p.timers; t.next != nil {
+		t.next.prev = t
+	}
+	t.p.timers = t
+}
+
+// disarm takes the timer from its process's list.
+func (t *machineTimer) disarm() (was bool) {
+	if !t.armed {
+		return false
+	}
+	if t.prev != nil {
+		t.prev.next = t.next
+	} else {
+		t.p.timers = t.next
+	}
+	if t.next != nil {
+		t.next.prev = t.prev
+	}
+	t.armed, t.next, t.prev = false, nil, nil
+	return true
 }
 
 // fire runs the callback. Where the clock has become slower since the timer was armed, it waits for the rest: when a timer goes
 // off, the clock shows no less than it was set to.
-func (t *machineTimer) fire(p *proc, f func()) {
-	if left := t.due - t.n.running(); left > 0 && !p.dead {
-		t.t.Reset(max(t.n.real(left), 1))
+func (t *machineTimer) fire() {
+	n := t.p.node
+	if left := t.due - n.running(); left > 0 {
+		t.t.Reset(max(n.real(left), 1))
 		return
 	}
-	p.callback(f)
+	t.disarm()
+	t.p.callback(t.f)
 }
 
 // Stop implements clock.Timer.
-func (t *machineTimer) Stop() bool { return t.t.Stop() }
+func (t *machineTimer) Stop() bool {
+	if !t.disarm() {
+		return false
+	}
+	return t.t.Stop()
+}
 
 // Reset implements clock.Timer.
 func (t *machineTimer) Reset(d time.Duration) bool {
-	t.due = t.n.running() + d
-	return t.t.Reset(t.n.real(d))
+	was := t.armed
+	t.arm(d)
+	return was
+}
+
+// endTimers stops what a process that is over has armed.
+func (p *proc) endTimers() {
+	for p.timers != nil {
+		p.timers.Stop()
+	}
 }
 
 // callback runs f in the process, once it is not frozen.

@@ -60,7 +60,7 @@ func (m *Mem) Crash(seed uint64) CutReport { return m.CrashWith(RandomCut(seed))
 func (m *Mem) CrashWith(cut PowerCut) CutReport {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	root, rep := m.image(cut)
+	root, rep := m.image(cut, true)
 	m.root, m.pending = root, nil
 	m.dropHandles()
 	m.stats.Crashes++
@@ -78,7 +78,7 @@ func (m *Mem) CrashCloneWith(cut PowerCut) *Mem {
 	defer m.mu.Unlock()
 	c := NewMem(cut.seed)
 	c.capacity, c.now, c.ticks = m.capacity, m.now, m.ticks
-	c.root, c.stats.Cut = m.image(cut)
+	c.root, c.stats.Cut = m.image(cut, false)
 	c.used = c.root.countPages()
 	return c
 }
@@ -101,10 +101,10 @@ func (m *Mem) dropHandles() {
 	m.used = m.root.countPages()
 }
 
-// image builds the tree that survives.
-func (m *Mem) image(cut PowerCut) (*inode, CutReport) {
+// image builds the tree that survives. last says that m's own is of no more use.
+func (m *Mem) image(cut PowerCut, last bool) (*inode, CutReport) {
 	c := imager{
-		cut: cut, rng: rand.New(rand.NewPCG(cut.seed, 0x63757421)),
+		last: last, cut: cut, rng: rand.New(rand.NewPCG(cut.seed, 0x63757421)),
 		names: make(map[*inode]map[string]*inode), done: make(map[*inode]*inode),
 	}
 	c.surviveNames(m.pending)
@@ -112,6 +112,7 @@ func (m *Mem) image(cut PowerCut) (*inode, CutReport) {
 }
 
 type imager struct {
+	last  bool // what is durable as it is need not be copied
 	cut   PowerCut
 	rng   *rand.Rand
 	rep   CutReport
@@ -171,6 +172,9 @@ func (c *imager) copyData(d *fileData) *fileData {
 	size := d.durSize
 	if truncated {
 		size = c.survivingSize(d, keep)
+	}
+	if c.last && d.settled() {
+		return d
 	}
 	if size != d.size {
 		c.rep.LengthsLost++

@@ -88,6 +88,11 @@ func (d *fileData) allocate(n int64, take func() bool) bool {
 	return true
 }
 
+// settled says that the disk holds what readers see: no outcome of a power cut differs.
+func (d *fileData) settled() bool {
+	return len(d.unsettled) == 0 && d.durSize == d.size && d.cut == d.size
+}
+
 func (d *fileData) markUnsettled(n int64) { d.unsettled[n/chunkPages] = struct{}{} }
 
 // own makes the current content of the page writable in place.
