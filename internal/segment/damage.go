@@ -31,6 +31,8 @@ type batchFile struct {
 	holes int64 // below it batches may be missing between others
 	// ahead: r reads ahead, so that a small read costs little and a large one is a copy for nothing.
 	ahead bool
+	// latest: no batch behind damage begins after this offset; 0: it may begin anywhere. A batch's offset lies before what its CRC covers.
+	latest int64
 	// check says what else is wrong with a batch that is sound in itself; may be nil.
 	check func(record.Header) error
 }
@@ -117,7 +119,7 @@ func (f *batchFile) resync(pos, next int64, buf []byte) (h record.Header, at, n 
 		if e != nil && !errors.As(e, &damaged) {
 			return false, e
 		}
-		return e == nil && h.BaseOffset >= next, nil
+		return e == nil && h.BaseOffset >= next && (f.latest == 0 || h.BaseOffset <= f.latest), nil
 	}
 	var head [record.BatchOverhead]byte
 	if f.size-pos >= record.BatchOverhead && f.read(head[:], pos) == nil {
@@ -141,7 +143,7 @@ func (f *batchFile) resync(pos, next int64, buf []byte) (h record.Header, at, n 
 			if w[i+magicAt] != record.MagicV2 { // spares an error made for every byte
 				continue
 			}
-			if c, err := record.CheckHeader(w[i:]); err != nil || c.BaseOffset < next || f.place(c, from+int64(i), -1) != nil {
+			if c, err := record.CheckHeader(w[i:]); err != nil || c.BaseOffset < next || f.latest > 0 && c.BaseOffset > f.latest || f.place(c, from+int64(i), -1) != nil {
 				continue
 			}
 			if ok, err := sound(from + int64(i)); ok || err != nil {

@@ -21,6 +21,9 @@ func (r *recovery) missing(x Lost) {
 // is none. Then what follows is missing up to the next segment, or to what is durable; the bytes stay.
 func (r *recovery) stepOver(s *segment, pos, size, next int64, why error) (at, end int64, err error) {
 	f := r.l.batchFile(s, size, r.nextBase(s))
+	if f.end < 0 {
+		f.latest = r.durable // all below it was there; what lies behind it is raft's to bring
+	}
 	h, at, _, ok, err := f.resync(pos, next, nil)
 	if err != nil {
 		return 0, 0, err

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
@@ -471,4 +472,35 @@ func FuzzRecover(f *testing.F) {
 		}
 		_ = l.Close()
 	})
+}
+
+// A batch's own offset lies before what its CRC covers. Behind damage in the active segment, whose end nobody knows, one with an offset
+// that is far off must not be taken for where the log goes on: then all that lies between would be called lost, and nobody could bring it.
+func TestWhereTheLogGoesOnBehindDamageIsNotBeyondIt(t *testing.T) {
+	o := opener{t: t, fs: vfs.NewMem(1), dir: "/data/t-0", cfg: Config{SegmentBytes: 1 << 20, IndexIntervalBytes: 300}, start: -1}
+	l := o.open()
+	all := fill(t, l, 20, 1)
+	end := l.EndOffset()
+	closeLog(t, l)
+	file, second := l.segs[0].log.path(), int64(0)
+	h, _ := record.ParseHeader(all)
+	second = int64(h.Size())
+	h2, _ := record.ParseHeader(all[second:])
+	overwrite(t, o.fs, file, 70, []byte{all[70] ^ 1})                // a record of the first batch
+	overwrite(t, o.fs, file, second+4, []byte{all[second+4] ^ 0x02}) // the offset of the second: 2^25 more
+	_ = o.fs.Remove(o.dir + "/" + pointName)                         // nothing is trusted: all is read
+	got, err := OpenDurable(NewFiles(o.fs, 64), clock.System{}, o.dir, o.cfg, -1, end, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeLog(t, got)
+	for _, x := range got.Lost() {
+		if x.To > end {
+			t.Errorf("offsets %d to %d are called lost, of a log that ends at %d", x.From, x.To, end)
+		}
+	}
+	if n := len(got.Lost()); n != 1 || got.Lost()[0].From != 0 || got.Lost()[0].To != h2.LastOffset()+1 || got.EndOffset() != end {
+		t.Errorf("lost: %+v, the log ends at %d of %d", got.Lost(), got.EndOffset(), end)
+	}
+	readAll(t, got, h2.LastOffset()+1, end, 1000)
 }

@@ -19,7 +19,14 @@ type consumerGroup struct {
 	// What is in the log.
 	generation  int32
 	generations map[int32]*generation
-	state       map[*partModel]*offsetOp // the last commit of each partition
+	state       map[*partModel]*offsetOp // the last commit of each partition, or its removal
+	next        *nextModel               // its side by the consumer protocol
+	removals    []*removal               // that were asked for, in the order begun
+	removed     map[*partModel]int       // the version of the last removal of each partition's offset
+	// holders are the members that may use a partition, by what they were told and have said since.
+	holders map[*partModel]string
+	// passing: nobody is ever a member of it.
+	passing bool
 	// ops is what members did to offsets, in the order begun; tick is their clock.
 	ops  []*offsetOp
 	tick int64
@@ -31,7 +38,11 @@ type offsetOp struct {
 	part       *partModel
 	read       bool
 	offset     int64
-	generation int32 // of the member that commits
+	generation int32  // of the member that commits
+	member     string // of a commit, empty: nobody's
+	removal    bool
+	stamp      int64     // of a commit, by its coordinator's clock
+	begun      time.Time // by the simulator's
 	call, back int64
 	unknown    bool // no answer, or one that leaves it open
 	refused    bool
@@ -45,7 +56,9 @@ type offsetOp struct {
 }
 
 func (w *world) newGroup(name string, parts []*partModel) *consumerGroup {
-	g := &consumerGroup{w: w, name: name, parts: parts, generations: map[int32]*generation{}, state: map[*partModel]*offsetOp{}}
+	g := &consumerGroup{w: w, name: name, parts: parts, generations: map[int32]*generation{}, state: map[*partModel]*offsetOp{},
+		removed: map[*partModel]int{}, holders: map[*partModel]string{}}
+	g.next = newNextModel(g)
 	w.groupLogs.groups = append(w.groupLogs.groups, g)
 	return g
 }
@@ -55,6 +68,7 @@ func (g *consumerGroup) begin(part *partModel, offset int64, generation int32, r
 	g.tick++
 	o := &offsetOp{
 		id: len(g.ops) + 1, part: part, offset: offset, generation: generation, read: read, call: g.tick, back: math.MaxInt64, unknown: true, at: -1,
+		begun: g.w.clk.Now(),
 	}
 	if read {
 		o.version = g.versions(part)
@@ -79,7 +93,7 @@ func (g *consumerGroup) versions(part *partModel) int {
 // opNamed finds a commit by the metadata it was sent with.
 func (g *consumerGroup) opNamed(metadata string) *offsetOp {
 	n, err := strconv.Atoi(metadata)
-	if err != nil || n < 1 || n > len(g.ops) || g.ops[n-1].read {
+	if err != nil || n < 1 || n > len(g.ops) || g.ops[n-1].read || g.ops[n-1].removal {
 		return nil
 	}
 	return g.ops[n-1]
@@ -105,7 +119,7 @@ func (g *consumerGroup) refuse(o *offsetOp) {
 // request was sent.
 func (g *consumerGroup) found(o *offsetOp, offset int64, metadata string) {
 	if offset < 0 {
-		if o.version > 0 {
+		if o.version > 0 && g.removed[o.part] < o.version {
 			g.w.fail("%s: no offset of %s is found, after %d commits", g.name, o.part, o.version)
 		}
 		return
@@ -138,6 +152,9 @@ func (g *consumerGroup) checkHistory() {
 			if o.read {
 				return o.seen == state.(int), state
 			}
+			if o.removal {
+				return true, 0
+			}
 			return true, o.id
 		},
 	}
@@ -163,6 +180,15 @@ func (g *consumerGroup) checkHistory() {
 // settled says whether the group has come to rest, and why not: everyone is in one generation, every partition has one owner, and all
 // that was acknowledged is consumed and committed.
 func (g *consumerGroup) settled() (why string, ok bool) {
+	if g.passing {
+		return "", true
+	}
+	if g.next.epoch > 0 {
+		if why, ok := g.next.settled(); !ok {
+			return why, false
+		}
+		return g.consumed()
+	}
 	gen := g.generations[g.generation]
 	if gen == nil {
 		return "there is no generation", false
@@ -177,6 +203,11 @@ func (g *consumerGroup) settled() (why string, ok bool) {
 	if owners != len(g.parts) || len(gen.members) != len(g.members) {
 		return strconv.Itoa(owners) + " partitions have owners, of " + strconv.Itoa(len(g.parts)), false
 	}
+	return g.consumed()
+}
+
+// consumed says whether all that was acknowledged is consumed and committed.
+func (g *consumerGroup) consumed() (why string, ok bool) {
 	for _, p := range g.parts {
 		if o := g.state[p]; p.acked > 0 && (o == nil || o.offset < p.acked) {
 			at := int64(-1)
@@ -197,7 +228,7 @@ const groupsWithin = 40 * time.Second
 func (l *groupLogs) committed() (sum int64) {
 	for _, g := range l.groups {
 		for _, p := range g.parts {
-			if o := g.state[p]; o != nil {
+			if o := g.state[p]; o != nil && !g.passing {
 				sum += o.offset
 			}
 		}

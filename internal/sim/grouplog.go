@@ -31,23 +31,52 @@ type groupLog struct {
 	ahead map[int64]*groupBatch
 	// loader is the node that loaded last.
 	loader int32
+	// last is the last record of each key in the known part. ragged: records before it have been compacted away, before anybody had seen
+	// them, tombstones perhaps.
+	last   map[string]groupKeyAt
+	ragged bool
+}
+
+// groupKeyAt is a key's last record.
+type groupKeyAt struct {
+	at        int64
+	tombstone bool
+	e         groupEntry
 }
 
 // groupBatch is one batch, decoded.
 type groupBatch struct {
 	base, end int64
+	stamp     int64 // the coordinator's clock when it wrote it, ms since 1970
 	entries   []groupEntry
 }
 
-// groupEntry is a record: an offset, or a group itself. Both nil: a tombstone.
+// groupEntry is a record: an offset, a classic group, or a part of a consumer group. All nil: a tombstone.
 type groupEntry struct {
 	g      *consumerGroup // nil: nothing to do with the simulator's groups
+	kind   uint8
+	key    string
 	what   string
 	delta  int64
 	sum    uint64
+	part   *partModel // of an offset
 	offset *offsetOp
+	stamp  int64 // of the commit
 	group  *kmsg.GroupMetadataValue
+	member string // of a consumer group
+	next   *nextRecord
 }
+
+// Kinds of records, as Kafka numbers them.
+const (
+	kindOffset  = 1
+	kindClassic = 2
+	kindEpoch   = 3
+	kindMember  = 5
+	kindCurrent = 8
+)
+
+func (e *groupEntry) tombstone() bool { return e.offset == nil && e.group == nil && e.next == nil }
 
 // watchedLog is a coordinator's log, seen by groupLogs.
 type watchedLog struct {
@@ -70,11 +99,17 @@ func (l watchedLog) Append(term uint64, batch []byte, done func(int64, error)) {
 	})
 }
 
+// Bounds implements group.Log: a coordinator asks for them when it begins to load.
+func (l watchedLog) Bounds() (start, end int64) {
+	l.p.loads[l.index] = map[string]int64{}
+	return l.Log.Bounds()
+}
+
 // Read implements group.Log.
 func (l watchedLog) Read(offset int64, maxBytes int, buf []byte) ([]byte, error) {
 	batches, err := l.Log.Read(offset, maxBytes, buf)
 	if err == nil && !l.p.dead {
-		l.p.node.w.groupLogs.part(l.index).read(offset, batches)
+		l.p.node.w.groupLogs.part(l.index).read(offset, batches, l.p.loads[l.index])
 	}
 	return batches, err
 }
@@ -82,7 +117,7 @@ func (l watchedLog) Read(offset int64, maxBytes int, buf []byte) ([]byte, error)
 func (s *groupLogs) part(index int32) *groupLog {
 	l := s.parts[index]
 	if l == nil {
-		l = &groupLog{logs: s, index: index, known: map[int64]uint64{}, ahead: map[int64]*groupBatch{}}
+		l = &groupLog{logs: s, index: index, known: map[int64]uint64{}, ahead: map[int64]*groupBatch{}, last: map[string]groupKeyAt{}}
 		s.parts[index] = l
 	}
 	return l
@@ -97,8 +132,9 @@ func (s *groupLogs) named(name string) *consumerGroup {
 	return s.groups[i]
 }
 
-// read takes batches that a coordinator has read from an offset on. What is missing between them has been compacted away.
-func (l *groupLog) read(from int64, batches []byte) {
+// read takes batches that a coordinator has read from an offset on. What is missing between them has been compacted away. Into seen go the
+// keys that were read, each with its last offset.
+func (l *groupLog) read(from int64, batches []byte, seen map[string]int64) {
 	expect := from
 	err := record.Each(batches, func(h record.Header, raw []byte) error {
 		b := l.logs.decode(raw)
@@ -106,7 +142,15 @@ func (l *groupLog) read(from int64, batches []byte) {
 			l.forward(b.base)
 		}
 		expect = b.end
+		if b.base >= l.next && int64(len(b.entries)) < b.end-b.base {
+			l.ragged = true
+		}
 		l.saw(b)
+		for i := range b.entries {
+			if e := &b.entries[i]; e.g != nil {
+				seen[e.key] = max(seen[e.key], b.base+e.delta)
+			}
+		}
 		return nil
 	})
 	if err != nil {
@@ -131,6 +175,9 @@ func (l *groupLog) saw(b *groupBatch) {
 		if e.offset != nil {
 			e.offset.at = at
 		}
+		if e.next != nil && e.kind == kindCurrent {
+			e.g.next.written(e.member, e.next)
+		}
 	}
 	if !again {
 		l.ahead[b.base] = b
@@ -146,14 +193,16 @@ func (l *groupLog) forward(to int64) {
 			if l.next >= to {
 				return
 			}
+			l.ragged = true
 			l.next++
 			continue
 		}
 		delete(l.ahead, l.next)
 		l.next = b.end
-		for _, e := range b.entries {
-			if e.g != nil {
-				l.logs.apply(l, b.base+e.delta, e)
+		for i := range b.entries {
+			if e := &b.entries[i]; e.g != nil {
+				l.logs.apply(l, b.base+e.delta, b, e)
+				l.last[e.key] = groupKeyAt{b.base + e.delta, e.tombstone(), *e}
 			}
 		}
 	}
@@ -166,7 +215,7 @@ func (s *groupLogs) decode(raw []byte) *groupBatch {
 		s.w.fail("%s: a batch that is none: %v", group.Topic, err)
 		return &groupBatch{}
 	}
-	b := &groupBatch{base: h.BaseOffset, end: h.LastOffset() + 1}
+	b := &groupBatch{base: h.BaseOffset, end: h.LastOffset() + 1, stamp: h.MaxTimestamp}
 	err = record.Records(raw, 1<<20, func(r record.Record) error {
 		e, err := s.entry(r)
 		var sum trace
@@ -187,8 +236,9 @@ func (s *groupLogs) entry(r record.Record) (e groupEntry, err error) {
 	if len(r.Key) < 2 {
 		return e, fmt.Errorf("a key of %d bytes", len(r.Key))
 	}
-	switch r.Key[1] {
-	case 0, 1:
+	e.kind, e.key = r.Key[1], string(r.Key)
+	switch e.kind {
+	case 0, kindOffset:
 		var k kmsg.OffsetCommitKey
 		if err = k.ReadFrom(r.Key); err != nil {
 			return e, err
@@ -197,6 +247,11 @@ func (s *groupLogs) entry(r record.Record) (e groupEntry, err error) {
 			return e, nil
 		}
 		e.what = fmt.Sprintf("the offset of %s-%d", k.Topic, k.Partition)
+		i := slices.IndexFunc(e.g.parts, func(p *partModel) bool { return p.topic == k.Topic && p.index == k.Partition })
+		if i < 0 {
+			return e, fmt.Errorf("%s: %s, which no member consumes", e.g.name, e.what)
+		}
+		e.part = e.g.parts[i]
 		if r.Value == nil {
 			return e, nil
 		}
@@ -204,11 +259,11 @@ func (s *groupLogs) entry(r record.Record) (e groupEntry, err error) {
 		if err = v.ReadFrom(r.Value); err != nil {
 			return e, err
 		}
-		e.offset = e.g.opNamed(v.Metadata)
+		e.offset, e.stamp = e.g.opNamed(v.Metadata), v.CommitTimestamp
 		if o := e.offset; o == nil || o.part.topic != k.Topic || o.part.index != k.Partition || o.offset != v.Offset {
 			return e, fmt.Errorf("%s: %s is %d (%q), which no member has committed", e.g.name, e.what, v.Offset, v.Metadata)
 		}
-	case 2:
+	case kindClassic:
 		var k kmsg.GroupMetadataKey
 		if err = k.ReadFrom(r.Key); err != nil {
 			return e, err
@@ -221,6 +276,8 @@ func (s *groupLogs) entry(r record.Record) (e groupEntry, err error) {
 			e.group = new(kmsg.GroupMetadataValue)
 			err = e.group.ReadFrom(r.Value)
 		}
+	default:
+		err = s.nextEntry(&e, r)
 	}
 	return e, err
 }
@@ -230,36 +287,51 @@ type generation struct {
 	number      int32
 	leader      string
 	members     []string          // sorted
+	since       int64             // when it came to its state, ms since 1970 by its coordinator's clock; -1: not known
 	assignments map[string]string // by member, once the leader's is there
 }
 
 // apply checks a record against those before it.
-func (s *groupLogs) apply(l *groupLog, at int64, e groupEntry) {
+func (s *groupLogs) apply(l *groupLog, at int64, b *groupBatch, e *groupEntry) {
 	g := e.g
 	switch {
 	case e.offset != nil:
-		s.applyOffset(at, g, e.offset)
+		s.applyOffset(at, g, e, l.ragged)
 	case e.group != nil:
 		s.applyGroup(at, g, e.group)
+	case e.part != nil:
+		g.removeOffset(at, b, e.part, l.ragged)
+	case e.kind == kindClassic:
+		g.removeClassic(at, b, l.ragged)
 	default:
-		s.w.fail("%s: %s is removed at offset %d of %s-%d, though nobody asked for that", g.name, e.what, at, group.Topic, l.index)
+		g.applyNext(at, b, e, l.ragged)
 	}
 }
 
 // applyOffset checks a commit: it is in there once, of the generation that holds then, and not behind the one before.
-func (s *groupLogs) applyOffset(at int64, g *consumerGroup, o *offsetOp) {
-	w := s.w
+func (s *groupLogs) applyOffset(at int64, g *consumerGroup, e *groupEntry, ragged bool) {
+	w, o := s.w, e.offset
 	before := g.state[o.part]
 	switch {
 	case o.applied:
 		w.fail("%s: commit %d of %s is in the log twice, the second time at %d", g.name, o.id, o.part, at)
+	case o.generation < 0 && (len(g.next.members) > 0 || g.generations[g.generation] != nil && len(g.generations[g.generation].members) > 0):
+		if !ragged {
+			w.fail("%s: nobody's commit %d of %s is in the log at offset %d, and the group has members", g.name, o.id, o.part, at)
+		}
+	case o.generation < 0:
+	case len(g.next.members) > 0:
+		if why := g.next.mayCommit(o); why != "" && !ragged {
+			w.fail("%s: commit %d of %s by %s in epoch %d is in the log at offset %d: %s", g.name, o.id, o.part, o.member, o.generation, at, why)
+		}
 	case o.generation != g.generation:
 		w.fail("%s: a member of generation %d has committed %s at offset %d, after generation %d began", g.name, o.generation, o.part, at, g.generation)
-	case before != nil && o.offset < before.offset && !o.late && !before.late:
-		w.fail("%s: the committed offset of %s goes back from %d to %d", g.name, o.part, before.offset, o.offset)
 	}
 	w.log("%s: commit %d of %s: offset %d in generation %d at %d, given up or late: %v", g.name, o.id, o.part, o.offset, o.generation, at, o.late)
-	o.applied = true
+	if before != nil && o.offset < before.offset && !o.late && !before.late {
+		w.fail("%s: the committed offset of %s goes back from %d to %d", g.name, o.part, before.offset, o.offset)
+	}
+	o.applied, o.stamp = true, e.stamp
 	o.version = g.versions(o.part) + 1
 	g.state[o.part] = o
 }
@@ -268,7 +340,7 @@ func (s *groupLogs) applyOffset(at int64, g *consumerGroup, o *offsetOp) {
 // assignment, in which no partition has two owners.
 func (s *groupLogs) applyGroup(at int64, g *consumerGroup, v *kmsg.GroupMetadataValue) {
 	w := s.w
-	next := &generation{number: v.Generation}
+	next := &generation{number: v.Generation, since: v.CurrentStateTimestamp}
 	if v.Leader != nil {
 		next.leader = *v.Leader
 	}
@@ -328,6 +400,8 @@ func (g *consumerGroup) checkOwners(gen *generation) {
 func (g *consumerGroup) toldJoin(r *kmsg.JoinGroupResponse) {
 	gen := g.generations[r.Generation]
 	switch {
+	case g.next.told[toldEpoch{r.MemberID, r.Generation}] != nil:
+		g.w.counts["joins of classic members of a consumer group"]++
 	case gen == nil:
 		g.w.fail("%s: %s is told of generation %d, which is not in the log", g.name, r.MemberID, r.Generation)
 	case gen.leader != r.LeaderID || !slices.Contains(gen.members, r.MemberID):
@@ -340,6 +414,9 @@ func (g *consumerGroup) toldJoin(r *kmsg.JoinGroupResponse) {
 // toldSync checks the assignment that a member is told: it is in the log.
 func (g *consumerGroup) toldSync(number int32, member string, assignment []byte) {
 	gen := g.generations[number]
+	if g.next.toldClassic(member, number, assignment) {
+		return
+	}
 	if gen == nil || gen.assignments[member] != string(assignment) {
 		g.w.fail("%s: %s is told an assignment in generation %d that is not in the log", g.name, member, number)
 		return
@@ -354,15 +431,19 @@ func (l *groupLog) check(p *partition.Partition) {
 		l.logs.w.fail("%s: reading it: %v", group.Topic, err)
 		return
 	}
-	l.read(p.LogStart(), raw)
+	seen := map[string]int64{}
+	l.read(p.LogStart(), raw, seen)
+	l.loadedWhole(seen)
 	if l.next > p.HighWatermark() {
 		l.logs.w.fail("%s-%d: it ends at %d, and coordinators have seen %d", group.Topic, l.index, p.HighWatermark(), l.next)
 	}
 }
 
 // loaded notes that a node has loaded a partition's groups.
-func (s *groupLogs) loaded(node, partition int32, groups int64) {
-	l := s.part(partition)
+func (s *groupLogs) loaded(p *proc, partition int32, groups int64) {
+	l, node := s.part(partition), p.node.id
+	l.loadedWhole(p.loads[partition])
+	delete(p.loads, partition)
 	if groups > 0 && l.loader != 0 {
 		if l.loader == node {
 			s.w.counts["coordinators back where they were"]++

@@ -28,13 +28,15 @@ type groupMember struct {
 	session        time.Duration
 	rebalance      time.Duration
 	isLate         bool // all it does is one late commit
-	refusal        *kerr.Error
+	nextMember
+	refusal *kerr.Error
 }
 
 // ownedPart is a partition that a member consumes.
 type ownedPart struct {
 	*consumer
 	committed int64
+	placed    bool // it is known where to go on
 }
 
 // newGroups starts the groups of a run, each with its members, over all topics.
@@ -46,6 +48,7 @@ func (w *world) newGroups() {
 		}
 		w.newClient("onlooker", g.onlooker)
 	}
+	w.newKeepers()
 }
 
 // onlooker is somebody who is not a member and asks for the group's offsets. It stays with a node that has answered, also when that does
@@ -82,6 +85,7 @@ func (m *groupMember) run() {
 			m.sleep(50 * ms)
 		}
 		for {
+			m.draw()
 			m.live()
 			m.forget()
 			if !w.healed {
@@ -94,6 +98,7 @@ func (m *groupMember) run() {
 // forget makes the member nobody: the next time it joins it is somebody new.
 func (m *groupMember) forget() {
 	m.id, m.generation, m.joined, m.placed, m.owned = "", -1, false, false, nil
+	m.nextMember = nextMember{lives: m.lives}
 	m.hangUp()
 }
 
@@ -122,12 +127,17 @@ func (m *groupMember) live() {
 				m.absent()
 			}
 		}
+		if m.fenced {
+			return
+		}
 		if m.conn == nil || m.conn.broken {
 			m.conn = nil
 			m.find()
 			continue
 		}
 		switch {
+		case !m.joined && m.next:
+			m.joinNext()
 		case !m.joined:
 			m.join()
 		case !m.placed:
@@ -141,7 +151,7 @@ func (m *groupMember) live() {
 // step is what a member does again and again.
 func (m *groupMember) step() {
 	w := m.w
-	if w.clk.Now().Sub(m.beaten) >= m.session/4 && !m.beat() {
+	if (m.changed || w.clk.Now().Sub(m.beaten) >= m.session/5) && !m.beat() {
 		return
 	}
 	if len(m.owned) > 0 {
@@ -204,13 +214,15 @@ func (m *groupMember) heard(what string, code int16, err error) bool {
 	case kerr.NotCoordinator, kerr.CoordinatorNotAvailable:
 		m.hangUp()
 	case kerr.CoordinatorLoadInProgress:
+	case kerr.GroupIDNotFound, kerr.StaleMemberEpoch, kerr.FencedMemberEpoch, kerr.UnreleasedInstanceID, kerr.FencedInstanceID, kerr.InconsistentGroupProtocol:
+		m.heardNext(what, k)
 	case kerr.RebalanceInProgress, kerr.IllegalGeneration:
 		if m.placed && !w.scripted && m.rng.IntN(2) == 0 {
 			m.late()
 		}
 		m.joined, m.placed = false, false
 	case kerr.UnknownMemberID:
-		m.id, m.joined, m.placed = "", false, false
+		m.lost()
 	default:
 		w.fail("%s: %s of %s: %v", m.g.name, what, m.name, k)
 	}
@@ -234,6 +246,7 @@ func (m *groupMember) join() {
 	p.Name, p.Metadata = "range", topics.AppendTo(nil)
 	req.Protocols = append(req.Protocols, p)
 	m.owned = nil
+	m.g.release(m.id, nil) // it has nothing any more
 	// A newcomer's id that is not used holds the others up for a session.
 	resp, err := m.conn.askWithin(2*(m.session+m.rebalance)+requestTimeout, req, func(resp kmsg.Response) {
 		if r := resp.(*kmsg.JoinGroupResponse); r.ErrorCode == 0 {
@@ -271,9 +284,11 @@ func (m *groupMember) sync(join *kmsg.JoinGroupResponse) {
 			m.find()
 			continue
 		}
-		resp, err := m.conn.askWithin(m.rebalance+requestTimeout, req, func(resp kmsg.Response) {
+		k := m.conn
+		resp, err := k.askWithin(m.rebalance+requestTimeout, req, func(resp kmsg.Response) {
 			if r := resp.(*kmsg.SyncGroupResponse); r.ErrorCode == 0 {
 				m.g.toldSync(req.Generation, req.MemberID, r.MemberAssignment)
+				m.takes(k, req.MemberID, r.MemberAssignment)
 			}
 		})
 		if err != nil {
@@ -341,9 +356,11 @@ func (m *groupMember) own(assignment []byte) {
 
 // place finds out where to go on with what the member owns.
 func (m *groupMember) place() {
-	parts := make([]*partModel, len(m.owned))
-	for i, o := range m.owned {
-		parts[i] = o.part
+	var parts []*partModel
+	for _, o := range m.owned {
+		if !o.placed {
+			parts = append(parts, o.part)
+		}
 	}
 	m.placed = len(parts) == 0 || m.look(parts)
 }
@@ -356,38 +373,34 @@ func (m *groupMember) look(parts []*partModel) bool {
 			return false
 		}
 	}
-	req := kmsg.NewPtrOffsetFetchRequest()
-	req.SetVersion(7)
-	req.Group = m.g.name
+	req := m.fetchRequest(parts)
 	ops := map[*partModel]*offsetOp{}
 	for _, p := range parts {
-		t := kmsg.NewOffsetFetchRequestTopic()
-		t.Topic, t.Partitions = p.topic, []int32{p.index}
-		req.Topics = append(req.Topics, t)
 		ops[p] = m.g.begin(p, -1, m.generation, true)
 	}
 	resp, err := m.conn.ask(req, func(resp kmsg.Response) {
-		if r := resp.(*kmsg.OffsetFetchResponse); r.ErrorCode == 0 {
-			for i, p := range parts {
-				f := &r.Topics[i].Partitions[0]
-				if code := typed(f.ErrorCode); code != nil {
+		found, code := fetched(resp.(*kmsg.OffsetFetchResponse))
+		for i, p := range parts {
+			if code == 0 {
+				if code := typed(found[i].code); code != nil {
 					m.w.fail("%s: the offset of %s: %v", m.g.name, p, code)
 				}
-				m.g.found(ops[p], f.Offset, deref(f.Metadata))
+				m.g.found(ops[p], found[i].offset, found[i].metadata)
 			}
 		}
 	})
 	if err != nil {
 		return m.heard("fetch of offsets", 0, err)
 	}
-	if r := resp.(*kmsg.OffsetFetchResponse); !m.heard("fetch of offsets", r.ErrorCode, nil) {
+	if _, code := fetched(resp.(*kmsg.OffsetFetchResponse)); !m.heard("fetch of offsets", code, nil) {
 		return false
 	}
 	for _, p := range parts {
 		m.g.end(ops[p])
 	}
 	for _, o := range m.owned {
-		if op := ops[o.part]; op != nil {
+		if op := ops[o.part]; op != nil && !o.placed {
+			o.placed = true
 			o.at = max(op.offset, 0)
 			o.committed = o.at
 		}
@@ -404,6 +417,9 @@ func deref(s *string) string {
 
 // beat tells the coordinator that the member lives, and says whether it may go on.
 func (m *groupMember) beat() bool {
+	if m.next {
+		return m.beatNext()
+	}
 	req := kmsg.NewPtrHeartbeatRequest()
 	req.SetVersion(4)
 	req.Group, req.MemberID, req.Generation = m.g.name, m.id, m.generation
@@ -412,7 +428,7 @@ func (m *groupMember) beat() bool {
 		return m.heard("heartbeat", 0, err)
 	}
 	code := resp.(*kmsg.HeartbeatResponse).ErrorCode
-	if code == kerr.RebalanceInProgress.Code && m.rng.IntN(2) == 0 {
+	if code == kerr.RebalanceInProgress.Code && m.placed && m.rng.IntN(2) == 0 {
 		m.commit() // as consumers do before they give up what they own
 	}
 	if !m.heard("heartbeat", code, nil) {
@@ -427,15 +443,18 @@ func (m *groupMember) commit() (*kerr.Error, error) {
 	w := m.w
 	req := kmsg.NewPtrOffsetCommitRequest()
 	req.SetVersion(8)
+	if m.next {
+		req.SetVersion(9)
+	}
 	req.Group, req.MemberID, req.Generation = m.g.name, m.id, m.generation
 	var ops []*offsetOp
 	var owned []*ownedPart
 	for _, o := range m.owned {
-		if o.at == o.committed {
+		if o.at == o.committed || !o.placed {
 			continue
 		}
 		op := m.g.begin(o.part, o.at, m.generation, false)
-		op.late = m.isLate
+		op.late, op.member = m.isLate, m.id
 		ops, owned = append(ops, op), append(owned, o)
 		t := kmsg.NewOffsetCommitRequestTopic()
 		t.Topic = o.part.topic
@@ -456,7 +475,8 @@ func (m *groupMember) commit() (*kerr.Error, error) {
 			switch typed(t.Partitions[0].ErrorCode) {
 			case nil:
 				m.g.committed(ops[i])
-			case kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.RebalanceInProgress, kerr.CoordinatorLoadInProgress:
+			case kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.RebalanceInProgress, kerr.CoordinatorLoadInProgress,
+				kerr.StaleMemberEpoch, kerr.GroupIDNotFound:
 				m.g.refuse(ops[i])
 			}
 		}
@@ -487,6 +507,11 @@ func (m *groupMember) leave() {
 	if m.id == "" || m.conn == nil || m.conn.broken {
 		return
 	}
+	if m.next {
+		m.leaveNext()
+		return
+	}
+	m.g.leaves(m.id)
 	req := kmsg.NewPtrLeaveGroupRequest()
 	req.SetVersion(4)
 	req.Group = m.g.name
@@ -502,9 +527,10 @@ func (m *groupMember) leave() {
 // member is, too.
 func (m *groupMember) late() {
 	l := &groupMember{g: m.g, name: m.name, id: m.id, generation: m.generation, session: m.session, rebalance: m.rebalance, isLate: true}
+	l.next = m.next
 	for _, o := range m.owned {
 		if o.at > 0 {
-			l.owned = append(l.owned, &ownedPart{consumer: &consumer{part: o.part, at: o.at}, committed: -1})
+			l.owned = append(l.owned, &ownedPart{consumer: &consumer{part: o.part, at: o.at}, committed: -1, placed: true})
 		}
 	}
 	l.client = m.w.newClient("late commit", func(c *client) {

@@ -59,6 +59,8 @@ type proc struct {
 	fatal   error
 	// registered: the cluster knows this life's address, and all it shall hold is open.
 	registered bool
+	// loads are the keys of partitions of __consumer_offsets that are being loaded, with their last offsets.
+	loads map[int32]map[string]int64
 	// cut is how many disk operations remain until the power fails; -1 is never.
 	cut     int
 	cutKeep vfs.PowerCut
@@ -124,7 +126,7 @@ func (n *node) boot(cut int, keep vfs.PowerCut) {
 		return
 	}
 	n.boots++
-	p := &proc{node: n, fs: n.fs, cut: cut, cutKeep: keep, views: map[uint64]*replicaView{}}
+	p := &proc{node: n, fs: n.fs, cut: cut, cutKeep: keep, views: map[uint64]*replicaView{}, loads: map[int32]map[string]int64{}}
 	n.proc = p
 	w.counts["boots"]++
 	w.log("node %d boots", n.id)
@@ -262,6 +264,8 @@ func (p *proc) tuning() *nodepkg.Tuning {
 		Coordinator: func(c *group.Config) {
 			ids := 0
 			c.Limits.LoadBytes = 4 << 10
+			c.Settings.OffsetsRetention, c.Settings.RetentionInterval = set.retention, min(set.retention/4, 10*time.Second)
+			c.Consumer = func(string) (session, heartbeat time.Duration) { return set.session, set.session / 5 }
 			c.NewID = func() string {
 				ids++
 				return fmt.Sprintf("%d.%d.%d", p.node.id, p.node.boots, ids)
@@ -488,7 +492,7 @@ func (p *proc) heard(h *logHandler, r *slog.Record) {
 	switch r.Message {
 	case "groups loaded":
 		h.attr(r, "partition", func(index slog.Value) {
-			h.attr(r, "groups", func(n slog.Value) { w.groupLogs.loaded(p.node.id, int32(index.Int64()), n.Int64()) })
+			h.attr(r, "groups", func(n slog.Value) { w.groupLogs.loaded(p, int32(index.Int64()), n.Int64()) })
 		})
 		return
 	case "a member's session has ended":

@@ -35,6 +35,7 @@ func NewScript(nodes int, seed uint64) *Script {
 	set := benchSettings()
 	set.nodes, set.topics, set.compacted, set.producers, set.syncTime, set.netDelay = nodes, nil, nil, 0, ms, ms
 	set.tick, set.segment.RetentionBytes, set.limits.FlushInterval, set.limits.FlushBytes = 20*ms, -1, 100*ms, 8<<10
+	set.retention = time.Minute
 	set.walFile, set.walCache, set.offsetParts, set.joinDelay = 64<<10, 96<<10, 1, time.Second
 	s.w = newWorldOf(Options{Seed: seed, Trace: s.hear}, set, nil)
 	s.w.scripted = true

@@ -111,7 +111,7 @@ func (s *Script) Commit(member string, offset int64) (string, error) {
 				return "it owns nothing"
 			}
 			for _, o := range m.owned {
-				o.at, o.committed = offset, -1
+				o.at, o.committed, o.placed = offset, -1, true
 			}
 			code, err := m.commit()
 			switch {

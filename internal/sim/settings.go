@@ -55,6 +55,9 @@ type settings struct {
 	joinDelay    time.Duration // group.initial.rebalance.delay.ms
 	offsetParts  int           // partitions of __consumer_offsets
 	patience     time.Duration // how long clients wait for an answer
+	protocols    string        // of the groups: "classic", "consumer", or "mixed" of both, with members that come by either
+	retention    time.Duration // offsets.retention.minutes, though not in minutes
+	keepers      int           // groups without members, that come and go
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -119,6 +122,8 @@ func drawSettings(r *rand.Rand) settings {
 	s.rebalance = s.session + pick[time.Duration](r, 0, 3)*time.Second // who beats hears of a rebalance in time
 	s.joinDelay = pick(r, 0, 300*ms)
 	s.patience = requestTimeout
+	s.protocols = pick(r, "classic", "classic", "consumer", "consumer", "mixed", "mixed")
+	s.retention, s.keepers = pick(r, 1500*ms, 4*time.Second, 7*24*time.Hour), pick(r, 0, 1, 1)
 	return s
 }
 
@@ -135,7 +140,7 @@ func benchSettings() settings {
 	s.syncTime, s.stepTime, s.netDelay = 4*ms, 0, 3*ms
 	s.producers, s.consumers, s.idempotent, s.valueBytes = 8, 1, 1, 600
 	s.pace, s.deletes, s.admin = 2*time.Second, false, false
-	s.chaos, s.groups = time.Minute, 0
+	s.chaos, s.groups, s.keepers = time.Minute, 0, 0
 	return s
 }
 

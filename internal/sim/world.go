@@ -60,6 +60,8 @@ type world struct {
 	failed     *violation
 	// hopeless are replicas with damage that they have called beyond mending.
 	hopeless map[uint64]bool
+	// topicNames are those of topics that groups consume, by id.
+	topicNames map[[16]byte]string
 }
 
 // violation ends a run.
@@ -102,7 +104,7 @@ func newWorldOf(o Options, set settings, plan []event) *world {
 	seed, draw := o.Seed, drawer(o.Seed)
 	w := &world{
 		seed: seed, sched: draw(1), net: draw(2), rng: draw(3),
-		counts: Counts{}, hopeless: map[uint64]bool{}, trace: trace{sink: o.Trace},
+		counts: Counts{}, hopeless: map[uint64]bool{}, topicNames: map[[16]byte]string{}, trace: trace{sink: o.Trace},
 		noise: noise{unreportedLoss: 0.1},
 	}
 	w.scheduler.clk, w.scheduler.rng = clock.NewSim(epoch), w.sched
