@@ -330,7 +330,7 @@ func (r *recovery) begin() (from int, pos, offset int64) {
 func (r *recovery) segment(s *segment, trusted int64) (bad, err error) {
 	l := r.l
 	fileSize := s.size
-	pos, next := int64(0), int64(-1)
+	pos, next := int64(0), s.base
 	if trusted > 0 {
 		if pos, next, err = r.loadIndex(s, trusted); err != nil {
 			return nil, err

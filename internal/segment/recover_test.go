@@ -488,7 +488,7 @@ func TestWhereTheLogGoesOnBehindDamageIsNotBeyondIt(t *testing.T) {
 	h2, _ := record.ParseHeader(all[second:])
 	overwrite(t, o.fs, file, 70, []byte{all[70] ^ 1})                // a record of the first batch
 	overwrite(t, o.fs, file, second+4, []byte{all[second+4] ^ 0x02}) // the offset of the second: 2^25 more
-	_ = o.fs.Remove(o.dir + "/" + pointName)                         // nothing is trusted: all is read
+	_ = o.fs.Remove(o.dir + "/" + pointFile)                         // nothing is trusted: all is read
 	got, err := OpenDurable(NewFiles(o.fs, 64), clock.System{}, o.dir, o.cfg, -1, end, quiet)
 	if err != nil {
 		t.Fatal(err)
@@ -502,5 +502,28 @@ func TestWhereTheLogGoesOnBehindDamageIsNotBeyondIt(t *testing.T) {
 	if n := len(got.Lost()); n != 1 || got.Lost()[0].From != 0 || got.Lost()[0].To != h2.LastOffset()+1 || got.EndOffset() != end {
 		t.Errorf("lost: %+v, the log ends at %d of %d", got.Lost(), got.EndOffset(), end)
 	}
-	readAll(t, got, h2.LastOffset()+1, end, 1000)
+}
+
+// The first batch of a segment begins where the segment does, or in what compaction has left above it. One with another offset is
+// damaged; what follows is not.
+func TestASegmentsFirstBatchMustNotBeginAnywhere(t *testing.T) {
+	o := opener{t: t, fs: vfs.NewMem(1), dir: "/data/t-0", cfg: small, start: -1}
+	l := o.open()
+	fill(t, l, 200, 1)
+	end := l.EndOffset()
+	closeLog(t, l)
+	s := l.segs[1]
+	raw := mustRead(t, o.fs, s.log.path())
+	h, _ := record.ParseHeader(raw)
+	overwrite(t, o.fs, s.log.path(), 4, []byte{raw[4] ^ 0x02}) // its offset: 2^25 more
+	_ = o.fs.Remove(o.dir + "/" + pointFile)                   // nothing is trusted: all is read
+	got, err := OpenDurable(NewFiles(o.fs, 64), clock.System{}, o.dir, o.cfg, -1, end, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeLog(t, got)
+	if x := got.Lost(); len(x) != 1 || x[0].From != s.base || x[0].To != h.LastOffset()+1 || got.EndOffset() != end {
+		t.Errorf("lost: %+v, the log ends at %d of %d; damaged were offsets %d to %d", x, got.EndOffset(), end, s.base, h.LastOffset())
+	}
+	readAll(t, got, l.segs[2].base, end, 1000)
 }
