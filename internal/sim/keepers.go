@@ -42,9 +42,9 @@ func (k *keeper) run() {
 				k.sleep(k.between(w.set.retention, 2*w.set.retention))
 			}
 		case 1:
-			k.removeGroup(k.g)
+			_, _ = k.removeGroup(k.g)
 		case 2:
-			k.removeOffset(k.g, k.owned[k.rng.IntN(len(k.owned))].part)
+			_, _ = k.removeOffset(k.g, k.owned[k.rng.IntN(len(k.owned))].part)
 		case 3:
 			k.trouble()
 		case 4, 5, 6:
@@ -77,24 +77,24 @@ func (k *keeper) trouble() {
 		return
 	}
 	if k.rng.IntN(2) == 0 {
-		t.removeGroup(g)
+		_, _ = t.removeGroup(g)
 	} else {
-		t.removeOffset(g, g.parts[k.rng.IntN(len(g.parts))])
+		_, _ = t.removeOffset(g, g.parts[k.rng.IntN(len(g.parts))])
 	}
 	t.hangUp()
 }
 
 // removeGroup has a group deleted.
-func (k *keeper) removeGroup(g *consumerGroup) {
+func (k *keeper) removeGroup(g *consumerGroup) (*kerr.Error, error) {
 	req := kmsg.NewPtrDeleteGroupsRequest()
 	req.SetVersion(2)
 	req.Groups = []string{g.name}
 	r := g.beginRemoval(nil)
-	k.removes("delete a group", r, req, func(resp kmsg.Response) int16 { return resp.(*kmsg.DeleteGroupsResponse).Groups[0].ErrorCode })
+	return k.removes("delete a group", r, req, func(resp kmsg.Response) int16 { return resp.(*kmsg.DeleteGroupsResponse).Groups[0].ErrorCode })
 }
 
 // removeOffset has one partition's offset deleted.
-func (k *keeper) removeOffset(g *consumerGroup, part *partModel) {
+func (k *keeper) removeOffset(g *consumerGroup, part *partModel) (*kerr.Error, error) {
 	req := kmsg.NewPtrOffsetDeleteRequest()
 	req.Group = g.name
 	t := kmsg.NewOffsetDeleteRequestTopic()
@@ -103,7 +103,7 @@ func (k *keeper) removeOffset(g *consumerGroup, part *partModel) {
 	t.Partitions = append(t.Partitions, p)
 	req.Topics = append(req.Topics, t)
 	r := g.beginRemoval(part)
-	k.removes("delete an offset", r, req, func(resp kmsg.Response) int16 {
+	return k.removes("delete an offset", r, req, func(resp kmsg.Response) int16 {
 		o := resp.(*kmsg.OffsetDeleteResponse)
 		if o.ErrorCode != 0 {
 			return o.ErrorCode
@@ -113,7 +113,7 @@ func (k *keeper) removeOffset(g *consumerGroup, part *partModel) {
 }
 
 // removes sends a removal, and notes what came of it.
-func (k *keeper) removes(what string, r *removal, req kmsg.Request, code func(kmsg.Response) int16) {
+func (k *keeper) removes(what string, r *removal, req kmsg.Request, code func(kmsg.Response) int16) (*kerr.Error, error) {
 	resp, err := k.conn.ask(req, func(resp kmsg.Response) {
 		switch typed(code(resp)) {
 		case nil:
@@ -122,18 +122,18 @@ func (k *keeper) removes(what string, r *removal, req kmsg.Request, code func(km
 			r.refused = true
 		}
 	})
-	switch {
-	case err != nil:
+	if err != nil {
+		k.hangUp()
+		return nil, err
+	}
+	e := typed(code(resp))
+	k.w.counts[what+": "+text(e)]++
+	switch e {
+	case nil, kerr.NonEmptyGroup, kerr.GroupIDNotFound, kerr.GroupSubscribedToTopic, kerr.CoordinatorLoadInProgress:
+	case kerr.NotCoordinator, kerr.CoordinatorNotAvailable:
 		k.hangUp()
 	default:
-		e := typed(code(resp))
-		k.w.counts[what+": "+text(e)]++
-		switch e {
-		case nil, kerr.NonEmptyGroup, kerr.GroupIDNotFound, kerr.GroupSubscribedToTopic, kerr.CoordinatorLoadInProgress:
-		case kerr.NotCoordinator, kerr.CoordinatorNotAvailable:
-			k.hangUp()
-		default:
-			k.w.fail("%s: to %s: %v", k.g.name, what, e)
-		}
+		k.w.fail("%s: to %s: %v", k.g.name, what, e)
 	}
+	return e, nil
 }

@@ -37,6 +37,7 @@ type ownedPart struct {
 	*consumer
 	committed int64
 	placed    bool // it is known where to go on
+	none      bool // nothing was committed
 }
 
 // newGroups starts the groups of a run, each with its members, over all topics.
@@ -400,7 +401,7 @@ func (m *groupMember) look(parts []*partModel) bool {
 	}
 	for _, o := range m.owned {
 		if op := ops[o.part]; op != nil && !o.placed {
-			o.placed = true
+			o.placed, o.none = true, op.offset < 0
 			o.at = max(op.offset, 0)
 			o.committed = o.at
 		}

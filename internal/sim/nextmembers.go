@@ -141,7 +141,9 @@ func (m *groupMember) send(req *kmsg.ConsumerGroupHeartbeatRequest, what string)
 				}
 			}
 		}
-		m.g.next.beaten[id] = sent
+		if req.MemberEpoch >= 0 { // who leaves for a while has the rest of the session before
+			m.g.next.beaten[id] = sent
+		}
 		m.g.toldNext(id, r, told)
 		if r.Assignment != nil && !k.broken {
 			m.g.hold(id, told)

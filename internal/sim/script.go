@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"sort"
 	"strings"
 	"time"
 
@@ -35,7 +34,8 @@ func NewScript(nodes int, seed uint64) *Script {
 	set := benchSettings()
 	set.nodes, set.topics, set.compacted, set.producers, set.syncTime, set.netDelay = nodes, nil, nil, 0, ms, ms
 	set.tick, set.segment.RetentionBytes, set.limits.FlushInterval, set.limits.FlushBytes = 20*ms, -1, 100*ms, 8<<10
-	set.retention = time.Minute
+	set.retention, set.session, set.rebalance = 10*time.Second, scriptSession, scriptRebalance
+	set.keptSegment, set.cleaning, set.dirtyRatio, set.tombstones = 400, 500*ms, 0.01, 5*time.Second
 	set.walFile, set.walCache, set.offsetParts, set.joinDelay = 64<<10, 96<<10, 1, time.Second
 	s.w = newWorldOf(Options{Seed: seed, Trace: s.hear}, set, nil)
 	s.w.scripted = true
@@ -117,11 +117,15 @@ func (s *Script) client(f func(c *client) string) (string, error) {
 	return out, err
 }
 
-// Topic creates a topic, on the nodes named if any, and waits until a leader serves. Most commands are about its first partition.
-func (s *Script) Topic(name string, partitions int32, replicas int16, on ...int32) error {
+// Topic creates a topic with a cleanup.policy, if one is named, on the nodes named if any, and waits until a leader serves. Most commands are about its first partition.
+func (s *Script) Topic(name string, partitions int32, replicas int16, policy string, on ...int32) error {
+	var configs []string
+	if policy != "" {
+		configs = []string{"cleanup.policy", policy}
+	}
 	_, err := s.client(func(c *client) string {
 		for {
-			if code, err := c.create(name, partitions, replicas, on...); err == nil && (code == nil || code == kerr.TopicAlreadyExists) {
+			if code, err := c.createWith(name, partitions, replicas, configs, on...); err == nil && (code == nil || code == kerr.TopicAlreadyExists) {
 				return ""
 			}
 			c.sleep(50 * ms)
@@ -170,6 +174,20 @@ func (s *Script) replica(n *node, topic string) *partition.Partition {
 	return p
 }
 
+// Put sends records with keys, key=value each, or key- for a tombstone, in one batch to a node and returns the first's "offset N", or the
+// error's name.
+func (s *Script) Put(node int32, topic string, records ...string) (string, error) {
+	b := record.NewBuilder()
+	for _, r := range records {
+		if key, value, ok := strings.Cut(r, "="); ok {
+			b.Add(epochTime(s), []byte(key), []byte(value))
+		} else {
+			b.Add(epochTime(s), []byte(strings.TrimSuffix(r, "-")), nil)
+		}
+	}
+	return s.send(node, topic, b)
+}
+
 // Produce sends one record to a node and returns "offset N", or the error's name. A producer id below 0 is none.
 func (s *Script) Produce(node int32, topic, value string, id int64, epoch int16, seq int32) (string, error) {
 	b := record.NewBuilder()
@@ -177,6 +195,10 @@ func (s *Script) Produce(node int32, topic, value string, id int64, epoch int16,
 		b.ProducerID, b.ProducerEpoch, b.BaseSequence = id, epoch, seq
 	}
 	b.Add(epochTime(s), nil, []byte(value))
+	return s.send(node, topic, b)
+}
+
+func (s *Script) send(node int32, topic string, b *record.Builder) (string, error) {
 	records, err := b.Build()
 	if err != nil {
 		return "", err
@@ -228,6 +250,12 @@ func (s *Script) Read(node int32, topic string) (string, error) {
 			value := string(r.Value)
 			if len(value) > 20 {
 				value = fmt.Sprintf("%s... (%d bytes)", value[:10], len(value))
+			}
+			switch {
+			case r.Key != nil && r.Value == nil:
+				value = string(r.Key) + "-"
+			case r.Key != nil:
+				value = string(r.Key) + "=" + value
 			}
 			out = append(out, fmt.Sprintf("%d:%s", h.BaseOffset+int64(r.OffsetDelta), value))
 			return nil
@@ -408,54 +436,4 @@ func (s *Script) known(topic string, leader int32, term uint64) bool {
 		}
 	}
 	return true
-}
-
-// Reassign moves a topic's partition to other nodes and waits until the move is over.
-func (s *Script) Reassign(topic string, nodes ...int32) (string, error) {
-	p := kmsg.NewAlterPartitionAssignmentsRequestTopicPartition()
-	p.Replicas = nodes
-	t := kmsg.NewAlterPartitionAssignmentsRequestTopic()
-	t.Topic, t.Partitions = topic, append(t.Partitions, p)
-	req := kmsg.NewPtrAlterPartitionAssignmentsRequest()
-	req.TimeoutMillis, req.Topics = int32(requestTimeout/time.Millisecond), append(req.Topics, t)
-	answer, err := s.client(func(c *client) string {
-		k := c.w.dial(c, 1)
-		if k == nil {
-			return "connection refused"
-		}
-		defer k.close(errReset)
-		resp, err := k.ask(req, nil)
-		if err != nil {
-			return err.Error()
-		}
-		r := resp.(*kmsg.AlterPartitionAssignmentsResponse)
-		if code := typed(r.ErrorCode); code != nil {
-			return code.Message
-		}
-		if code := typed(r.Topics[0].Partitions[0].ErrorCode); code != nil {
-			return code.Message
-		}
-		return "accepted"
-	})
-	if err != nil || answer != "accepted" {
-		return answer, err
-	}
-	sort.Slice(nodes, func(i, j int) bool { return nodes[i] < nodes[j] })
-	err = s.until("the move", func() bool {
-		for _, n := range s.w.nodes {
-			if !n.up() || n.proc.core == nil {
-				continue
-			}
-			var now []int32
-			for _, r := range image(n).Topics[topic].Partitions[0].Replicas {
-				now = append(now, r.Node)
-			}
-			sort.Slice(now, func(i, j int) bool { return now[i] < now[j] })
-			if fmt.Sprint(now) != fmt.Sprint(nodes) {
-				return false
-			}
-		}
-		return true
-	})
-	return answer, err
 }

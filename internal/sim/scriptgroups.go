@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,11 +23,27 @@ const (
 	scriptRebalance = 8 * time.Second
 )
 
-// Member starts a member of a group that subscribes to a topic.
-func (s *Script) Member(name, groupName, topic string) error {
+// Member starts a member of a group that subscribes to a topic, by the classic protocol or the consumer protocol (KIP-848). There it may
+// subscribe by a regular expression, and be static.
+func (s *Script) Member(name, groupName, topic, protocol, instance string, regex bool) error {
 	if s.members[name] != nil {
 		return fmt.Errorf("there is a member %s already", name)
 	}
+	g, err := s.group(groupName, topic)
+	if err != nil {
+		return err
+	}
+	m := &scriptMember{groupMember: g.newMember(name, scriptSession, scriptRebalance)}
+	if protocol == "consumer" {
+		m.next, m.version, m.id, m.instance, m.regex = true, 1, name, instance, regex
+	}
+	s.members[name] = m
+	m.client = s.w.newClient(name, func(*client) { m.run() })
+	return nil
+}
+
+// group finds a group, or enters one that is about a topic.
+func (s *Script) group(groupName, topic string) (*consumerGroup, error) {
 	g := s.w.groupLogs.named(groupName)
 	if g == nil {
 		var parts []*partModel
@@ -34,14 +51,78 @@ func (s *Script) Member(name, groupName, topic string) error {
 			parts = append(parts, &partModel{topic: topic, index: int32(i), stored: map[int64]storedBatch{}})
 		}
 		if len(parts) == 0 {
-			return fmt.Errorf("there is no topic %s", topic)
+			return nil, fmt.Errorf("there is no topic %s", topic)
 		}
 		g = s.w.newGroup(groupName, parts)
 	}
-	m := &scriptMember{groupMember: g.newMember(name, scriptSession, scriptRebalance)}
-	s.members[name] = m
-	m.client = s.w.newClient(name, func(*client) { m.run() })
-	return nil
+	return g, nil
+}
+
+// Keep commits an offset of a topic's partitions for a group, as somebody who is not a member of it.
+func (s *Script) Keep(groupName, topic string, offset int64) (string, error) {
+	g, err := s.group(groupName, topic)
+	if err != nil {
+		return "", err
+	}
+	return s.client(func(c *client) string {
+		m := &groupMember{client: c, g: g, name: "script", generation: -1}
+		for _, p := range g.parts {
+			m.owned = append(m.owned, &ownedPart{consumer: &consumer{part: p, at: offset}, committed: -1, placed: true})
+		}
+		return m.insist(m.commit)
+	})
+}
+
+// insist tries something at the group's coordinator, wherever that is by now, until there is an answer that is final.
+func (m *groupMember) insist(try func() (*kerr.Error, error)) string {
+	defer m.hangUp()
+	for {
+		if m.conn == nil || m.conn.broken {
+			m.conn = nil
+			m.find()
+			continue
+		}
+		switch code, err := try(); {
+		case err == nil && code == nil:
+			return "done"
+		case err == nil && code != kerr.NotCoordinator && code != kerr.CoordinatorNotAvailable && code != kerr.CoordinatorLoadInProgress:
+			return code.Message
+		}
+		m.sleep(20 * ms)
+	}
+}
+
+// DeleteGroup has a group deleted, or, where a topic is named, the group's offset of its first partition.
+func (s *Script) DeleteGroup(groupName, topic string) (string, error) {
+	g := s.w.groupLogs.named(groupName)
+	if g == nil {
+		return "", fmt.Errorf("there is no group %s", groupName)
+	}
+	return s.client(func(c *client) string {
+		k := &keeper{groupMember: &groupMember{client: c, g: g, name: "script", generation: -1}}
+		return k.insist(func() (*kerr.Error, error) {
+			if topic != "" {
+				return k.removeOffset(g, g.parts[0])
+			}
+			return k.removeGroup(g)
+		})
+	})
+}
+
+// Forgotten waits until a group has no committed offsets left.
+func (s *Script) Forgotten(groupName string) error {
+	g := s.w.groupLogs.named(groupName)
+	if g == nil {
+		return fmt.Errorf("there is no group %s", groupName)
+	}
+	return s.until("expiry", func() bool {
+		for _, p := range g.parts {
+			if o := g.state[p]; o != nil && !o.removal {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 func (s *Script) partitions(topic string) int {
@@ -72,11 +153,15 @@ func (m *scriptMember) run() {
 			continue
 		}
 		switch {
+		case m.fenced:
+			m.wait(time.Second)
+		case !m.joined && m.next:
+			m.joinNext()
 		case !m.joined:
 			m.join()
 		case !m.placed:
 			m.place()
-		case m.w.clk.Now().Sub(m.beaten) >= m.session/8:
+		case m.changed, m.w.clk.Now().Sub(m.beaten) >= m.session/8:
 			m.beat()
 		default:
 			m.wait(100 * ms)
@@ -101,27 +186,15 @@ func (s *Script) tell(name string, f func(m *scriptMember) string) (string, erro
 // Commit has a member commit an offset of all that it believes to own, at the coordinator, wherever that is by now.
 func (s *Script) Commit(member string, offset int64) (string, error) {
 	return s.tell(member, func(m *scriptMember) string {
-		for {
-			if m.conn == nil || m.conn.broken {
-				m.conn = nil
-				m.find()
-				continue
-			}
+		return m.insist(func() (*kerr.Error, error) {
 			if len(m.owned) == 0 {
-				return "it owns nothing"
+				return &kerr.Error{Message: "it owns nothing"}, nil
 			}
 			for _, o := range m.owned {
 				o.at, o.committed, o.placed = offset, -1, true
 			}
-			code, err := m.commit()
-			switch {
-			case err == nil && code == nil:
-				return "done"
-			case err == nil && code != kerr.NotCoordinator && code != kerr.CoordinatorNotAvailable && code != kerr.CoordinatorLoadInProgress:
-				return code.Message
-			}
-			m.sleep(20 * ms)
-		}
+			return m.commit()
+		})
 	})
 }
 
@@ -167,6 +240,9 @@ func (s *Script) Group(name string, members int) (string, error) {
 		return "", fmt.Errorf("there is no group %s", name)
 	}
 	var out []string
+	if s.isNext(g) {
+		return s.nextGroup(g, members)
+	}
 	err := s.until("a generation of so many members", func() bool {
 		out = out[:0]
 		gen := g.generations[g.generation]
@@ -177,18 +253,48 @@ func (s *Script) Group(name string, members int) (string, error) {
 			if !m.placed || m.generation != g.generation {
 				continue
 			}
-			owns := []string{}
-			for _, o := range m.owned {
-				owns = append(owns, o.part.String())
-			}
-			if len(owns) == 0 {
-				owns = append(owns, "nothing")
-			}
-			out = append(out, fmt.Sprintf("%s has %s", m.name, strings.Join(owns, " ")))
+			out = append(out, m.tells())
 		}
 		return len(out) == members
 	})
 	return fmt.Sprintf("generation %d: %s", g.generation, strings.Join(out, ", ")), err
+}
+
+// tells says what a member owns.
+func (m *groupMember) tells() string {
+	owns := namesOf(m.has())
+	if owns == "" {
+		owns = "nothing"
+	}
+	return fmt.Sprintf("%s has %s", m.name, owns)
+}
+
+// isNext says whether a group has members by the consumer protocol, which makes it a consumer group.
+func (s *Script) isNext(g *consumerGroup) bool {
+	return slices.ContainsFunc(g.members, func(m *groupMember) bool { return m.next && !m.fenced })
+}
+
+// nextGroup is Group for a consumer group: it has come to rest with so many members.
+func (s *Script) nextGroup(g *consumerGroup, members int) (string, error) {
+	var out []string
+	why := ""
+	err := s.until("a consumer group of so many members", func() bool {
+		out = out[:0]
+		owners := 0
+		for _, m := range g.members {
+			c := g.next.current[m.id]
+			if c == nil || !m.placed || m.generation != c.epoch || c.epoch != g.next.epoch || c.state != 0 || namesOf(m.has()) != namesOf(c.assigned) {
+				continue
+			}
+			owners += len(m.owned)
+			out = append(out, m.tells())
+		}
+		return len(out) == members && len(g.next.members) == members && owners == len(g.parts)
+	})
+	if err != nil {
+		_, why = "", fmt.Sprint(out)
+	}
+	return "consumer group: " + strings.Join(out, ", ") + why, err
 }
 
 // ResumeAsked has a paused node go on, with a request for a group's offsets that has come while it was paused. It answers what the node
@@ -228,7 +334,11 @@ func (s *Script) Offsets(name string) (string, error) {
 		m.hangUp()
 		var out []string
 		for _, o := range m.owned {
-			out = append(out, fmt.Sprintf("%s: %d", o.part, o.at))
+			if at := fmt.Sprint(o.at); o.none {
+				out = append(out, fmt.Sprintf("%s: none", o.part))
+			} else {
+				out = append(out, fmt.Sprintf("%s: %s", o.part, at))
+			}
 		}
 		return strings.Join(out, ", ")
 	})

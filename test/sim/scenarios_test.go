@@ -18,8 +18,9 @@ import (
 // so, each is played under several seeds.
 //
 //	cluster nodes=3                        the cluster of this file
-//	topic NAME partitions=1 replicas=3 on=1/2/3
+//	topic NAME partitions=1 replicas=3 on=1/2/3 policy=compact
 //	produce NODE TOPIC VALUE [id= epoch= seq=]
+//	put NODE TOPIC KEY=VALUE KEY-          records with keys, and a tombstone, in one batch
 //	fill NODE TOPIC count=100 bytes=1000   many records; answers the last offset
 //	read NODE TOPIC                        what that node's replica has committed
 //	status TOPIC   elected TOPIC           of every node; until a leader of a later term than before serves
@@ -30,9 +31,13 @@ import (
 //	resume-asked NODE GROUP                the same with a request for offsets that it finds waiting
 //	await NAME count=1                     something the simulator counts
 //	member NAME GROUP TOPIC                a consumer that joins and beats; leave NAME, hang NAME, wake NAME
+//	       protocol=consumer instance=I regex=1
 //	group NAME members=2                   waits for a generation of so many, and tells who has what
 //	commit MEMBER OFFSET   offsets GROUP   of all that a member believes to own; what is committed
+//	keep GROUP TOPIC OFFSET                a commit of somebody who is no member
+//	delete-group GROUP   delete-offset GROUP TOPIC   forgotten GROUP
 //	transfer TOPIC NODE   reassign TOPIC 1/2/4
+//	move TOPIC 1/2/4   turn-back TOPIC     only begins; moved TOPIC 1/2/4 waits for the end, replicas NODE TOPIC tells
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		for seed := range uint64(scenarioSeeds) {
@@ -121,6 +126,14 @@ func nodes(d *datadriven.TestData, name string) []int32 {
 	return nil
 }
 
+// text is name=value, or nothing.
+func text(d *datadriven.TestData, name string) string {
+	if a, ok := d.Arg(name); ok {
+		return a.Vals[0]
+	}
+	return ""
+}
+
 // option is name=value, or otherwise.
 func option(d *datadriven.TestData, name string, otherwise int) int {
 	if a, ok := d.Arg(name); ok {
@@ -137,7 +150,7 @@ func (s *scenario) command(d *datadriven.TestData) (string, error) {
 	c := s.s
 	switch d.Cmd {
 	case "topic":
-		return "", c.Topic(arg(d, 0), int32(option(d, "partitions", 1)), int16(option(d, "replicas", 3)), nodes(d, "on")...)
+		return "", c.Topic(arg(d, 0), int32(option(d, "partitions", 1)), int16(option(d, "replicas", 3)), text(d, "policy"), nodes(d, "on")...)
 	case "produce":
 		return c.Produce(node(d, 0), arg(d, 1), arg(d, 2), int64(option(d, "id", -1)), int16(option(d, "epoch", 0)), int32(option(d, "seq", 0)))
 	case "fill":
@@ -149,6 +162,16 @@ func (s *scenario) command(d *datadriven.TestData) (string, error) {
 			}
 		}
 		return last, nil
+	case "put":
+		var records []string
+		for _, a := range d.CmdArgs[2:] {
+			if r := a.Key; len(a.Vals) > 0 {
+				records = append(records, r+"="+a.Vals[0])
+			} else {
+				records = append(records, r)
+			}
+		}
+		return c.Put(node(d, 0), arg(d, 1), records...)
 	case "read":
 		return c.Read(node(d, 0), arg(d, 1))
 	case "status":
@@ -169,6 +192,14 @@ func (s *scenario) command(d *datadriven.TestData) (string, error) {
 		return "", c.Transfer(arg(d, 0), node(d, 1))
 	case "reassign":
 		return c.Reassign(arg(d, 0), numbers(arg(d, 1))...)
+	case "move":
+		return c.BeginMove(arg(d, 0), numbers(arg(d, 1))...)
+	case "turn-back":
+		return c.BeginMove(arg(d, 0))
+	case "moved":
+		return "", c.Moved(arg(d, 0), numbers(arg(d, 1))...)
+	case "replicas":
+		return c.Replicas(node(d, 0), arg(d, 1))
 	}
 	return s.groups(d)
 }
@@ -178,7 +209,15 @@ func (s *scenario) groups(d *datadriven.TestData) (string, error) {
 	c := s.s
 	switch d.Cmd {
 	case "member":
-		return "", c.Member(arg(d, 0), arg(d, 1), arg(d, 2))
+		return "", c.Member(arg(d, 0), arg(d, 1), arg(d, 2), text(d, "protocol"), text(d, "instance"), option(d, "regex", 0) > 0)
+	case "keep":
+		return c.Keep(arg(d, 0), arg(d, 1), int64(number(arg(d, 2))))
+	case "delete-group":
+		return c.DeleteGroup(arg(d, 0), "")
+	case "delete-offset":
+		return c.DeleteGroup(arg(d, 0), arg(d, 1))
+	case "forgotten":
+		return "", c.Forgotten(arg(d, 0))
 	case "group":
 		return c.Group(arg(d, 0), option(d, "members", 1))
 	case "commit":

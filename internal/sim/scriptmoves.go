@@ -1,0 +1,80 @@
+package sim
+
+import (
+	"fmt"
+	"sort"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// BeginMove asks for a topic's partition to be moved to other nodes, or without nodes for a move under way to be turned back. It waits for
+// the answer, not for the move.
+func (s *Script) BeginMove(topic string, nodes ...int32) (string, error) {
+	p := kmsg.NewAlterPartitionAssignmentsRequestTopicPartition()
+	p.Replicas = nodes
+	t := kmsg.NewAlterPartitionAssignmentsRequestTopic()
+	t.Topic, t.Partitions = topic, append(t.Partitions, p)
+	req := kmsg.NewPtrAlterPartitionAssignmentsRequest()
+	req.TimeoutMillis, req.Topics = int32(requestTimeout/time.Millisecond), append(req.Topics, t)
+	return s.client(func(c *client) string {
+		k := c.anyNode()
+		if k == nil {
+			return "connection refused"
+		}
+		defer k.close(errReset)
+		resp, err := k.ask(req, nil)
+		if err != nil {
+			return err.Error()
+		}
+		r := resp.(*kmsg.AlterPartitionAssignmentsResponse)
+		if code := typed(r.ErrorCode); code != nil {
+			return code.Message
+		}
+		if code := typed(r.Topics[0].Partitions[0].ErrorCode); code != nil {
+			return code.Message
+		}
+		return "accepted"
+	})
+}
+
+// Reassign moves a topic's partition to other nodes and waits until the move is over.
+func (s *Script) Reassign(topic string, nodes ...int32) (string, error) {
+	answer, err := s.BeginMove(topic, nodes...)
+	if err != nil || answer != "accepted" {
+		return answer, err
+	}
+	return answer, s.Moved(topic, nodes...)
+}
+
+// Moved waits until every node that runs knows that a topic's partition is on these nodes, and nothing is under way.
+func (s *Script) Moved(topic string, nodes ...int32) error {
+	sort.Slice(nodes, func(i, j int) bool { return nodes[i] < nodes[j] })
+	return s.until("the move", func() bool {
+		for _, n := range s.w.nodes {
+			if !n.up() || n.proc.core == nil {
+				continue
+			}
+			p := image(n).Topics[topic].Partitions[0]
+			if p.Change != nil || fmt.Sprint(nodesOf(p)) != fmt.Sprint(nodes) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// Replicas tells where a topic's partition is, and what is under way with that, as a node knows it.
+func (s *Script) Replicas(node int32, topic string) (string, error) {
+	n := s.w.nodes[node-1]
+	if !n.up() || n.proc.core == nil || image(n).Topics[topic] == nil {
+		return "", fmt.Errorf("node %d does not run, or knows no topic %s", node, topic)
+	}
+	p := image(n).Topics[topic].Partitions[0]
+	out := fmt.Sprintf("on nodes %v", nodesOf(p))
+	if p.Change != nil {
+		adding, removing := p.Moves()
+		out += fmt.Sprintf(", adding %v, removing %v", adding, removing)
+	}
+	return out, nil
+}
