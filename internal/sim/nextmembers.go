@@ -67,7 +67,7 @@ func (m *groupMember) heartbeat(epoch int32) *kmsg.ConsumerGroupHeartbeatRequest
 func (m *groupMember) subscribe(req *kmsg.ConsumerGroupHeartbeatRequest) {
 	req.RebalanceTimeoutMillis = int32(m.rebalance.Milliseconds())
 	if m.regex {
-		req.SubscribedTopicRegex = kmsg.StringPtr("t[0-9]+")
+		req.SubscribedTopicRegex = kmsg.StringPtr("t[0-9]*")
 		return
 	}
 	for _, p := range m.g.parts {
@@ -242,7 +242,7 @@ func (m *groupMember) leaveNext() {
 		return
 	}
 	epoch := int32(-1)
-	if m.instance != "" && m.rng.IntN(2) == 0 {
+	if m.instance != "" && !m.w.scripted && m.rng.IntN(2) == 0 {
 		epoch = -2
 		m.g.release(m.id, nil)
 	} else {

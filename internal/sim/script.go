@@ -230,8 +230,9 @@ func (s *Script) send(node int32, topic string, b *record.Builder) (string, erro
 
 func epochTime(s *Script) int64 { return s.w.clk.Now().UnixMilli() }
 
-// Read returns what a node's replica holds and has committed, "offset:value" each; of many only the first and the last.
-func (s *Script) Read(node int32, topic string) (string, error) {
+// Read returns what a node's replica holds and has committed, "offset:value" each; of many only the first and the last. Records whose keys
+// begin with but are left out, unless that is empty.
+func (s *Script) Read(node int32, topic, but string) (string, error) {
 	p := s.replica(s.w.nodes[node-1], topic)
 	if p == nil {
 		return "", fmt.Errorf("node %d has no replica of %s that answers", node, topic)
@@ -247,6 +248,9 @@ func (s *Script) Read(node int32, topic string) (string, error) {
 			return "", err
 		}
 		err = record.Records(raw[:h.Size()], 1<<20, func(r record.Record) error {
+			if but != "" && strings.HasPrefix(string(r.Key), but) {
+				return nil
+			}
 			value := string(r.Value)
 			if len(value) > 20 {
 				value = fmt.Sprintf("%s... (%d bytes)", value[:10], len(value))
@@ -269,6 +273,19 @@ func (s *Script) Read(node int32, topic string) (string, error) {
 		return fmt.Sprintf("%s ... %s (%d records)", out[0], out[len(out)-1], len(out)), nil
 	}
 	return strings.Join(out, " "), nil
+}
+
+// Compacted waits until a node's replica of a topic has compacted all that it can: what is left is the last record of each key, but for what
+// is in the active segment, the last few records.
+func (s *Script) Compacted(node int32, topic string) error {
+	return s.until("compaction", func() bool {
+		p := s.replica(s.w.nodes[node-1], topic)
+		if p == nil || p.HighWatermark() == 0 {
+			return false
+		}
+		st, ok := p.CleanState(s.w.clk.Now())
+		return ok && st.Dirty == 0 && st.To >= p.HighWatermark()-8
+	})
 }
 
 // Elected waits for a leader of a later term than the one in which some node led when a script last asked, by Topic, Leader, Transfer

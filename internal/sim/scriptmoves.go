@@ -18,9 +18,14 @@ func (s *Script) BeginMove(topic string, nodes ...int32) (string, error) {
 	req := kmsg.NewPtrAlterPartitionAssignmentsRequest()
 	req.TimeoutMillis, req.Topics = int32(requestTimeout/time.Millisecond), append(req.Topics, t)
 	return s.client(func(c *client) string {
-		k := c.anyNode()
-		if k == nil {
-			return "connection refused"
+		var k *conn
+		for k == nil {
+			for _, n := range s.w.nodes {
+				if k == nil && n.up() && !n.proc.frozen {
+					k = c.w.dial(c, n.id)
+				}
+			}
+			c.sleep(10 * ms)
 		}
 		defer k.close(errReset)
 		resp, err := k.ask(req, nil)

@@ -21,8 +21,9 @@ import (
 //	topic NAME partitions=1 replicas=3 on=1/2/3 policy=compact
 //	produce NODE TOPIC VALUE [id= epoch= seq=]
 //	put NODE TOPIC KEY=VALUE KEY-          records with keys, and a tombstone, in one batch
+//	fill-keys NODE TOPIC count= bytes=     many records of two keys; compacted NODE TOPIC waits until nothing is left to compact there
 //	fill NODE TOPIC count=100 bytes=1000   many records; answers the last offset
-//	read NODE TOPIC                        what that node's replica has committed
+//	read NODE TOPIC but=KEY                what that node's replica has committed
 //	status TOPIC   elected TOPIC           of every node; until a leader of a later term than before serves
 //	run 500ms      equal TOPIC             let it live; until all replicas have committed the same
 //	isolate NODE   cut A B   heal          links
@@ -172,8 +173,17 @@ func (s *scenario) command(d *datadriven.TestData) (string, error) {
 			}
 		}
 		return c.Put(node(d, 0), arg(d, 1), records...)
+	case "fill-keys":
+		for i := range option(d, "count", 1) {
+			if out, err := c.Put(node(d, 0), arg(d, 1), fmt.Sprintf("z%d=%s", i%2, strings.Repeat("x", option(d, "bytes", 100)))); err != nil || !strings.HasPrefix(out, "offset") {
+				return out, err
+			}
+		}
+		return "", nil
+	case "compacted":
+		return "", c.Compacted(node(d, 0), arg(d, 1))
 	case "read":
-		return c.Read(node(d, 0), arg(d, 1))
+		return c.Read(node(d, 0), arg(d, 1), text(d, "but"))
 	case "status":
 		return strings.Join(c.Status(arg(d, 0)), "\n"), nil
 	case "elected":
