@@ -737,22 +737,3 @@ func TestReadersGoOnThroughASwap(t *testing.T) {
 		}
 	}
 }
-
-// A replica that has nothing yet is sent a compacted log, which begins with a batch above its start. The start stays where it is, also
-// after a restart: other replicas serve those offsets, too.
-func TestALogFilledFromACompactedOneStartsWhereThatDoes(t *testing.T) {
-	o := opener{t: t, fs: vfs.NewMem(1), dir: "/data/t-0", cfg: small, start: 0}
-	l := o.open()
-	if err := l.AllowHoles(100, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Append(batchAt(t, 8, 1, 3, 100, record.None)); err != nil {
-		t.Fatal(err)
-	}
-	closeLog(t, l)
-	l = o.open()
-	defer closeLog(t, l)
-	if b, err := l.ReadChecked(0, l.EndOffset(), 1000, nil); l.StartOffset() != 0 || l.EndOffset() != 11 || err != nil || len(b) == 0 {
-		t.Errorf("the log goes from %d to %d; read at 0: %d bytes, %v", l.StartOffset(), l.EndOffset(), len(b), err)
-	}
-}
