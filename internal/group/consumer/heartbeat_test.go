@@ -289,3 +289,42 @@ func TestChangeThatIsCutOffLeavesAGroupThatGoesOn(t *testing.T) {
 		}
 	}
 }
+
+// Most heartbeats do not say what a member has: it has not given anything back with them.
+func TestWhoSaysNothingHasNotGivenBack(t *testing.T) {
+	w := newWorld(t, topic(1, 4))
+	a := w.ok(joinOf("a", "t1"))
+	b := w.ok(joinOf("b", "t1"))
+	silent := func() Answer {
+		return w.ok(&Heartbeat{Version: 1, Group: "g", Member: "a", Epoch: a.Epoch, RebalanceTimeout: -1})
+	}
+	if told := silent(); !told.Changed || len(told.Assignment) != 2 {
+		t.Fatalf("who has to give back is told %+v", told)
+	}
+	for range 2 {
+		if told := silent(); told.Epoch != a.Epoch {
+			t.Fatalf("who has said nothing is told %+v", told)
+		}
+		if got := w.ok(beatOf("b", b.Epoch, nil)); len(got.Assignment) != 0 {
+			t.Fatalf("the second member gets %v, and the first has not said that it gave it back", got.Assignment)
+		}
+	}
+}
+
+// A static member that leaves for a while is thought to use what it has until its session ends, whoever comes meanwhile.
+func TestAStaticMemberThatIsAwayKeepsItsPartitions(t *testing.T) {
+	w := newWorld(t, topic(1, 4))
+	a := w.ok(static(joinOf("a", "t1"), "i"))
+	w.ok(static(&Heartbeat{Version: 1, Group: "g", Member: "a", Epoch: -2}, "i"))
+	w.reload()
+	b := w.ok(joinOf("b", "t1"))
+	for range 2 {
+		if b = w.ok(beatOf("b", b.Epoch, b.Assignment)); len(b.Assignment) != 0 {
+			t.Fatalf("a newcomer gets %v, of a static member that is away", b.Assignment)
+		}
+	}
+	a2 := w.ok(static(joinOf("a2", "t1"), "i"))
+	if len(a2.Assignment) != 2 || len(a2.Assignment.minus(a.Assignment)) != 0 {
+		t.Errorf("it comes back to %v, and had %v", a2.Assignment, a.Assignment)
+	}
+}
