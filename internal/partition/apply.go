@@ -115,6 +115,7 @@ func (p *Partition) appendBatches(e *raftpb.Entry) (bytes int, err error) {
 
 // append appends; where the disk is full it goes on in the space kept in reserve, since a committed entry can't be skipped.
 func (p *Partition) append(data []byte) error {
+	p.log.SetConfig(p.m.topicConfig(p.topic).Segment) // as it is now
 	err := p.log.Append(data)
 	if !errors.Is(err, syscall.ENOSPC) || p.m.cfg.FreeReserve == nil || !p.m.cfg.FreeReserve() {
 		return err

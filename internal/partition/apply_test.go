@@ -303,6 +303,20 @@ func TestRetentionIsAnEntryAndFilesGoLater(t *testing.T) {
 }
 
 // TestProducersAreForgottenByTheLeadersDecision is RAFT.md 1: a follower's clock decides nothing.
+// TestAChangedSegmentSizeHoldsForTheNextBatch: on every replica, without waiting for the next maintenance.
+func TestAChangedSegmentSizeHoldsForTheNextBatch(t *testing.T) {
+	c := newCluster(t, 2, func(c *cluster) { c.cfg.Segment.SegmentBytes = 1 << 20 })
+	c.elect(0, false)
+	c.fillAll(5)
+	c.cfg.Segment.SegmentBytes = 1
+	c.fillAll(3)
+	for i, nd := range c.nodes {
+		if n := nd.p.log.Segments(); n != 4 {
+			t.Errorf("node %d has %d segments, one and three of a batch each were expected", i, n)
+		}
+	}
+}
+
 func TestProducersAreForgottenByTheLeadersDecision(t *testing.T) {
 	c := newCluster(t, 2, func(c *cluster) { c.cfg.ProducerExpiry = time.Hour })
 	c.elect(0, false)

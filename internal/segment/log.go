@@ -86,9 +86,12 @@ func (l *Log) Lost() []Lost { l.mu.RLock(); defer l.mu.RUnlock(); return l.lost 
 
 // SetConfig takes effect from the next batch on.
 func (l *Log) SetConfig(cfg Config) {
+	if cfg = cfg.withDefaults(); cfg == l.config() {
+		return
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.cfg = cfg.withDefaults()
+	l.cfg = cfg
 }
 
 // usable returns why the log cannot be written.
