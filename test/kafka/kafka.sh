@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Runs Apache Kafka, three KRaft brokers on loopback, to compare with. Needs Java 17 and Maven (the jars come from the Maven registry, once).
-#   kafka.sh with COMMAND…   starts them, runs COMMAND with KAFKA_BROKERS and KAFKA_PIDS set, ends them and returns COMMAND's code
+#   kafka.sh with COMMAND…   starts them, runs COMMAND with KAFKA_BROKERS, KAFKA_PIDS and KAFKA_DATA set, ends them and returns COMMAND's code
 #   kafka.sh tool CLASS ARG… runs one of Kafka's own tools
 # KAFKA_VERSION: default 4.3.1   KAFKA_DIR: where the jars are kept (default: under the user's cache)   KAFKA_PORT: the first of six ports
+# KAFKA_PROPERTIES: further lines for the brokers' server.properties
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 version=${KAFKA_VERSION:-4.3.1}
@@ -59,6 +60,7 @@ transaction.state.log.min.isr=2
 group.initial.rebalance.delay.ms=0
 log.segment.delete.delay.ms=500
 auto.create.topics.enable=false
+${KAFKA_PROPERTIES:-}
 CONF
   jvm kafka.tools.StorageTool format -t "$id" -c "$work/$i.properties" >"$work/$i.format" 2>&1
   java -Xmx512m -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$jars/*" kafka.Kafka "$work/$i.properties" >"$work/$i.log" 2>&1 &
@@ -67,4 +69,4 @@ done
 up() { jvm org.apache.kafka.tools.TopicCommand --bootstrap-server "$brokers" --list >/dev/null 2>&1; }
 for _ in $(seq 60); do up && break; sleep 1; done
 up || { tail -n 20 "$work"/*.log >&2; echo "kafka.sh: Kafka did not come up" >&2; exit 1; }
-KAFKA_BROKERS=$brokers KAFKA_PIDS=$(IFS=,; echo "${pids[*]}") "$@"
+KAFKA_BROKERS=$brokers KAFKA_DATA=$work KAFKA_PIDS=$(IFS=,; echo "${pids[*]}") "$@"
