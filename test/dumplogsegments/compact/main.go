@@ -2,9 +2,9 @@
 // a server that it builds, starts and ends. What clients then read of the two is left in the folder, for the tool's output to be
 // compared with:
 //
-//	compacted.offsets, __consumer_offsets.offsets   the offset of every record that is left
-//	__consumer_offsets.want    what each group has committed last: group offset
-//	*.dir                      the directory of the partition
+//	TOPIC.offsets            the offset of every record that is left
+//	TOPIC.dir                the directory of its partition
+//	__consumer_offsets.want  what each group has committed last: group offset
 package main
 
 import (
