@@ -17,7 +17,7 @@ public final class Connect extends Program {
     final List<Worker> running = new ArrayList<>(); // and those that were
 
     private Connect() {
-        super(variable("PREFIX"), Duration.ofMinutes(3));
+        super(variable("PREFIX"), Duration.ofMinutes(5));
     }
 
     public static void main(String[] args) throws Exception {

@@ -21,7 +21,7 @@ public final class Streams extends Program {
     private final List<Child> started = new ArrayList<>();
 
     private Streams() {
-        super(variable("PREFIX"), Duration.ofMinutes(3));
+        super(variable("PREFIX"), Duration.ofMinutes(5));
         this.text = new Text(this);
     }
 
