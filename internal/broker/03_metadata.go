@@ -30,7 +30,8 @@ import (
 // A leader that is named is in brokers; where there is none it is -1 with error 5. In one-address mode this node is the only
 // broker and leads everything.
 //
-// Auto-creation waits briefly, so that the answer is complete: Kafka answers 3, or 5, and lets the client come again.
+// Auto-creation waits briefly, so that the answer is complete, and so does who asks for a topic that was made a moment ago: Kafka
+// answers 3, or 5, and lets the client come again.
 
 // Operations as bits of authorized_operations (KIP-430), of a cluster without an authorizer: all that apply.
 const (
@@ -52,6 +53,9 @@ func handleMetadata(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.R
 	asked, size := askedOnce(img, req, all)
 	if err := b.reserve(ctx, rc, size); err != nil {
 		return nil, err
+	}
+	if len(created) == 0 {
+		b.awaitFresh(ctx, rc, topicsWanted(img, req, all, asked))
 	}
 	resp := kmsg.NewPtrMetadataResponse()
 	resp.AuthorizedOperations = operationsNotAsked
@@ -134,6 +138,27 @@ func askedOnce(img *metadata.Image, req *kmsg.MetadataRequest, all bool) (asked 
 		count(t)
 	}
 	return asked, size
+}
+
+// topicsWanted are the topics of a request that there are, sorted by name if all are asked for.
+func topicsWanted(img *metadata.Image, req *kmsg.MetadataRequest, all bool, asked []int) []*metadata.Topic {
+	var out []*metadata.Topic
+	if all {
+		for _, name := range slices.Sorted(maps.Keys(img.Topics)) {
+			out = append(out, img.Topics[name])
+		}
+	}
+	for _, i := range asked {
+		rt := &req.Topics[i]
+		t := img.TopicsByID[rt.TopicID]
+		if t == nil && rt.Topic != nil {
+			t = img.Topics[*rt.Topic]
+		}
+		if t != nil {
+			out = append(out, t)
+		}
+	}
+	return slices.DeleteFunc(out, func(t *metadata.Topic) bool { return t.Name == metadata.MetadataTopic })
 }
 
 // askedTopic finds a topic that was asked for, or says why not.

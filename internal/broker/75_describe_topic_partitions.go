@@ -19,7 +19,7 @@ import (
 // maxDescribedPartitions bounds the partitions of one answer (Kafka's max.request.partition.size.limit).
 const maxDescribedPartitions = 2000
 
-func handleDescribeTopicPartitions(b *Broker, _ context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
+func handleDescribeTopicPartitions(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.DescribeTopicPartitionsRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeTopicPartitionsResponse)
 	img := b.cfg.Cluster.Image()
@@ -38,6 +38,13 @@ func handleDescribeTopicPartitions(b *Broker, _ context.Context, rc *RequestCont
 			first = c.Partition
 		}
 	}
+	var topics []*metadata.Topic
+	for _, name := range names {
+		if t := img.Topics[name]; t != nil && name != metadata.MetadataTopic {
+			topics = append(topics, t)
+		}
+	}
+	b.awaitFresh(ctx, rc, topics)
 	left := max(min(int(req.ResponsePartitionLimit), maxDescribedPartitions), 1)
 	for _, name := range names {
 		if left <= 0 {

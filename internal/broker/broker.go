@@ -50,7 +50,7 @@ type Config struct {
 
 	// AutoCreateTopics lets Metadata create what is asked for by name.
 	AutoCreateTopics bool
-	// AutoCreateWait bounds how long Metadata waits for a created topic's leaders; default 2 s.
+	// AutoCreateWait bounds how long Metadata waits for a new topic's leaders; default 2 s.
 	AutoCreateWait time.Duration
 	// ProduceTimeout bounds every produce, whatever the client asks; default 60 s.
 	ProduceTimeout time.Duration
@@ -109,6 +109,7 @@ type Broker struct {
 	decoded      memory // of large requests
 	answers      memory // of large answers other than records
 	producerIDs  producerIDs
+	fresh        fresh
 	proxied      atomic.Int32 // requests of groups that wait at other nodes
 }
 
