@@ -79,7 +79,7 @@ type Cleaner struct {
 	seen   segment.Cleaned
 	tokens float64
 	at     time.Time
-	next   time.Time // no round begins before
+	rested time.Time // since when, zero: there was something to do in the last round
 	useful bool      // something was changed in this round
 
 	stats stats
@@ -152,8 +152,8 @@ func (c *Cleaner) Step() (wait time.Duration) {
 		c.goOn(set, now)
 	case len(c.due) > 0:
 		c.begin(set, now)
-	case now.Before(c.next):
-		return min(idle, c.next.Sub(now))
+	case !c.rested.IsZero() && now.Sub(c.rested) < set.Backoff:
+		return min(idle, set.Backoff-now.Sub(c.rested))
 	default:
 		c.round(now)
 		if len(c.due) == 0 {
@@ -192,9 +192,9 @@ func (c *Cleaner) round(now time.Time) {
 
 // endRound rests, unless there may be more to do at once.
 func (c *Cleaner) endRound(set Settings, now time.Time) {
-	c.next = now
+	c.rested = time.Time{}
 	if !c.useful {
-		c.next = now.Add(set.Backoff)
+		c.rested = now
 		if c.keys != nil {
 			c.keys.Release()
 			c.noteMemory()

@@ -47,11 +47,20 @@ func AlterBroker(set map[string]string, ops []Op, base Layers) (map[string]strin
 		return nil, err
 	}
 	for _, op := range ops {
-		if d := Brokers.index[op.Name]; d.ReadOnly {
-			return nil, ValidateBroker(map[string]string{op.Name: ""})
+		d := Brokers.index[op.Name]
+		if d.Inert && op.Kind == OpDelete {
+			continue // tools take away what they have not set
+		}
+		if err := d.fixed(op.Name, next[op.Name]); err != nil {
+			return nil, err
 		}
 	}
-	return next, ValidateBroker(next)
+	for _, name := range slices.Sorted(maps.Keys(next)) {
+		if err := Brokers.Validate(name, next[name]); err != nil {
+			return nil, err
+		}
+	}
+	return next, nil
 }
 
 func alter(t *Table, set map[string]string, ops []Op, current func(*Def) string) (map[string]string, error) {

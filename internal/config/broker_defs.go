@@ -27,7 +27,8 @@ const (
 )
 
 // Brokers is the table of broker configs: the defaults of topics under Kafka's broker names, and what a broker can say about
-// itself. Those that are neither ReadOnly nor Inert take effect when they are changed at run time.
+// itself. Those that are not ReadOnly take effect at once when they are changed at run time. One that is Inert is ReadOnly too: nobody
+// is to think that it did something.
 var Brokers = newTable("broker", brokerDefs())
 
 // brokerNames gives a broker config the type, limits and default of the topic config it stands behind.
@@ -57,6 +58,7 @@ func brokerDefs() []*Def {
 			case len(t.Synonyms) > 1 && i < len(t.Synonyms)-1:
 				d.Default, d.NullDefault = "", true
 			}
+			d.ReadOnly = d.ReadOnly || d.Inert
 			defs = append(defs, &d)
 		}
 	}
@@ -111,16 +113,16 @@ func brokerOwnDefs() []*Def {
 		dynamic(ranged(ro(ScrubRate, Long, "8388608", "How many bytes a second are read back from the disk in the background, to find damage while other replicas still hold what it hit; 0 reads nothing."), 0, maxLong)),
 		dynamic(ranged(ro(ScrubInterval, Long, "3600000", "How many milliseconds lie at least between the beginnings of two passes over everything on the disk."), 0, maxLong)),
 		ro("log.cleaner.enable", Boolean, "true", "Whether logs are compacted on this node; without it those that should be grow without end."),
-		inert(dynamic(ranged(ro("log.cleaner.threads", Int, "1", "Without effect: one pass runs at a time on each node."), 0, maxInt))),
+		inert(ranged(ro("log.cleaner.threads", Int, "1", "Without effect: one pass runs at a time on each node."), 0, maxInt)),
 		dynamic(ranged(ro(CleanerRate, Double, "1.7976931348623157E308", "How many bytes a second compaction reads and writes on this node, all in all."), 0, math.MaxFloat64)),
 		dynamic(ranged(ro(CleanerMapBytes, Long, strconv.Itoa(DefaultCleanerMemory), "The memory in bytes for the keys of the log that is being compacted, 24 for each key at three quarters full; a log with more keys takes several passes. The default is less where --memory-limit asks for it."), 1<<10, maxLong)),
 		dynamic(ranged(ro(CleanerStepBytes, Int, "524288", "About how many bytes compaction reads or writes before it looks at its rate again."), 0, maxInt)),
-		inert(dynamic(ranged(ro("log.cleaner.io.buffer.load.factor", Double, "0.9", "Without effect: the memory for keys is filled to three quarters."), 0, 1))),
+		inert(ranged(ro("log.cleaner.io.buffer.load.factor", Double, "0.9", "Without effect: the memory for keys is filled to three quarters."), 0, 1)),
 		dynamic(ranged(ro(CleanerBackoff, Long, "15000", "How many milliseconds compaction rests when there is nothing to do."), 0, maxLong)),
-		// kafka-reassign-partitions sets the first two for its --throttle, and --verify takes all three away, whether set or not.
+		// kafka-reassign-partitions sets the first two for its --throttle, and --verify takes all three away, whether set or not (AlterBroker).
 		dynamic(ranged(ro(LeaderThrottledRate, Long, longMax, "How many bytes a second this node sends to replicas that catch up, of the partitions in leader.replication.throttled.replicas of their topics. Nothing that acknowledged writes wait for is throttled."), 0, maxLong)),
 		dynamic(ranged(ro(FollowerThrottledRate, Long, longMax, "How many bytes a second this node's replicas that catch up receive, of the partitions in follower.replication.throttled.replicas of their topics. Nothing that acknowledged writes wait for is throttled."), 0, maxLong)),
-		inert(dynamic(ranged(ro("replica.alter.log.dirs.io.max.bytes.per.second", Long, "9223372036854775807", "Without effect: a node has one log directory."), 0, maxLong))),
+		inert(ranged(ro("replica.alter.log.dirs.io.max.bytes.per.second", Long, "9223372036854775807", "Without effect: a node has one log directory."), 0, maxLong)),
 		ranged(ro("connections.max.idle.ms", Long, strconv.FormatInt(DefaultIdleTimeout.Milliseconds(), 10), "After how many milliseconds without a request a connection is closed (--idle-timeout)."), 1, maxLong),
 	}
 }

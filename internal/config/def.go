@@ -293,11 +293,22 @@ func (t *Table) ValidateChange(name, value string) error {
 	if err != nil {
 		return err
 	}
-	if d.ReadOnly {
+	if err := d.fixed(name, value); err != nil {
+		return err
+	}
+	return d.Validate(value)
+}
+
+// fixed refuses a change of what can't be changed while the broker runs.
+func (d *Def) fixed(name, value string) error {
+	switch {
+	case d.Inert && d.ReadOnly:
+		return &Error{Name: name, Value: value, kind: ErrReadOnly, Reason: fmt.Sprintf("Cannot update %s, which would change nothing. %s", name, d.Doc)}
+	case d.ReadOnly:
 		return &Error{Name: name, Value: value, kind: ErrReadOnly,
 			Reason: fmt.Sprintf("Cannot update %s while the broker runs; change its flag, variable or file and restart it", name)}
 	}
-	return d.Validate(value)
+	return nil
 }
 
 // IsList reports whether name is a list, which values can be appended to; false for an unknown name.

@@ -238,8 +238,21 @@ func TestThrottlesThatAreNotSetCanBeTakenAway(t *testing.T) {
 		if err != nil || len(got) != 0 {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
-		if err := ValidateBroker(map[string]string{name: "-1"}); !errors.Is(err, ErrInvalidValue) {
-			t.Errorf("%s=-1: %v", name, err)
+	}
+	// A broker config that changes nothing is not taken, but what another version took can be taken away, and is in nobody's way.
+	had := map[string]string{"log.cleaner.threads": "2"}
+	if _, err := AlterBroker(nil, []Op{{OpSet, "log.cleaner.threads", val("2")}}, Layers{}); !errors.Is(err, ErrReadOnly) {
+		t.Errorf("set without effect: %v", err)
+	}
+	if got, err := AlterBroker(had, []Op{{OpSet, "log.cleaner.backoff.ms", val("2")}}, Layers{}); err != nil || len(got) != 2 {
+		t.Errorf("beside one without effect: %v %v", got, err)
+	}
+	if got, err := AlterBroker(had, []Op{{Kind: OpDelete, Name: "log.cleaner.threads"}}, Layers{}); err != nil || len(got) != 0 {
+		t.Errorf("%v %v", got, err)
+	}
+	for _, d := range Brokers.Defs() {
+		if d.Inert && !d.ReadOnly {
+			t.Errorf("%s is said to be dynamic and is without effect", d.Name)
 		}
 	}
 }

@@ -23,6 +23,7 @@ type replicas struct {
 
 	// The goroutine's own.
 	seen map[string]*metadata.Topic // as last carried out, by name
+	set  [2]map[string]string       // the broker configs then: those of all, and this node's
 	left map[uint64]string          // directories found at the start that are not known to be a replica's yet, by log
 
 	mu     sync.Mutex
@@ -93,9 +94,17 @@ func (r *replicas) reconcile(img *metadata.Image) {
 		topic := img.Topics[name]
 		if r.seen[name] != topic || again {
 			r.open(topic)
+			if old := r.seen[name]; old != nil && !maps.Equal(old.Configs, topic.Configs) {
+				r.core.manager.Reconfigure(name)
+			}
 			r.seen[name] = topic
 		}
 	}
+	set := [2]map[string]string{img.BrokerConfigs[-1], img.BrokerConfigs[r.core.cfg.ID()]}
+	if !maps.Equal(set[0], r.set[0]) || !maps.Equal(set[1], r.set[1]) {
+		r.core.manager.Reconfigure("")
+	}
+	r.set = set
 	if again {
 		r.triedAgain()
 	}

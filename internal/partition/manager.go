@@ -366,6 +366,21 @@ func (m *Manager) Group(group uint64) (*Partition, bool) {
 	return p, p != nil
 }
 
+// Reconfigure says that a topic's configuration has changed, or, for "", those of all: what is not asked for with every batch
+// (the sizes and ages of segments, retention) takes effect in the background, at once.
+func (m *Manager) Reconfigure(topic string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return
+	}
+	for _, p := range m.order {
+		if topic == "" || p.topic == topic {
+			m.push(p, taskMaintain)
+		}
+	}
+}
+
 // Partitions returns all partitions of this node in the order they were opened.
 func (m *Manager) Partitions() []*Partition {
 	m.mu.Lock()
