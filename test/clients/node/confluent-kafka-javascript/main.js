@@ -10,6 +10,7 @@ const quiet = { info() {}, debug() {}, warn: log, error: log, namespace: () => q
 const kafka = new KafkaJS.Kafka({
   'bootstrap.servers': process.env.BOOTSTRAP, 'client.id': PREFIX, kafkaJS: { logger: quiet, logLevel: KafkaJS.logLevel.WARN },
 })
+const INVALID = -1001 // librdkafka's OFFSET_INVALID
 const MANY = 2 ** 31 - 1 // retries: as in librdkafka, of which the block kafkaJS makes five
 
 class Producer {
@@ -189,12 +190,14 @@ class Driver {
   }
 
   async offsets(topic, at) {
-    if (at === EARLIEST || at === LATEST) {
-      const all = await this.a.fetchTopicOffsets(topic)
-      return new Map(all.map(p => [p.partition, Number(at === EARLIEST ? p.low : p.high)]))
+    const named = at === EARLIEST || at === LATEST
+    const all = named ? await this.a.fetchTopicOffsets(topic) : await this.a.fetchTopicOffsetsByTimestamp(topic, at)
+    const of = named ? (at === EARLIEST ? 'low' : 'high') : 'offset'
+    const got = new Map(all.map(p => [p.partition, Number(p[of])]))
+    if ([...got.values()].includes(INVALID)) { // what came for a partition whose leader just moved was an error, which it does not pass on
+      throw new Error(`no answer for all partitions of ${topic}`)
     }
-    const all = await this.a.fetchTopicOffsetsByTimestamp(topic, at)
-    return new Map(all.map(p => [p.partition, Number(p.offset)]))
+    return got
   }
 
   deleteRecords(topic, partition, before) {

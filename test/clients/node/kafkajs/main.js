@@ -5,7 +5,7 @@ const { Kafka, CompressionTypes, CompressionCodecs, ConfigResourceTypes, logLeve
 const zstd = require('@bokuweb/zstd-wasm')
 const LZ4 = require('kafkajs-lz4')
 const { main, EARLIEST, LATEST } = require('../matrix')
-const { Queue, TooLarge, log } = require('../records')
+const { Queue, TooLarge, log, sleep } = require('../records')
 
 CompressionCodecs[CompressionTypes.Snappy] = require('kafkajs-snappy')
 CompressionCodecs[CompressionTypes.LZ4] = new LZ4().codec
@@ -51,7 +51,9 @@ class Reader {
     this.topic = topic
     this.parts = []
     this.queue = new Queue(1000)
-    this.c = kafka.consumer({ groupId: group, sessionTimeout: 10_000, heartbeatInterval: 1000, maxBytesPerPartition: 4 << 20, maxWaitTimeInMs: 500 })
+    this.c = kafka.consumer({
+      groupId: group, sessionTimeout: 10_000, heartbeatInterval: 1000, metadataMaxAge: 5000, maxBytesPerPartition: 4 << 20, maxWaitTimeInMs: 500,
+    })
     this.c.on(this.c.events.GROUP_JOIN, ({ payload }) => {
       this.parts = payload.memberAssignment[topic] ?? []
       // Nothing is committed: whoever joins again seeks again.
@@ -89,8 +91,12 @@ class Reader {
     return this.c.commitOffsets([...offsets].map(([partition, offset]) => ({ topic: this.topic, partition, offset: String(offset) })))
   }
 
+  // Told to end while it starts its fetchers anew, a broker having gone, kafkajs 2.2.4 runs in a circle for ever that lets nothing else
+  // run (its Fetcher asks a Runner that has ended, which answers at once). So it is told when a fetch has just been started.
   async close() {
+    const fetching = new Promise(resolve => { this.c.on(this.c.events.FETCH_START, resolve) })
     this.queue.close()
+    await Promise.race([fetching, sleep(5000)])
     await this.c.disconnect()
   }
 }
