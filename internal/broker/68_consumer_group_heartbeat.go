@@ -56,6 +56,12 @@ func handleConsumerGroupHeartbeat(b *Broker, ctx context.Context, rc *RequestCon
 	return resp, nil
 }
 
+// quickConsumerGroupHeartbeat: a member that only says that it is there waits for no write, most of the time.
+func quickConsumerGroupHeartbeat(rc *RequestContext, r kmsg.Request) bool {
+	req := r.(*kmsg.ConsumerGroupHeartbeatRequest)
+	return alone(rc, r) && req.MemberEpoch > 0 && req.Topics == nil && req.SubscribedTopicNames == nil && req.SubscribedTopicRegex == nil
+}
+
 // groupRefusal is refusal with a message where Kafka has one: not for what passes when the client has found the coordinator.
 func (b *Broker) groupRefusal(rc *RequestContext, err error) (code int16, message *string) {
 	code, message = b.refusal(rc, err)

@@ -24,19 +24,19 @@ type conn struct {
 	mode          ListenerConfig
 	local, remote net.Addr
 
-	// routes orders this connection's produces, by partition. It is reached from both of the connection's goroutines and
-	// from completions.
+	// routes orders this connection's produces, by partition; nil before the first. It is reached from both of the
+	// connection's goroutines and from completions.
 	mu     sync.Mutex
 	routes map[routeKey]*route
 	gaps   map[gapKey]gap
 }
 
 // Connect starts a connection: it is server.Handler's, in the standard library's types. begin is called on one goroutine,
-// what it returns on another, in the same order.
-func (b *Broker) Connect(listener string, local, remote net.Addr) (begin func(ctx context.Context, key, version int16, rest []byte) (func(ctx context.Context) (net.Buffers, func(), error), error), closed func()) {
+// what it returns on that or another, in the same order.
+func (b *Broker) Connect(listener string, local, remote net.Addr) (begin func(ctx context.Context, key, version int16, rest []byte) (finish func(ctx context.Context) (net.Buffers, func(), error), quick bool, err error), closed func()) {
 	c := &conn{
 		b: b, id: b.connIDs.Add(1), listener: listener, mode: b.cfg.Listeners[listener],
-		local: local, remote: remote, routes: map[routeKey]*route{},
+		local: local, remote: remote,
 	}
 	return c.begin, func() {}
 }
@@ -44,7 +44,7 @@ func (b *Broker) Connect(listener string, local, remote net.Addr) (begin func(ct
 type finishFunc = func(ctx context.Context) (net.Buffers, func(), error)
 
 // begin is stage one of a request.
-func (c *conn) begin(ctx context.Context, key, version int16, rest []byte) (finishFunc, error) {
+func (c *conn) begin(ctx context.Context, key, version int16, rest []byte) (finish finishFunc, quick bool, err error) {
 	a := lookupAPI(key, version)
 	if a == nil {
 		if key == int16(kmsg.ApiVersions) {
@@ -52,68 +52,81 @@ func (c *conn) begin(ctx context.Context, key, version int16, rest []byte) (fini
 			return func(context.Context) (net.Buffers, func(), error) {
 				payload, release := encode(unsupportedApiVersions())
 				return payload, release, nil
-			}, nil
+			}, true, nil
 		}
-		return nil, fmt.Errorf("%w: API key %d, version %d is not supported", errRequest, key, version)
+		return nil, false, fmt.Errorf("%w: API key %d, version %d is not supported", errRequest, key, version)
 	}
 	r, err := walkRequest(key, version, rest)
 	if err != nil {
 		c.b.metrics.malformed(key)
-		return nil, err
+		return nil, false, err
 	}
 	// What is large once decoded is counted until it is answered; at the limit this socket is not read.
 	if r.size > 0 && !c.b.decoded.await(ctx, r.size, memoryPatience, nil) {
 		c.b.metrics.starved(key)
-		return nil, fmt.Errorf("API key %d, version %d: %w", key, version, errBusy)
+		return nil, false, fmt.Errorf("API key %d, version %d: %w", key, version, errBusy)
 	}
-	finish, err := c.beginWalked(ctx, a, r, len(rest))
-	switch {
-	case err != nil:
+	call := &call{
+		rc: RequestContext{
+			Key: key, Version: version, ClientID: r.clientID, Listener: c.listener, Mode: c.mode,
+			Local: c.local, Remote: c.remote, Received: c.b.cfg.Clock.Now(), conn: c,
+		},
+		req: r.req, handle: a.handle, size: r.size,
+	}
+	if err := call.begin(ctx, a, &r); err != nil {
 		c.b.decoded.give(r.size)
-		return nil, err
-	case r.size == 0:
-		return finish, nil
+		return nil, false, err
 	}
-	return func(ctx context.Context) (net.Buffers, func(), error) {
-		defer c.b.decoded.give(r.size)
-		return finish(ctx)
-	}, nil
+	return call.finish, a.quick != nil && a.quick(&call.rc, r.req), nil
 }
 
-// beginWalked decodes a request that was found sound, and begins it.
-func (c *conn) beginWalked(ctx context.Context, a *api, r walked, size int) (finishFunc, error) {
-	key, version := r.req.Key(), r.req.GetVersion()
+// call is a request between its stages.
+type call struct {
+	rc     RequestContext
+	req    kmsg.Request
+	handle Handler
+	second func(context.Context) (kmsg.Response, error) // stage two of what has a stage one; then there is no handle
+	size   int64                                        // of Broker.decoded
+}
+
+// begin decodes a request that was found sound, and begins it.
+func (c *call) begin(ctx context.Context, a *api, r *walked) (err error) {
+	b := c.rc.conn.b
 	if err := r.decode(); err != nil {
-		c.b.metrics.malformed(key)
-		return nil, err
+		b.metrics.malformed(c.rc.Key)
+		return err
 	}
-	req := r.req
-	rc := &RequestContext{
-		Key: key, Version: version, ClientID: r.clientID, Listener: c.listener, Mode: c.mode,
-		Local: c.local, Remote: c.remote, Received: c.b.cfg.Clock.Now(), conn: c,
-	}
-	finish := func(ctx context.Context) (kmsg.Response, error) { return a.handle(c.b, ctx, rc, req) }
 	if a.start != nil {
-		var err error
-		if finish, err = a.start(c.b, ctx, rc, req); err != nil {
-			return nil, err
-		}
+		c.second, err = a.start(b, ctx, &c.rc, c.req)
 	}
-	return func(ctx context.Context) (net.Buffers, func(), error) {
-		resp, err := finish(ctx)
-		c.b.metrics.request(key, c.b.cfg.Clock.Now().Sub(rc.Received), size, err)
-		if err != nil || resp == nil {
-			c.b.keep(rc, 0)
-			return nil, nil, err
-		}
-		resp.SetVersion(version)
-		payload, release := encode(resp)
-		if rc.held == 0 {
-			return payload, release, nil
-		}
-		c.b.keep(rc, int64(bytesOf(payload)))
-		return payload, func() { release(); c.b.keep(rc, 0) }, nil
-	}, nil
+	return err
+}
+
+// finish is stage two.
+func (c *call) finish(ctx context.Context) (net.Buffers, func(), error) {
+	b, rc := c.rc.conn.b, &c.rc
+	if c.size > 0 {
+		defer b.decoded.give(c.size)
+	}
+	var resp kmsg.Response
+	var err error
+	if c.second != nil {
+		resp, err = c.second(ctx)
+	} else {
+		resp, err = c.handle(b, ctx, rc, c.req)
+	}
+	b.metrics.request(rc.Key, b.cfg.Clock.Now().Sub(rc.Received), err)
+	if err != nil || resp == nil {
+		b.keep(rc, 0)
+		return nil, nil, err
+	}
+	resp.SetVersion(rc.Version)
+	payload, release := encode(resp)
+	if rc.held == 0 {
+		return payload, release, nil
+	}
+	b.keep(rc, int64(bytesOf(payload)))
+	return payload, func() { release(); b.keep(rc, 0) }, nil
 }
 
 func bytesOf(payload net.Buffers) (n int) {
@@ -205,22 +218,42 @@ func parseClientID(rest []byte, flexible bool) (clientID *string, body []byte, e
 	return clientID, rest, nil
 }
 
-// buffers holds encoded responses between their use; large records are not copied into them.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+// encoded is a response's buffer. Between their use they lie in a pool; large records are not copied into them.
+type encoded struct {
+	buf     []byte
+	payload [1][]byte
+	fetch   *fetchResponse // whose records are given back with it; nil: none
+	release func()         // of e.give: made once
+}
+
+var buffers sync.Pool
 
 // pooledMax is the largest buffer worth keeping.
 const pooledMax = 4 << 20
 
-// encode makes the response's bytes after the correlation id. release gives its buffers back.
-func encode(resp kmsg.Response) (net.Buffers, func()) {
-	f, _ := resp.(*fetchResponse)
-	var large [][]byte
-	if f != nil {
-		large = f.takeLarge()
+// give gives everything back.
+func (e *encoded) give() {
+	if e.fetch != nil {
+		e.fetch.free()
 	}
-	p := buffers.Get().(*[]byte)
-	buf := (*p)[:0]
-	if f != nil {
+	e.fetch, e.payload[0] = nil, nil
+	if cap(e.buf) <= pooledMax {
+		buffers.Put(e)
+	}
+}
+
+// encode makes the response's bytes after the correlation id. release gives its buffers back.
+func encode(resp kmsg.Response) (payload net.Buffers, release func()) {
+	e, ok := buffers.Get().(*encoded)
+	if !ok {
+		e = &encoded{buf: make([]byte, 0, 512)}
+		e.release = e.give
+	}
+	buf := e.buf[:0]
+	var large [][]byte
+	if f, ok := resp.(*fetchResponse); ok {
+		e.fetch = f
+		large = f.takeLarge()
 		// Grown once: a response of many partitions would be copied several times on the way.
 		buf = slices.Grow(buf, f.encodedBound())
 	}
@@ -228,20 +261,12 @@ func encode(resp kmsg.Response) (net.Buffers, func()) {
 	if resp.IsFlexible() && resp.Key() != int16(kmsg.ApiVersions) {
 		buf = append(buf, 0)
 	}
-	buf = resp.AppendTo(buf)
-	release := func() {
-		if f != nil {
-			f.free()
-		}
-		if cap(buf) <= pooledMax {
-			*p = buf
-			buffers.Put(p)
-		}
-	}
+	e.buf = resp.AppendTo(buf)
 	if len(large) == 0 {
-		return net.Buffers{buf}, release
+		e.payload[0] = e.buf
+		return e.payload[:], e.release
 	}
-	return splice(buf, large, resp.IsFlexible()), release
+	return splice(e.buf, large, resp.IsFlexible()), e.release
 }
 
 // drainState is closed once when the server stops.

@@ -193,7 +193,7 @@ func TestDecodedRequestsAreBounded(t *testing.T) {
 		large.Topics = append(large.Topics, kmsg.MetadataRequestTopic{Topic: kmsg.StringPtr("t")})
 	}
 	rest := large.AppendTo([]byte{0xff, 0xff})
-	first, err := begin(t.Context(), 3, 1, rest)
+	first, _, err := begin(t.Context(), 3, 1, rest)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,13 +202,13 @@ func TestDecodedRequestsAreBounded(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	refused := make(chan error, 1)
-	go func() { _, err := begin(ctx, 3, 1, rest); refused <- err }()
+	go func() { _, _, err := begin(ctx, 3, 1, rest); refused <- err }()
 	until(t, "it waits", func() bool {
 		b.decoded.mu.Lock()
 		defer b.decoded.mu.Unlock()
 		return b.decoded.queue.Len() == 1
 	})
-	if _, err := begin(t.Context(), 3, 1, []byte{0xff, 0xff, 0, 0, 0, 0}); err != nil {
+	if _, _, err := begin(t.Context(), 3, 1, []byte{0xff, 0xff, 0, 0, 0, 0}); err != nil {
 		t.Errorf("a small one: %v", err)
 	}
 	cancel() // as its patience would end

@@ -46,7 +46,7 @@ func FuzzConnection(f *testing.F) {
 		defer closed()
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		finish, err := begin(ctx, key, version, rest)
+		finish, _, err := begin(ctx, key, version, rest)
 		if err != nil {
 			if !errors.Is(err, errRequest) {
 				t.Fatalf("API %d, version %d: untyped: %v", key, version, err)

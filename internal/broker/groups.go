@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -22,16 +23,38 @@ type OffsetsTopic func() (partitions int32, replicas int16, configs map[string]s
 // wait calls start and waits until it has called done, within bound. Whoever is connected to a node that stops looks for the
 // next coordinator.
 func wait[T any](b *Broker, ctx context.Context, bound time.Duration, start func(done func(T, error))) (T, error) {
-	type outcome struct {
-		value T
-		err   error
+	o := &promise[T]{}
+	start(o.keep)
+	return o.await(b, ctx, bound)
+}
+
+// promise is what a coordinator will say. Most of the time it has said it before somebody waits, and no timer is needed.
+type promise[T any] struct {
+	mu    sync.Mutex
+	kept  bool
+	value T
+	err   error
+	ended chan struct{} // of who waits; nil: nobody
+}
+
+func (o *promise[T]) keep(v T, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.kept, o.value, o.err = true, v, err
+	if o.ended != nil {
+		close(o.ended)
+	}
+}
+
+func (o *promise[T]) await(b *Broker, ctx context.Context, bound time.Duration) (T, error) {
+	o.mu.Lock()
+	if o.kept {
+		defer o.mu.Unlock()
+		return o.value, o.err
 	}
 	ended := make(chan struct{})
-	o := &outcome{}
-	start(func(v T, err error) {
-		o.value, o.err = v, err
-		close(ended)
-	})
+	o.ended = ended
+	o.mu.Unlock()
 	expired, stop := clock.After(b.cfg.Clock, bound)
 	defer stop()
 	var none T

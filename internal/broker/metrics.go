@@ -3,6 +3,7 @@ package broker
 import (
 	"fmt"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +18,14 @@ type metrics struct {
 	produced, fetched           prometheus.Counter
 	forwarded                   prometheus.Counter
 	sessions, sessionPartitions prometheus.Gauge
+
+	// byKey are requests' and latency's of an API, found at its first request: to look a label up costs more than to count.
+	byKey [keyLimit]atomic.Pointer[apiMetrics]
+}
+
+type apiMetrics struct {
+	requests prometheus.Counter
+	latency  prometheus.Observer
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -60,12 +69,18 @@ func apiName(key int16) string {
 	return strconv.Itoa(int(key))
 }
 
-func (m *metrics) request(key int16, took time.Duration, _ int, err error) {
-	name := apiName(key)
-	m.requests.WithLabelValues(name).Inc()
-	m.latency.WithLabelValues(name).Observe(took.Seconds())
+// request counts one of an API that is served.
+func (m *metrics) request(key int16, took time.Duration, err error) {
+	of := m.byKey[key].Load()
+	if of == nil {
+		name := apiName(key)
+		of = &apiMetrics{m.requests.WithLabelValues(name), m.latency.WithLabelValues(name)}
+		m.byKey[key].Store(of)
+	}
+	of.requests.Inc()
+	of.latency.Observe(took.Seconds())
 	if err != nil {
-		m.errors.WithLabelValues(name, "closed").Inc()
+		m.errors.WithLabelValues(apiName(key), "closed").Inc()
 	}
 }
 

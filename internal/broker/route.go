@@ -73,6 +73,9 @@ func (c *conn) enter(group uint64, node, epoch int32) (incarnation uint32, ok bo
 	defer c.mu.Unlock()
 	r := c.routes[routeKey(group)]
 	if r == nil {
+		if c.routes == nil {
+			c.routes = map[routeKey]*route{}
+		}
 		r = &route{node: node, epoch: epoch, incarnation: uint32(c.b.incarnations.Add(1))}
 		c.routes[routeKey(group)] = r
 	}

@@ -25,7 +25,12 @@ type api struct {
 	advertised int16
 	handle     Handler
 	start      Starter // instead of handle
+	// quick says that a request's answer waits for nothing: internal/server need not have another goroutine at hand. Nil: it may.
+	quick func(rc *RequestContext, req kmsg.Request) bool
 }
+
+// alone is quick for what this node answers by itself: everywhere but in one-address mode, where other nodes may be asked.
+func alone(rc *RequestContext, _ kmsg.Request) bool { return !rc.Mode.OneAddress }
 
 // apis is every API served, by key. One row for each.
 var apis []api
@@ -41,12 +46,12 @@ func init() {
 		{key: 9, min: 1, advertised: 1, max: 10, handle: handleOffsetFetch},
 		{key: 10, min: 0, advertised: 0, max: 6, handle: handleFindCoordinator},
 		{key: 11, min: 0, advertised: 0, max: 9, handle: handleJoinGroup},
-		{key: 12, min: 0, advertised: 0, max: 4, handle: handleHeartbeat},
+		{key: 12, min: 0, advertised: 0, max: 4, handle: handleHeartbeat, quick: alone},
 		{key: 13, min: 0, advertised: 0, max: 5, handle: handleLeaveGroup},
 		{key: 14, min: 0, advertised: 0, max: 5, handle: handleSyncGroup},
 		{key: 15, min: 0, advertised: 0, max: 6, handle: handleDescribeGroups},
 		{key: 16, min: 0, advertised: 0, max: 5, handle: handleListGroups},
-		{key: 18, min: 0, advertised: 0, max: 4, handle: handleApiVersions},
+		{key: 18, min: 0, advertised: 0, max: 4, handle: handleApiVersions, quick: alone},
 		{key: 19, min: 2, advertised: 2, max: 7, handle: handleCreateTopics},
 		{key: 20, min: 1, advertised: 1, max: 6, handle: handleDeleteTopics},
 		{key: 21, min: 0, advertised: 0, max: 2, handle: handleDeleteRecords},
@@ -66,7 +71,7 @@ func init() {
 		{key: 60, min: 0, advertised: 0, max: 2, handle: handleDescribeCluster},
 		{key: 61, min: 0, advertised: 0, max: 0, handle: handleDescribeProducers},
 		{key: 64, min: 0, advertised: 0, max: 0, handle: handleUnregisterBroker},
-		{key: 68, min: 0, advertised: 0, max: 1, handle: handleConsumerGroupHeartbeat},
+		{key: 68, min: 0, advertised: 0, max: 1, handle: handleConsumerGroupHeartbeat, quick: quickConsumerGroupHeartbeat},
 		{key: 69, min: 0, advertised: 0, max: 1, handle: handleConsumerGroupDescribe},
 		{key: 74, min: 0, advertised: 0, max: 1, handle: handleListConfigResources},
 		{key: 75, min: 0, advertised: 0, max: 0, handle: handleDescribeTopicPartitions},
@@ -75,7 +80,10 @@ func init() {
 }
 
 // byKey finds a row; nil where a key is not served.
-var byKey [128]*api
+var byKey [keyLimit]*api
+
+// keyLimit is above every key that is served.
+const keyLimit = 128
 
 func indexAPIs() {
 	for i := range apis {

@@ -29,6 +29,7 @@ type budget struct {
 type account struct {
 	b     *budget
 	bytes int64
+	grown int // how often bytes were asked for
 }
 
 // claim is one wait for bytes; ready is closed when they are granted, or the budget closed.
@@ -43,6 +44,7 @@ func newBudget(limit int64) *budget { return &budget{limit: limit} }
 
 // grow takes n more bytes for a, waiting for them until ctx ends.
 func (a *account) grow(ctx context.Context, n int64) error {
+	a.grown++
 	b := a.b
 	b.mu.Lock()
 	if b.closed {
@@ -109,19 +111,29 @@ func (b *budget) grantLocked(e *list.Element) {
 
 // release gives everything back.
 func (a *account) release() {
-	b := a.b
+	a.settle()
+	a.b.give(a.handOver())
+}
+
+// handOver returns what a holds, which is the caller's to give back; a is then as new. It must be settled.
+func (a *account) handOver() (n int64) {
+	n, a.bytes, a.grown = a.bytes, 0, 0
+	return n
+}
+
+// give gives n bytes back.
+func (b *budget) give(n int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.used -= a.bytes
-	a.bytes = 0
-	if b.overdraft == a {
-		b.overdraft = nil
-	}
+	b.used -= n
 	b.serveLocked()
 }
 
 // settle ends a's hold on the overdraft: its frame is whole and asks for no more.
 func (a *account) settle() {
+	if a.grown < 2 {
+		return // the overdraft is for growing frames
+	}
 	b := a.b
 	b.mu.Lock()
 	defer b.mu.Unlock()

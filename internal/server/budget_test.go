@@ -147,13 +147,13 @@ func FuzzFrame(f *testing.F) {
 			return
 		}
 		var charged int64
-		frame, err := readFrame(bytes.NewReader(b[4:]), size, func(n int64) error {
+		frame, err := readFrame(bytes.NewReader(b[4:]), size, asking(func(n int64) error {
 			if n < 0 {
 				t.Fatalf("charged %d", n)
 			}
 			charged += n
 			return nil
-		})
+		}))
 		have := len(b) - 4
 		if bound := int64(max(firstBytes, growth*have, secondBytes*min(1, have/firstBytes))); charged > bound {
 			t.Fatalf("%d bytes taken for %d that came", charged, have)

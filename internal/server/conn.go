@@ -1,11 +1,8 @@
 package server
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -14,70 +11,73 @@ import (
 	"time"
 )
 
-// readBuffer takes a small request in one system call; what is larger is read past it, into the frame's own buffer.
-const readBuffer = 4 << 10
-
-// conn is one client's connection.
+// conn is one client's connection. An idle one is a goroutine that waits for the socket, and little more.
 type conn struct {
 	s        *Server
 	listener string
 	addr     string
 	nc       net.Conn
-	in       *bufio.Reader
+	in       input
 	ctx      context.Context
 	cancel   context.CancelFunc
 	begin    Begin
-	pending  chan pending
-	spoke    bool // the reader's own: a frame has begun
-
 	draining atomic.Bool
-	inFlight atomic.Int64 // requests begun and not finished
-	lastDone atomic.Int64 // unix ns of the last answer
 
-	// The writer's own, so that an answer allocates nothing.
-	head [8]byte
-	vec  net.Buffers // backing array
-	bufs net.Buffers
+	// The reader's own.
+	acct   account   // of the frame that is being read
+	spoke  bool      // a frame has begun
+	armed  time.Time // the read deadline that is set; zero: none. It may be too early: then it is set anew.
+	writer sync.WaitGroup
 
-	mu    sync.Mutex
-	bytes int64         // of frames begun and not finished
-	freed chan struct{} // cap 1: bytes shrank
+	// Of whoever finishes requests: the reader while nothing waits, else the writer.
+	out  output
+	dead bool // an answer was not written; those that follow are dropped
+
+	mu       sync.Mutex
+	writing  bool       // there is a writer
+	queue    []pending  // what it has yet to finish
+	first    [4]pending // backing array, for a start
+	inFlight int        // requests begun and not finished
+	bytes    int64      // of their frames
+	lastDone time.Time  // of the last answer, or the connection's begin
+	full     bool       // the reader waits for freed
+	freed    chan struct{}
 }
 
 // pending is a request between the two stages.
 type pending struct {
 	finish Finish
 	corr   int32
-	acct   *account
 	size   int64
 }
 
 func newConn(s *Server, listener, addr string, nc net.Conn) *conn {
 	c := &conn{
-		s: s, listener: listener, addr: addr, nc: nc, in: bufio.NewReaderSize(nc, readBuffer),
-		pending: make(chan pending, s.cfg.MaxInFlight), freed: make(chan struct{}, 1),
+		s: s, listener: listener, addr: addr, nc: nc,
+		acct: account{b: s.budget}, lastDone: time.Now(), freed: make(chan struct{}, 1),
 	}
+	raw := rawConn(nc)
+	c.in.init(nc, raw)
+	c.out.init(s, nc, raw)
+	c.queue = c.first[:0]
 	c.ctx, c.cancel = context.WithCancel(s.ctx)
-	c.lastDone.Store(time.Now().UnixNano())
 	return c
 }
 
-// serve is the connection's reader goroutine; it starts the writer and outlives it.
+// serve is the connection's reader goroutine; it outlives the writers that it starts.
 func (c *conn) serve() {
 	defer c.s.forget(c)
 	begin, closed := c.s.cfg.Handler.Connect(c.listener, c.nc.LocalAddr(), c.nc.RemoteAddr())
 	c.begin = begin
-	written := make(chan struct{})
-	go func() { defer close(written); c.write() }()
 	if err := c.read(); err != nil {
 		c.ended(err)
 		// Nobody will read what is parked.
 		c.cancel()
 	}
-	close(c.pending)
-	<-written
+	c.writer.Wait()
 	c.cancel()
 	c.nc.Close()
+	c.in.release()
 	closed()
 }
 
@@ -114,19 +114,12 @@ func (c *conn) read() error {
 	}
 }
 
-// readRequest takes the frame's body, begins the request and hands it to the writer.
+// readRequest takes the frame's body, begins the request and has it finished.
 func (c *conn) readRequest(size int) error {
-	acct := &account{b: c.s.budget}
-	// Waiting for the node's budget is our doing: the time the client has to send its bytes begins after it. It is for the
-	// bytes that come next, so that claiming a large frame does not buy the time of one.
-	frame, err := readFrame(c.in, size, func(n int64) error {
-		err := acct.grow(c.ctx, n)
-		c.deadline(time.Now().Add(c.s.ioTime(int(n))))
-		return err
-	})
-	acct.settle()
+	frame, err := readFrame(&c.in, size, c)
+	c.acct.settle()
 	if err != nil {
-		acct.release()
+		c.acct.release()
 		switch {
 		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 			return io.EOF
@@ -138,13 +131,13 @@ func (c *conn) readRequest(size int) error {
 	c.s.metrics.bytesIn.Add(float64(size + 4))
 	h, rest, err := parseHeader(frame)
 	if err != nil {
-		acct.release()
+		c.acct.release()
 		return &cutError{cutBad, err}
 	}
 	c.s.metrics.requests.Inc()
-	finish, err := c.begin(c.ctx, h.key, h.version, rest)
+	finish, quick, err := c.begin(c.ctx, h.key, h.version, rest)
 	if err != nil {
-		acct.release()
+		c.acct.release()
 		var busy interface{ Overloaded() bool }
 		switch {
 		case c.ctx.Err() != nil:
@@ -155,20 +148,47 @@ func (c *conn) readRequest(size int) error {
 		c.s.metrics.garbage.Inc()
 		return &cutError{cutBad, err}
 	}
-	c.mu.Lock()
-	c.bytes += int64(size)
-	c.mu.Unlock()
-	c.inFlight.Add(1)
-	// The writer takes from the channel until it is closed, so this send ends.
-	c.pending <- pending{finish: finish, corr: h.correlationID, acct: acct, size: int64(size)}
+	c.hand(pending{finish: finish, corr: h.correlationID, size: c.acct.handOver()}, quick)
 	return nil
 }
 
-// room waits until the connection's own bytes in flight leave room for another frame.
+// grow implements grower: it takes n bytes of the node's budget for the frame. Waiting for them is our doing: the time the
+// client has to send its bytes begins after it. It is for the bytes that come next, so that claiming a large frame does not buy
+// the time of one.
+func (c *conn) grow(n int64) error {
+	err := c.acct.grow(c.ctx, n)
+	if int64(c.in.buffered()) < n {
+		c.deadline(time.Now().Add(c.s.ioTime(int(n))))
+	}
+	return err
+}
+
+// hand has a request finished: here, if it is quick and nothing is before it, else by the writer. To wake another goroutine, or
+// to start one, costs more than most requests that are answered at once.
+func (c *conn) hand(p pending, quick bool) {
+	c.mu.Lock()
+	c.inFlight++
+	c.bytes += p.size
+	if quick && !c.writing {
+		c.mu.Unlock()
+		c.finish(p)
+		return
+	}
+	c.queue = append(c.queue, p)
+	start := !c.writing
+	c.writing = true
+	c.mu.Unlock()
+	if start {
+		c.writer.Go(c.write)
+	}
+}
+
+// room waits until the connection's own requests and bytes in flight leave room for another frame.
 func (c *conn) room() error {
 	for {
 		c.mu.Lock()
-		full := c.bytes >= c.s.cfg.MaxInFlightBytes
+		c.full = c.bytes >= c.s.cfg.MaxInFlightBytes || c.inFlight >= c.s.cfg.MaxInFlight
+		full := c.full
 		c.mu.Unlock()
 		if !full {
 			return c.ctx.Err()
@@ -184,132 +204,104 @@ func (c *conn) room() error {
 // readPrefix waits for a frame's first bytes. The idle deadline begins anew while a request is parked. Who has never sent
 // anything is given less time.
 func (c *conn) readPrefix(prefix []byte) error {
-	have := 0
-	idleSince := time.Now()
-	patience, late := c.s.cfg.IdleTimeout, &cutError{cutIdle, os.ErrDeadlineExceeded}
+	patience, late := c.s.cfg.IdleTimeout, cutIdle
 	if !c.spoke {
-		patience, late = min(patience, c.s.cfg.FirstTimeout), &cutError{cutSilent, os.ErrDeadlineExceeded}
+		patience, late = min(patience, c.s.cfg.FirstTimeout), cutSilent
 	}
-	for {
-		deadline := idleSince.Add(patience)
-		if have > 0 {
-			deadline = time.Now().Add(c.s.cfg.IOTimeout)
+	for have := 0; have < len(prefix); {
+		if have == 0 && c.in.buffered() == 0 {
+			if due := c.idleSince().Add(patience); c.armed.IsZero() || c.armed.After(due) {
+				c.deadline(due)
+			}
 		}
-		c.deadline(deadline)
-		n, err := io.ReadFull(c.in, prefix[have:])
+		n, err := c.in.Read(prefix[have:])
 		have += n
-		if err == nil {
-			c.spoke = true
-			return nil
-		}
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			return io.EOF
-		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) || c.draining.Load() {
+		switch {
+		case n > 0 && have < len(prefix):
+			c.deadline(time.Now().Add(c.s.cfg.IOTimeout))
+		case n > 0:
+		case !errors.Is(err, os.ErrDeadlineExceeded) || c.draining.Load():
 			return err
-		}
-		if have > 0 {
+		case have > 0:
 			return &cutError{cutSlowFrame, err}
-		}
-		busy := c.inFlight.Load() > 0
-		if done := time.Unix(0, c.lastDone.Load()); busy {
-			idleSince = time.Now()
-		} else if done.After(idleSince) {
-			idleSince = done
-		} else {
-			return late
+		case !time.Now().Before(c.idleSince().Add(patience)):
+			return &cutError{late, err}
+		default:
+			c.armed = time.Time{} // it was set for an earlier wait
 		}
 	}
+	c.spoke = true
+	return nil
+}
+
+// idleSince is when the connection had something to do last.
+func (c *conn) idleSince() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inFlight > 0 {
+		return time.Now()
+	}
+	return c.lastDone
 }
 
 // deadline sets the read deadline, unless the connection drains: then it is over already.
 func (c *conn) deadline(t time.Time) {
+	c.armed = t
 	c.nc.SetReadDeadline(t)
 	if c.draining.Load() {
 		c.nc.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// write is the writer goroutine: it finishes requests in order until the reader closes the channel.
+// write is the writer goroutine: it finishes requests in order until there are none.
 func (c *conn) write() {
-	dead := false
-	for p := range c.pending {
-		payload, release, err := p.finish(c.ctx)
-		if err == nil && payload != nil && !dead {
-			err = c.answer(p.corr, payload)
+	for {
+		c.mu.Lock()
+		if len(c.queue) == 0 {
+			c.queue = c.first[:0]
+			c.writing = false
+			c.mu.Unlock()
+			return
 		}
-		if release != nil {
-			release()
-		}
-		c.done(p)
-		if err != nil && !dead {
-			dead = true
-			c.ended(err)
-			c.cancel()
-			c.nc.Close() // the reader wakes up
-		}
+		p := c.queue[0]
+		c.queue[0] = pending{}
+		c.queue = c.queue[1:]
+		c.mu.Unlock()
+		c.finish(p)
+	}
+}
+
+// finish is a request's second stage.
+func (c *conn) finish(p pending) {
+	payload, release, err := p.finish(c.ctx)
+	if err == nil && payload != nil && !c.dead {
+		err = c.out.answer(p.corr, payload)
+	}
+	if release != nil {
+		release()
+	}
+	c.done(p)
+	if err != nil && !c.dead {
+		c.dead = true
+		c.ended(err)
+		c.cancel()
+		c.nc.Close() // the reader wakes up
 	}
 }
 
 // done gives back what a request held.
 func (c *conn) done(p pending) {
-	c.lastDone.Store(time.Now().UnixNano())
-	c.inFlight.Add(-1)
-	p.acct.release()
+	c.s.budget.give(p.size)
 	c.mu.Lock()
+	c.lastDone = time.Now()
+	c.inFlight--
 	c.bytes -= p.size
+	full := c.full
 	c.mu.Unlock()
-	select {
-	case c.freed <- struct{}{}:
-	default:
-	}
-}
-
-// writeStep is how often a writer looks whether its client reads, while memory is short.
-const writeStep = time.Second
-
-// answer writes one response: size, correlation id, payload, in one vectored write if the client keeps up. A client that reads
-// slower than MinRate is cut once its time is over, or as soon as others need the memory that waits for it.
-func (c *conn) answer(corr int32, payload net.Buffers) error {
-	size := 4
-	for _, b := range payload {
-		size += len(b)
-	}
-	s := c.s
-	held := s.responses.Add(int64(size))
-	defer s.responses.Add(-int64(size))
-	if held > s.cfg.MaxResponseBytes && held > int64(size) {
-		return &cutError{cutMemory, fmt.Errorf("clients have not read %d bytes of answers, and this one has %d", held-int64(size), size)}
-	}
-	binary.BigEndian.PutUint32(c.head[:], uint32(size))
-	binary.BigEndian.PutUint32(c.head[4:], uint32(corr))
-	c.vec = append(append(c.vec[:0], c.head[:]), payload...)
-	c.bufs = c.vec // WriteTo shortens what it is called on
-	defer clear(c.vec)
-	end := time.Now().Add(s.ioTime(size))
-	for {
-		now := time.Now()
-		c.nc.SetWriteDeadline(minTime(end, now.Add(writeStep)))
-		n, err := c.bufs.WriteTo(c.nc)
-		s.metrics.bytesOut.Add(float64(n))
-		if err == nil || !errors.Is(err, os.ErrDeadlineExceeded) {
-			return err
-		}
-		short := s.responses.Load() > s.cfg.MaxResponseBytes/2 || s.cfg.Pressed != nil && s.cfg.Pressed()
-		if !time.Now().Before(end) || short && n < int64(writeStep.Seconds()*float64(s.cfg.MinRate)) {
-			return &cutError{cutSlowReader, err}
+	if full {
+		select {
+		case c.freed <- struct{}{}:
+		default:
 		}
 	}
-}
-
-func minTime(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
-
-// ioTime is how long size bytes may take.
-func (s *Server) ioTime(size int) time.Duration {
-	return s.cfg.IOTimeout + time.Duration(int64(size)/s.cfg.MinRate)*time.Second
 }

@@ -40,37 +40,40 @@ func frameSize(prefix [4]byte, limit int) (int, error) {
 	return int(n), nil
 }
 
-// readFrame reads size bytes. It takes memory as bytes arrive, and grow is asked before each time, so a claim alone costs
+// grower is asked before memory is taken for n more bytes.
+type grower interface{ grow(n int64) error }
+
+// readFrame reads size bytes. It takes memory as bytes arrive, and g is asked before each time, so a claim alone costs
 // firstBytes at most. The result is the caller's for good.
-func readFrame(r io.Reader, size int, grow func(n int64) error) ([]byte, error) {
+func readFrame(r io.Reader, size int, g grower) ([]byte, error) {
 	if size <= firstBytes {
-		return readRest(r, nil, size, grow)
+		return readRest(r, nil, size, g)
 	}
 	first := firstBuffers.Get().(*[]byte)
 	defer firstBuffers.Put(first)
-	got, err := readInto(r, *first, nil, grow)
+	got, err := readInto(r, *first, nil, g)
 	if err != nil {
 		return nil, err
 	}
 	if size <= secondBytes {
-		return readRest(r, got, size, grow)
+		return readRest(r, got, size, g)
 	}
 	second := secondBuffers.Get().(*[]byte)
 	defer secondBuffers.Put(second)
-	if got, err = readInto(r, *second, got, grow); err != nil {
+	if got, err = readInto(r, *second, got, g); err != nil {
 		return nil, err
 	}
 	for growth*len(got) < size {
-		if got, err = readRest(r, got, growth*len(got), grow); err != nil {
+		if got, err = readRest(r, got, growth*len(got), g); err != nil {
 			return nil, err
 		}
 	}
-	return readRest(r, got, size, grow)
+	return readRest(r, got, size, g)
 }
 
 // readRest allocates size bytes for what was got and what follows.
-func readRest(r io.Reader, got []byte, size int, grow func(n int64) error) ([]byte, error) {
-	if err := grow(int64(size - len(got))); err != nil {
+func readRest(r io.Reader, got []byte, size int, g grower) ([]byte, error) {
+	if err := g.grow(int64(size - len(got))); err != nil {
 		return nil, err
 	}
 	buf := make([]byte, size)
@@ -79,8 +82,8 @@ func readRest(r io.Reader, got []byte, size int, grow func(n int64) error) ([]by
 }
 
 // readInto fills buf with what was got and what follows.
-func readInto(r io.Reader, buf, got []byte, grow func(n int64) error) ([]byte, error) {
-	if err := grow(int64(len(buf) - len(got))); err != nil {
+func readInto(r io.Reader, buf, got []byte, g grower) ([]byte, error) {
+	if err := g.grow(int64(len(buf) - len(got))); err != nil {
 		return nil, err
 	}
 	_, err := io.ReadFull(r, buf[copy(buf, got):])

@@ -203,8 +203,8 @@ type refusing struct{ *echo }
 
 func (r refusing) Connect(l string, a, b net.Addr) (Begin, func()) {
 	_, closed := r.echo.Connect(l, a, b)
-	return func(context.Context, int16, int16, []byte) (Finish, error) {
-		return nil, overloaded{errors.New("no memory")}
+	return func(context.Context, int16, int16, []byte) (Finish, bool, error) {
+		return nil, false, overloaded{errors.New("no memory")}
 	}, closed
 }
 

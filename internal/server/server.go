@@ -1,8 +1,9 @@
 // Package server owns the sockets that Kafka clients talk to: listeners, frames, limits, and the order of responses.
 //
-// A connection has two goroutines. Its reader takes one frame after another and begins each request (stage one: it must not
-// block, and enqueues what has an order to keep); its writer finishes them in the same order (stage two: it may wait) and
-// writes the answers. Produces therefore pipeline while responses stay in request order, as Kafka's protocol wants.
+// A connection has at most two goroutines. Its reader takes one frame after another and begins each request (stage one: it must
+// not block, and enqueues what has an order to keep). A writer finishes them in the same order (stage two: it may wait) and
+// writes the answers; it is there while there is something to wait for. A quick request that has nothing before it is finished by
+// the reader. Produces therefore pipeline while responses stay in request order, as Kafka's protocol wants.
 //
 // Nothing is allocated on a claim: a frame's size is checked first, and a large frame's buffer grows as its bytes arrive.
 // Bytes of frames in flight are counted per connection and node-wide; at the limit sockets are not read, so TCP pushes back
@@ -22,21 +23,23 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Finish is stage two of a request, called once, on the connection's writer goroutine, in request order; also after the
+// Finish is stage two of a request, called once, in request order, after those before it have ended; also after the
 // connection has died (ctx is done then), so that whatever the request holds is given back. payload is the response after
 // the correlation id (the rest of its header, and the body); nil with a nil error: no answer is due. release, if not nil,
 // is called once the payload has been written or dropped. An error closes the connection.
 type Finish = func(ctx context.Context) (payload net.Buffers, release func(), err error)
 
 // Begin is stage one of a request, called on the connection's reader goroutine, in the order the frames came. It must not
-// block. rest is the frame after the correlation id and belongs to the handler for good. An error closes the connection.
-type Begin = func(ctx context.Context, key, version int16, rest []byte) (Finish, error)
+// block. rest is the frame after the correlation id and belongs to the handler for good. quick says that Finish will not wait:
+// it may then be called on the reader goroutine, which does not notice meanwhile that the client goes. An error closes the
+// connection.
+type Begin = func(ctx context.Context, key, version int16, rest []byte) (finish Finish, quick bool, err error)
 
 // Handler answers requests. Its types are the standard library's alone, so that internal/broker satisfies it without
 // either package importing the other. Safe for concurrent use.
 type Handler interface {
 	// Connect starts a connection of a listener; begin belongs to it, and closed is called once after the last Finish.
-	Connect(listener string, local, remote net.Addr) (begin func(ctx context.Context, key, version int16, rest []byte) (func(ctx context.Context) (net.Buffers, func(), error), error), closed func())
+	Connect(listener string, local, remote net.Addr) (begin func(ctx context.Context, key, version int16, rest []byte) (finish func(ctx context.Context) (net.Buffers, func(), error), quick bool, err error), closed func())
 	// Drain says that the server stops: requests that only wait for something new are to be answered now.
 	Drain()
 }

@@ -40,12 +40,12 @@ func (e *echo) Drain() {
 	e.drain.Do(func() { close(e.release) })
 }
 
-func (e *echo) begin(_ context.Context, key, _ int16, rest []byte) (Finish, error) {
+func (e *echo) begin(_ context.Context, key, _ int16, rest []byte) (Finish, bool, error) {
 	e.begun.Add(1)
 	free := func() { e.freed.Add(1) }
 	switch key {
 	case 0:
-		return func(context.Context) (net.Buffers, func(), error) { return net.Buffers{rest}, free, nil }, nil
+		return func(context.Context) (net.Buffers, func(), error) { return net.Buffers{rest}, free, nil }, true, nil
 	case 1:
 		return func(ctx context.Context) (net.Buffers, func(), error) {
 			e.parked.Add(1)
@@ -57,13 +57,13 @@ func (e *echo) begin(_ context.Context, key, _ int16, rest []byte) (Finish, erro
 				e.canceled.Add(1)
 				return nil, free, ctx.Err()
 			}
-		}, nil
+		}, false, nil
 	case 2:
 		return func(context.Context) (net.Buffers, func(), error) {
 			return net.Buffers{make([]byte, binary.BigEndian.Uint32(rest))}, free, nil
-		}, nil
+		}, false, nil
 	}
-	return nil, errRefused
+	return nil, false, errRefused
 }
 
 // lines counts log lines.

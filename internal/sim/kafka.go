@@ -24,7 +24,7 @@ type conn struct {
 	clientID string
 
 	// The server's side.
-	begin   func(ctx context.Context, key, version int16, rest []byte) (finishFunc, error)
+	begin   func(ctx context.Context, key, version int16, rest []byte) (finishFunc, bool, error)
 	ctx     context.Context
 	cancel  context.CancelFunc
 	begun   []begun
@@ -144,7 +144,7 @@ func (k *conn) arrive(a *answer, body []byte) {
 	if k.broken {
 		return
 	}
-	finish, err := k.begin(k.ctx, a.req.Key(), a.req.GetVersion(), body)
+	finish, _, err := k.begin(k.ctx, a.req.Key(), a.req.GetVersion(), body)
 	if err != nil {
 		k.c.w.fail("node %d does not understand %T: %v", k.p.node.id, a.req, err)
 		return
