@@ -162,16 +162,24 @@ func (c *crowd) add(group string, beat time.Duration) {
 
 // await waits until members have been given an assignment n times in all.
 func (c *crowd) await(n int64) error {
-	for end := time.Now().Add(2 * time.Minute); c.settled.Load() < n; time.Sleep(time.Millisecond) {
+	return c.until(fmt.Sprintf("%d assignments", n), func() bool { return c.settled.Load() >= n })
+}
+
+// until waits for what members come to.
+func (c *crowd) until(what string, ready func() bool) error {
+	for end := time.Now().Add(2 * time.Minute); !ready(); time.Sleep(time.Millisecond) {
 		if err := c.failed.Load(); err != nil {
 			return *err
 		}
 		if time.Now().After(end) {
-			return fmt.Errorf("%d assignments after two minutes, %d are awaited", c.settled.Load(), n)
+			return fmt.Errorf("not within two minutes: %s", what)
 		}
 	}
 	return nil
 }
+
+// memberBeat is how often members of a group that is rebalanced send heartbeats.
+const memberBeat = 100 * time.Millisecond
 
 func (c *crowd) stop() {
 	c.cancel()
@@ -223,12 +231,11 @@ func (b *bench) members(ctx context.Context) error {
 // rebalance measures how long a group takes from a newcomer's request until everybody has an assignment again.
 func (b *bench) rebalance(ctx context.Context) error {
 	var all distribution
-	for i := range 5 {
+	for i := range b.rounds {
 		c := b.crowd(ctx)
 		group := fmt.Sprintf("bench-%d-%d", time.Now().UnixNano(), i)
-		const beat = 100 * time.Millisecond
 		for range b.perGroup {
-			c.add(group, beat)
+			c.add(group, memberBeat)
 		}
 		if err := c.await(int64(b.perGroup)); err != nil {
 			c.stop()
@@ -237,7 +244,7 @@ func (b *bench) rebalance(ctx context.Context) error {
 		time.Sleep(time.Second) // whoever came late has been let in
 		had := c.settled.Load()
 		began := time.Now()
-		c.add(group, beat)
+		c.add(group, memberBeat)
 		err := c.await(had + int64(b.perGroup) + 1)
 		all.add(time.Since(began))
 		c.stop()
@@ -245,7 +252,7 @@ func (b *bench) rebalance(ctx context.Context) error {
 			return err
 		}
 	}
-	fmt.Printf("rebalance (a group of %d gets one more; heartbeats every 100 ms): %v\n", b.perGroup, &all)
+	fmt.Printf("rebalance (a group of %d gets one more; heartbeats every %v): %v\n", b.perGroup, memberBeat, &all)
 	return nil
 }
 

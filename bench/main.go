@@ -37,6 +37,7 @@ type bench struct {
 	perGroup    int // members
 	heartbeat   time.Duration
 	committers  int
+	rounds      int
 	seq         int
 }
 
@@ -52,12 +53,18 @@ var workloads = []struct {
 	{"failover", "kill -9 of a leader: the longest gap between acknowledgements", (*bench).failover},
 	{"members", "-groups groups of -members members: what their heartbeats and they themselves cost", (*bench).members},
 	{"rebalance", "a group of -members gets one more: until everybody has an assignment", (*bench).rebalance},
+	{"rebalance-848", "the same of a consumer group (KIP-848)", (*bench).rebalanceConsumers},
+	{"echo", "members' rate and sizes against a bare Go server: the floor", (*bench).echo},
 	{"commits", "-committers groups commit, one commit under way each, for -duration", (*bench).commits},
 	{"coordinator", "kill -9 of a group's coordinator: until the next commit is taken", (*bench).coordinatorFailover},
 	{"topics", "one topic of -partitions partitions: creation, then idle CPU", (*bench).topics},
 }
 
 func main() {
+	if os.Getenv(echoEnv) != "" {
+		fmt.Fprintln(os.Stderr, "bench:", serveEcho())
+		os.Exit(1)
+	}
 	b := &bench{}
 	brokers := flag.String("brokers", "", "bootstrap servers of a running cluster; empty: start three nodes")
 	pids := flag.String("pids", "", "its process ids, for CPU and memory")
@@ -75,11 +82,12 @@ func main() {
 	flag.IntVar(&b.groups, "groups", 1000, "groups")
 	flag.IntVar(&b.perGroup, "members", 10, "members of a group")
 	flag.DurationVar(&b.heartbeat, "heartbeat", 3*time.Second, "how often members send heartbeats")
+	flag.IntVar(&b.rounds, "rounds", 5, "rebalances to measure")
 	flag.IntVar(&b.committers, "committers", 50, "groups that commit")
 	flag.Usage = func() {
 		fmt.Fprintln(os.Stderr, "bench [flags] workload...")
 		for _, w := range workloads {
-			fmt.Fprintf(os.Stderr, "  %-11s %s\n", w.name, w.what)
+			fmt.Fprintf(os.Stderr, "  %-13s %s\n", w.name, w.what)
 		}
 		flag.PrintDefaults()
 	}

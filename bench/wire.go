@@ -12,8 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// conn asks one request at a time: what a member of a group needs, and cheap enough for 10,000 of them. Requests are of versions
-// before the flexible ones.
+// conn asks one request at a time: what a member of a group needs, and cheap enough for 10,000 of them.
 type conn struct {
 	nc   net.Conn
 	in   *bufio.Reader
@@ -54,6 +53,12 @@ func (c *conn) ask(req kmsg.Request) (kmsg.Response, error) {
 		return nil, err
 	}
 	resp := req.ResponseKind()
+	if resp.IsFlexible() {
+		if len(body) == 0 || body[0] != 0 {
+			return nil, fmt.Errorf("an answer to %T with tags in its header", req)
+		}
+		body = body[1:]
+	}
 	return resp, resp.ReadFrom(body)
 }
 
