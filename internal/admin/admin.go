@@ -38,18 +38,18 @@ type Config struct {
 // Server is the running HTTP server.
 type Server struct {
 	http http.Server
-	ln   net.Listener
+	ln   *netlimit.Listener
 	done chan struct{}
 }
 
 // Start listens and serves until Close.
 func Start(cfg Config) (*Server, error) {
-	ln, err := net.Listen("tcp", cfg.Addr)
+	inner, err := net.Listen("tcp", cfg.Addr)
 	if err != nil {
 		return nil, fmt.Errorf("admin address %s: %w (another --admin-addr, or an empty one to do without)", cfg.Addr, err)
 	}
 	most := cmp.Or(cfg.MaxConnections, 128)
-	ln = netlimit.New(ln, netlimit.Config{Total: most, PerAddr: (most + 1) / 2})
+	ln := netlimit.New(inner, netlimit.Config{Total: most, PerAddr: (most + 1) / 2})
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", probe(cfg.Healthy))
 	mux.HandleFunc("GET /readyz", probe(cfg.Ready))
@@ -91,6 +91,12 @@ func probe(check func() error) http.HandlerFunc {
 
 // Addr returns where the server listens.
 func (s *Server) Addr() string { return s.ln.Addr().String() }
+
+// Connections is how many connections are open, Refused how many were refused for a reason of netlimit's.
+func (s *Server) Connections() int { return s.ln.Open() }
+
+// Refused is said at Connections.
+func (s *Server) Refused(reason string) int64 { return s.ln.Refused(reason) }
 
 // Close ends the server, after requests under way or two seconds.
 func (s *Server) Close() error {

@@ -2,9 +2,12 @@ package group
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/group/consumer"
 )
 
 // State is a classic group's, as Kafka names it.
@@ -248,12 +251,13 @@ func (c *classicGroup) learnTopics() {
 	}
 	topics := map[string]bool{}
 	for _, m := range c.order {
-		var meta kmsg.ConsumerMemberMetadata
-		if err := meta.ReadFrom(m.metadata(c.protocol)); err != nil {
+		_, err := consumer.ReadSubscription(m.metadata(c.protocol), func(name string) {
+			if len(topics) <= consumer.MaxTopics && !topics[name] {
+				topics[strings.Clone(name)] = true
+			}
+		}, nil)
+		if err != nil || len(topics) > consumer.MaxTopics {
 			return // some other scheme under the name "consumer"
-		}
-		for _, t := range meta.Topics {
-			topics[t] = true
 		}
 	}
 	c.subscribed = topics

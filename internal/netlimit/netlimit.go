@@ -28,11 +28,12 @@ type Listener struct {
 	mu      sync.Mutex
 	open    int
 	perAddr map[string]int
+	refused map[string]int64
 }
 
 // New bounds l.
 func New(l net.Listener, cfg Config) *Listener {
-	return &Listener{Listener: l, cfg: cfg, perAddr: map[string]int{}}
+	return &Listener{Listener: l, cfg: cfg, perAddr: map[string]int{}, refused: map[string]int64{}}
 }
 
 // Accept implements net.Listener.
@@ -59,9 +60,13 @@ func (l *Listener) admit(addr string) (reason string) {
 	defer l.mu.Unlock()
 	switch {
 	case l.cfg.Total > 0 && l.open >= l.cfg.Total:
-		return TooMany
+		reason = TooMany
 	case l.cfg.PerAddr > 0 && l.perAddr[addr] >= l.cfg.PerAddr:
-		return TooManyFromAddr
+		reason = TooManyFromAddr
+	}
+	if reason != "" {
+		l.refused[reason]++
+		return reason
 	}
 	l.open++
 	l.perAddr[addr]++
@@ -73,6 +78,13 @@ func (l *Listener) Open() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.open
+}
+
+// Refused is how many connections were refused for a reason.
+func (l *Listener) Refused(reason string) int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.refused[reason]
 }
 
 func (l *Listener) forget(addr string) {

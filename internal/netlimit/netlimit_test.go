@@ -94,8 +94,8 @@ func TestConnectionsBeyondTheLimitAreClosedAndCounted(t *testing.T) {
 			if _, ok := served(t, l); !ok {
 				t.Error("room again, and not served")
 			}
-			if refused.Load() != 1 {
-				t.Errorf("%d refused", refused.Load())
+			if refused.Load() != 1 || l.Refused(c.reason) != 1 || l.Refused(TooMany)+l.Refused(TooManyFromAddr) != 1 {
+				t.Errorf("%d refused, counted %d and %d", refused.Load(), l.Refused(TooMany), l.Refused(TooManyFromAddr))
 			}
 		})
 	}

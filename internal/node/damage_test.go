@@ -121,7 +121,8 @@ func TestDamagedSegmentIsFoundAndMendedWhileTheClusterRuns(t *testing.T) {
 		}
 	}
 	_, text := get(t, "http://"+bad.AdminAddr()+"/metrics")
-	for _, want := range []string{"chronik_scrub_passes_total", "chronik_damaged_partitions 0", "chronik_damage_segments_rebuilt_total 1"} {
+	for _, want := range []string{"chronik_scrub_passes_total", "chronik_damaged_partitions 0", "chronik_damage_segments_rebuilt_total 1",
+		`chronik_peer_connections_refused_total{reason="too many connections"} 0`, "chronik_admin_connections 1"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("metrics without %s", want)
 		}

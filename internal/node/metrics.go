@@ -1,6 +1,24 @@
 package node
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/chronik-go/chronik/internal/netlimit"
+)
+
+// registerListener shows the connections of a listener that is not for Kafka clients (those are internal/server's).
+func registerListener(reg prometheus.Registerer, name, who string, l interface {
+	Connections() int
+	Refused(reason string) int64
+}) {
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "chronik", Subsystem: name, Name: "connections", Help: "Open connections of " + who + "."},
+		func() float64 { return float64(l.Connections()) }))
+	for _, reason := range []string{netlimit.TooMany, netlimit.TooManyFromAddr} {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "chronik", Subsystem: name, Name: "connections_refused_total",
+			Help: "Connections of " + who + " refused, by reason.", ConstLabels: prometheus.Labels{"reason": reason}},
+			func() float64 { return float64(l.Refused(reason)) }))
+	}
+}
 
 // registerMetrics shows what the parts count.
 func (c *Core) registerMetrics(reg prometheus.Registerer) {

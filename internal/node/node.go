@@ -207,6 +207,7 @@ func (n *Node) openPeers() (err error) {
 	if n.server, err = transport.NewServer(tc, n.peers); err != nil {
 		return fmt.Errorf("raft address %s: %w (another --raft-addr)", n.cfg.RaftAddr, err)
 	}
+	registerListener(n.reg, "peer", "the peer port", n.server)
 	n.server.Start()
 	return nil
 }
@@ -217,6 +218,9 @@ func (n *Node) openAdmin() (err error) {
 	}
 	n.admin, err = admin.Start(admin.Config{Addr: n.cfg.AdminAddr, Ready: n.readiness, Healthy: n.Err, Gatherer: n.reg, Logger: n.log,
 		MaxConnections: config.AdminConnections})
+	if err == nil {
+		registerListener(n.reg, "admin", "the admin address", n.admin)
+	}
 	return err
 }
 

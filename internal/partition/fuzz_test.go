@@ -3,12 +3,14 @@ package partition
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"hash/crc32"
 	"reflect"
 	"testing"
 
 	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/transport"
+	"github.com/chronik-go/chronik/internal/vfs"
 )
 
 // Fuzzers mutate blindly; a CRC stops nearly all of it at the door. Each target therefore also sees its input with the sum put
@@ -206,4 +208,65 @@ func resealedBatches(b []byte) []byte {
 		rest = rest[h.Size():]
 	}
 	return b
+}
+
+// FuzzProof feeds what replicas tell each other about their sums, to the leader and to a follower: neither fails, and no committed
+// record changes.
+func FuzzProof(f *testing.F) {
+	points := proof{kind: proofPoints, points: []point{{index: 3, end: 15, sum: 99}, {index: 4, end: 20, sum: 1, origin: 2}}}
+	f.Add(points.encode())
+	for kind := proofPoints; kind <= proofAdopt; kind++ {
+		m := proof{kind: kind, from: 3, to: 15, sum: 8, unable: kind%2 == 0}
+		f.Add(m.encode())
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		both := [][]byte{b}
+		if n := len(b) - 4; n >= 0 {
+			both = append(both, resealed(b, n, func(b []byte) uint32 { return crc32.Checksum(b[:len(b)-4], castagnoli) }))
+		}
+		c := newCluster(t, 2, nil)
+		c.elect(0, false)
+		c.fillAll(5)
+		fo := c.nodes[1]
+		before, hw := fo.contents(), fo.p.HighWatermark()
+		for _, b := range both {
+			if m, err := decodeProof(b); err == nil {
+				if again, err := decodeProof(m.encode()); err != nil || !reflect.DeepEqual(m, again) {
+					t.Fatalf("%+v comes back as %+v, %v", m, again, err)
+				}
+			}
+			c.leader.p.Receive(transport.Envelope{Kind: transport.KindProof, Body: b}, c.peer(0, 1))
+			fo.p.Receive(transport.Envelope{Kind: transport.KindProof, Body: b}, c.peer(1, 0))
+		}
+		c.settle()
+		if fo.fatal != nil || c.leader.fatal != nil || fo.p.HighWatermark() != hw || !bytes.Equal(fo.contents(), before) {
+			t.Fatalf("high watermark %d, was %d; %v, %v", fo.p.HighWatermark(), hw, fo.fatal, c.leader.fatal)
+		}
+	})
+}
+
+// FuzzMark feeds the mark of damaged records, past its checksum: it says something is damaged, whatever it holds.
+func FuzzMark(f *testing.F) {
+	f.Add([]byte(`{"version":1,"damage":[{"from":3,"to":9,"file":"x.log","byte":70,"reason":"batch"}]}`))
+	f.Add([]byte(`{"version":1,"damage":[]}`))
+	f.Add([]byte(`{"version":2,"damage":[{"from":-1,"to":9223372036854775807,"diverged":true,"rough":true}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		text, _, _ := bytes.Cut(b, []byte("\n"))
+		for _, b := range [][]byte{b, fmt.Appendf(bytes.Clone(text), "\n%08x\n", crc32.Checksum(text, castagnoli))} {
+			mem := vfs.NewMem(1)
+			if err := vfs.WriteFileAtomic(mem, "/"+markName, b); err != nil {
+				t.Fatal(err)
+			}
+			found, err := readMark(mem, "/", 0, 100)
+			if err != nil || len(found) == 0 {
+				t.Fatalf("%q: %+v, %v", b, found, err)
+			}
+			if err := writeMark(mem, "/", mark{Version: 1, Damage: found}); err != nil {
+				t.Fatal(err)
+			}
+			if again, err := readMark(mem, "/", 0, 100); err != nil || !reflect.DeepEqual(found, again) {
+				t.Fatalf("%+v comes back as %+v, %v", found, again, err)
+			}
+		}
+	})
 }

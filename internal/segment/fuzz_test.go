@@ -8,7 +8,9 @@ import (
 	"hash/crc32"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/vfs"
@@ -52,6 +54,66 @@ func FuzzPoint(f *testing.F) {
 			if again, ok := decodePoint(p.encode()); !ok || again != p {
 				t.Fatalf("%+v comes back as %+v, %v", p, again, ok)
 			}
+		}
+	})
+}
+
+// FuzzCleanPoint feeds the cleaner's checkpoint, past its checksum.
+func FuzzCleanPoint(f *testing.F) {
+	f.Add(CleanPoint{Holes: 9, Horizon: 4, Clean: 8, DeleteAt: 77}.encode())
+	f.Add(CleanPoint{DeleteAt: -1}.encode())
+	f.Add([]byte("0 1 2 3 99999999999999999999"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		text := bytes.TrimRight(b, " \n")
+		sealed := fmt.Appendf(bytes.Clone(text), " %08x\n", crc32.Checksum(text, castagnoli))
+		for _, b := range [][]byte{b, sealed} {
+			c, ok := decodeCleanPoint(b)
+			if ok && !bytes.Equal(c.encode(), b) {
+				t.Fatalf("%q is read as %+v, which is written as %q", b, c, c.encode())
+			}
+		}
+	})
+}
+
+// FuzzLayout feeds a directory of any names: every name is told of once at most, segments are in order, and looking at them changes nothing.
+func FuzzLayout(f *testing.F) {
+	f.Add("00000000000000000000.log 00000000000000000000.index 00000000000000000005.log.cleaned 00000000000000000000-00000000000000000009.swap", int64(0))
+	f.Add("00000000000000000007.timeindex 00000000000000000009.log 00000000000000000009.log.tmp x.swap", int64(9))
+	f.Add("00000000000000000000-00000000000000000009.swap 00000000000000000003-00000000000000000012.swap 00000000000000000003.log", int64(-1))
+	f.Fuzz(func(t *testing.T, text string, start int64) {
+		mem := vfs.NewMem(1)
+		if err := mem.MkdirAll("/d"); err != nil || len(text) > 2000 {
+			return
+		}
+		for _, name := range strings.Fields(text) {
+			if file, err := mem.Create(filepath.Join("/d", filepath.Base(name))); err == nil {
+				_ = file.Close()
+			}
+		}
+		y, err := ReadLayout(mem, "/d", start)
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := map[string]bool{}
+		for i, s := range y.Segments {
+			if told[s.File] || i > 0 && s.Base <= y.Segments[i-1].Base || i+1 < len(y.Segments) && s.End != y.Segments[i+1].Base {
+				t.Fatalf("%+v", y.Segments)
+			}
+			told[s.File] = true
+		}
+		for _, x := range y.Removed {
+			if told[x.File] || x.Why == "" {
+				t.Fatalf("%s is told of twice or without a reason: %+v", x.File, y)
+			}
+			told[x.File] = true
+		}
+		mem.SetHook(func(op vfs.Op, name string, _ time.Duration) {
+			if op&vfs.OpChanges != 0 {
+				t.Fatalf("looking at it changed %s: %v", name, op)
+			}
+		})
+		if _, err := VerifyDir(mem, "/d", start, -1); err != nil {
+			t.Fatal(err)
 		}
 	})
 }

@@ -438,6 +438,9 @@ func FuzzRecover(f *testing.F) {
 				overwrite(t, mem, name, min(info.Size, int64(at)), patch)
 			}
 		}
+		if _, err := VerifyDir(mem, o.dir, o.start, -1); err != nil {
+			t.Fatal(err)
+		}
 		l = o.open()
 		end := l.EndOffset()
 		for from := l.StartOffset(); from < end; {

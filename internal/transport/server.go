@@ -36,7 +36,7 @@ type Server struct {
 
 	cfg      Config
 	handler  Handler
-	listener net.Listener
+	listener *netlimit.Listener
 	grpc     *grpc.Server
 	refusals seldom
 
@@ -61,7 +61,7 @@ func NewServer(cfg Config, h Handler) (*Server, error) {
 		return nil, fmt.Errorf("transport: listen for peers on %s: %w", cfg.Listen, err)
 	}
 	s := &Server{
-		cfg: cfg, handler: h, listener: lis,
+		cfg: cfg, handler: h,
 		refusals: seldom{logger: cfg.Logger, clock: cfg.Clock, interval: refusalInterval},
 		quit:     make(chan struct{}),
 		slots:    make(map[slotKey]*slot),
@@ -92,6 +92,12 @@ func NewServer(cfg Config, h Handler) (*Server, error) {
 
 // Addr is the bound address.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Connections is how many connections are open, Refused how many were refused for a reason of netlimit's.
+func (s *Server) Connections() int { return s.listener.Open() }
+
+// Refused is said at Connections.
+func (s *Server) Refused(reason string) int64 { return s.listener.Refused(reason) }
 
 // Start begins to serve. It returns at once; after Close it does nothing.
 func (s *Server) Start() {

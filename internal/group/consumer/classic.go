@@ -22,31 +22,9 @@ type ClassicJoin struct {
 	Protocols                        []Protocol
 }
 
-// subscription is what a classic member of type "consumer" says under a protocol.
-func subscription(protocols []Protocol) (kmsg.ConsumerMemberMetadata, error) {
-	var meta kmsg.ConsumerMemberMetadata
-	if len(protocols) == 0 {
-		return meta, fmt.Errorf("%w: it has none", ErrInconsistentProtocol)
-	}
-	if err := meta.ReadFrom(protocols[0].Metadata); err != nil {
-		return meta, fmt.Errorf("%w: its subscription can't be read: %w", ErrInconsistentProtocol, err)
-	}
-	return meta, nil
-}
-
-// named makes partitions of topics' names into an assignment; topics that do not exist are left out.
-func (t *Topics) named(name string, partitions []int32, into []Partition) []Partition {
-	if topic := t.byName[name]; topic != nil {
-		for _, p := range partitions {
-			into = append(into, Partition{topic.ID, p})
-		}
-	}
-	return into
-}
-
 // JoinClassic takes a member in by the classic protocol, or lets it go on. Its answer's epoch is the member's generation.
 func (g *Group) JoinClassic(ch *Change, env *Env, j *ClassicJoin) (a Answer, err error) {
-	sub, err := subscription(j.Protocols)
+	topics, owned, rack, err := classicSubscription(env.Topics, j.Protocols)
 	if err != nil {
 		return Answer{}, err
 	}
@@ -57,13 +35,9 @@ func (g *Group) JoinClassic(ch *Change, env *Env, j *ClassicJoin) (a Answer, err
 		return Answer{}, ErrInconsistentProtocol
 	}
 	none := ""
-	hb := &Heartbeat{Member: j.Member, Instance: j.Instance, ClientID: j.ClientID, ClientHost: j.ClientHost, Rack: sub.Rack,
-		RebalanceTimeout: j.RebalanceTimeout, Topics: append([]string{}, sub.Topics...), Regex: &none,
+	hb := &Heartbeat{Member: j.Member, Instance: j.Instance, ClientID: j.ClientID, ClientHost: j.ClientHost, Rack: rack,
+		RebalanceTimeout: j.RebalanceTimeout, Topics: topics, Regex: &none,
 		Classic: &Classic{SessionTimeout: j.SessionTimeout, Protocols: j.Protocols}}
-	var owned []Partition
-	for _, o := range sub.OwnedPartitions {
-		owned = env.Topics.named(o.Topic, o.Partitions, owned)
-	}
 	err = ch.Try(func() error {
 		m, err := g.admitClassic(ch, j)
 		if err != nil {
@@ -229,32 +203,20 @@ type ClassicMember struct {
 func (g *Group) Upgrade(ch *Change, env *Env, generation int32, members []ClassicMember) error {
 	return ch.Try(func() error {
 		had := make([]Assignment, len(members))
-		owned := map[Partition]bool{}
+		var assigned partitionSet // whatever the leader did: nothing has two owners
 		for i := range members {
 			m := members[i].Member
-			sub, err := subscription(m.Classic.Protocols)
+			topics, _, rack, err := classicSubscription(env.Topics, m.Classic.Protocols)
 			if err != nil {
 				return err
 			}
-			var assigned kmsg.ConsumerMemberAssignment
-			if len(members[i].Assignment) > 0 {
-				if err := assigned.ReadFrom(members[i].Assignment); err != nil {
+			if b := members[i].Assignment; len(b) > 0 {
+				if err := ReadAssignment(b, func(name string, p int32) { assigned.add(env.Topics, name, p) }); err != nil {
 					return fmt.Errorf("%w: its assignment can't be read: %w", ErrInconsistentProtocol, err)
 				}
 			}
-			var list []Partition
-			for _, t := range assigned.Topics {
-				list = env.Topics.named(t.Topic, t.Partitions, list)
-			}
-			// Whatever the leader did: nothing has two owners.
-			list = slices.DeleteFunc(list, func(p Partition) bool { return owned[p] })
-			for _, p := range list {
-				owned[p] = true
-			}
-			had[i] = NewAssignment(list)
-			m.Rack, m.Topics = sub.Rack, slices.Clone(sub.Topics)
-			slices.Sort(m.Topics)
-			m.Topics = slices.Compact(m.Topics)
+			had[i] = NewAssignment(assigned.begin())
+			m.Rack, m.Topics = rack, topics
 			ch.member(g, m.ID, &m)
 		}
 		epoch := max(generation, 1)

@@ -297,7 +297,9 @@ func (m *model) stepClassic(c *client, lostAnswer, notWritten bool) {
 	}
 	var now []Partition
 	for _, t := range assigned.Topics {
-		now = m.env.Topics.named(t.Topic, t.Partitions, now)
+		for _, p := range t.Partitions {
+			now = append(now, Partition{m.env.Topics.Named(t.Topic).ID, p})
+		}
 	}
 	had := c.owns
 	c.owns = NewAssignment(now)
