@@ -19,8 +19,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-func clusterCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "cluster", Short: "Run a cluster of local processes"}
+func clusterUpCommand() *cobra.Command {
 	o := upOptions{}
 	up := &cobra.Command{
 		Use:   "up",
@@ -38,8 +37,7 @@ func clusterCommand() *cobra.Command {
 	f.IntVar(&o.adminPort, "admin-port", 9644, "first node's admin port")
 	f.DurationVar(&o.wait, "wait", 30*time.Second, "how long to wait for all nodes to be ready")
 	f.StringArrayVar(&o.extra, "server-flag", nil, "a flag for every server, such as --server-flag=--num-partitions=6; may be repeated")
-	cmd.AddCommand(up)
-	return cmd
+	return up
 }
 
 type upOptions struct {

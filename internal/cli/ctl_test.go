@@ -173,6 +173,10 @@ func TestCommandLineMistakesSayWhatToDo(t *testing.T) {
 		{[]string{"produce", "t", "--whole"}, "--file"},
 		{[]string{"consume", "t", "-g", "g", "-p", "0"}, "--partition"},
 		{[]string{"consume", "t", "-g", "g", "--from", "5"}, "group seek"},
+		{[]string{"topic", "lst"}, "did you mean list?"},
+		{[]string{"cluster", "elct"}, "did you mean elect?"},
+		{[]string{"cluster", "elect", "missing"}, "UNKNOWN_TOPIC"},
+		{[]string{"cluster", "remove", "7"}, "7"},
 		{[]string{"reassign", "start"}, "plan"},
 		{[]string{"reassign", "start", "--plan", "/no/such/file"}, "no such file"},
 	} {
@@ -188,6 +192,32 @@ func TestCommandLineMistakesSayWhatToDo(t *testing.T) {
 		if out := must(t, "", "completion", shell); len(out) < 1000 {
 			t.Errorf("completion for %s: %d bytes", shell, len(out))
 		}
+	}
+}
+
+// What a group has printed is committed: the next one goes on behind it, and the group's commands show it.
+func TestConsumingAsAGroupCommits(t *testing.T) {
+	single(t)
+	must(t, "", "topic", "create", "c", "-p", "1")
+	must(t, "1\n2\n3\n4\n5\n", "produce", "c")
+	if out := must(t, "", "consume", "c", "-g", "readers", "-n", "2"); out != "1\n2\n" {
+		t.Errorf("%q", out)
+	}
+	if d := describeGroup(t, "readers"); len(d.Partitions) != 1 || d.Partitions[0].Committed != 2 || d.TotalLag != 3 || len(d.Members) != 0 {
+		t.Errorf("%+v", d)
+	}
+	if out := must(t, "", "consume", "c", "-g", "readers", "-n", "3"); out != "3\n4\n5\n" {
+		t.Errorf("%q", out)
+	}
+	must(t, "", "group", "seek", "readers", "--to", "3", "--execute")
+	if out := must(t, "", "consume", "c", "-g", "readers", "-n", "2"); out != "4\n5\n" {
+		t.Errorf("after seek: %q", out)
+	}
+	if out := must(t, "", "__complete", "group", "describe", "read"); !strings.Contains(out, "readers\n") {
+		t.Errorf("completion: %q", out)
+	}
+	if out := must(t, "", "__complete", "topic", "describe", ""); !strings.Contains(out, "c\n") {
+		t.Errorf("completion: %q", out)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -30,13 +31,39 @@ func execute(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	code := 0
-	root.AddCommand(clusterCommand(), serverCommand(&code), simCommand(), logCommand())
+	root.AddCommand(serverCommand(&code), simCommand(), logCommand())
 	root.AddCommand(ctl.Commands()...)
+	if cluster, _, err := root.Find([]string{"cluster"}); err == nil {
+		cluster.AddCommand(clusterUpCommand())
+	}
+	strict(root)
 	if err := root.Execute(); err != nil {
 		fmt.Fprintf(stderr, "chronik: %v\n", err)
 		return 1
 	}
 	return code
+}
+
+// strict makes commands that only hold others refuse what none of them is called: cobra would print the help and be content.
+func strict(cmd *cobra.Command) {
+	for _, c := range cmd.Commands() {
+		strict(c)
+	}
+	if !cmd.HasSubCommands() || cmd.Runnable() || !cmd.HasParent() {
+		return
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := ""
+		cmd.SuggestionsMinimumDistance = 2
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf(" (did you mean %s?)", strings.Join(near, ", "))
+		}
+		return fmt.Errorf("%s has no command %q%s; %s --help lists those it has", cmd.CommandPath(), args[0], hint, cmd.CommandPath())
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 }
 
 // Version is what this build calls itself.

@@ -14,8 +14,8 @@ import (
 
 func clusterCommand() *cobra.Command {
 	o := &options{}
-	cmd := connected(&cobra.Command{Use: "cluster", Short: "Change the cluster itself",
-		Long: "Change the cluster itself: remove takes a node out for good, elect gives leaderships back to the preferred leaders."}, o)
+	cmd := connected(&cobra.Command{Use: "cluster", Short: "Change the cluster itself, or run one on this machine",
+		Long: "Change the cluster itself: remove takes a node out for good, elect gives leaderships back to the preferred leaders. up runs a cluster on this machine."}, o)
 	cmd.AddCommand(clusterRemove(o), clusterElect(o))
 	return cmd
 }

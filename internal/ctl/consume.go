@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -74,7 +76,7 @@ func (c *consuming) run(cmd *cobra.Command) error {
 		return err
 	}
 	defer done()
-	r := &reader{c: c, s: s}
+	r := &reader{c: c, s: s, unsaved: map[topicPartition]*kgo.Record{}}
 	if c.group == "" {
 		if err := r.assign(ctx); err != nil {
 			return err
@@ -85,7 +87,7 @@ func (c *consuming) run(cmd *cobra.Command) error {
 		// What was printed is committed, also after Ctrl-C; leaving tells the others at once.
 		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
 		defer cancel()
-		err = errors.Join(err, s.client.CommitMarkedOffsets(last))
+		err = errors.Join(err, r.commit(last))
 		s.client.AllowRebalance()
 		err = errors.Join(err, s.client.LeaveGroupContext(last))
 	}
@@ -98,6 +100,20 @@ type reader struct {
 	s       *session
 	printed int
 	ends    map[topicPartition]int64 // until-end: partitions not read to their end yet
+	// unsaved are the last records printed for a group, by partition, that it has not committed.
+	unsaved map[topicPartition]*kgo.Record
+}
+
+// commit commits, for the group, what was printed since the last time.
+func (r *reader) commit(ctx context.Context) error {
+	if len(r.unsaved) == 0 {
+		return nil
+	}
+	if err := r.s.client.CommitRecords(ctx, slices.Collect(maps.Values(r.unsaved))...); err != nil {
+		return fmt.Errorf("committing: %w", err)
+	}
+	clear(r.unsaved)
+	return nil
 }
 
 // assign begins to read partitions where --from says.
@@ -147,12 +163,12 @@ func (r *reader) loop(ctx context.Context) error {
 				return err
 			}
 			if r.c.group != "" {
-				r.s.client.MarkCommitRecords(rec)
+				r.unsaved[topicPartition{rec.Topic, rec.Partition}] = rec
 			}
 		}
 		if r.c.group != "" {
-			if err := r.s.client.CommitMarkedOffsets(ctx); err != nil && ctx.Err() == nil {
-				return fmt.Errorf("committing: %w", err)
+			if err := r.commit(ctx); err != nil && ctx.Err() == nil {
+				return err
 			}
 			r.s.client.AllowRebalance()
 		}

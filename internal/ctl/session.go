@@ -31,7 +31,11 @@ const defaultBrokers = "localhost:9092"
 
 // Commands returns the commands that talk to a cluster.
 func Commands() []*cobra.Command {
-	return []*cobra.Command{topicCommand(), produceCommand(), consumeCommand(), groupCommand(), reassignCommand(), clusterCommand()}
+	all := []*cobra.Command{topicCommand(), produceCommand(), consumeCommand(), groupCommand(), reassignCommand(), clusterCommand()}
+	for _, c := range all {
+		completing(c)
+	}
+	return all
 }
 
 // options is what every command takes.

@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,6 +21,9 @@ func topicCommand() *cobra.Command {
 	cmd.AddCommand(topicList(o), topicCreate(o), topicDescribe(o), topicAlter(o), topicGrow(o), topicTrim(o), topicDelete(o))
 	return cmd
 }
+
+// kafkaID is a topic's id as Kafka's tools write it.
+func kafkaID(id kadm.TopicID) string { return base64.RawURLEncoding.EncodeToString(id[:]) }
 
 // topicRow is a topic in a list.
 type topicRow struct {
@@ -44,7 +48,7 @@ func topicList(o *options) *cobra.Command {
 				if t.IsInternal && !internal {
 					continue
 				}
-				row := topicRow{Name: t.Topic, ID: t.ID.String(), Partitions: len(t.Partitions), Replication: t.Partitions.NumReplicas(), Internal: t.IsInternal}
+				row := topicRow{Name: t.Topic, ID: kafkaID(t.ID), Partitions: len(t.Partitions), Replication: t.Partitions.NumReplicas(), Internal: t.IsInternal}
 				for _, p := range t.Partitions {
 					if p.Leader < 0 {
 						row.Leaderless++
@@ -190,7 +194,7 @@ func (s *session) describeTopics(ctx context.Context, names []string, allConfigs
 	sizes := s.sizes(ctx, topics)
 	var out []topicDetail
 	for _, t := range topics.Sorted() {
-		d := topicDetail{Name: t.Topic, ID: t.ID.String(), Internal: t.IsInternal, Configs: []configDetail{}}
+		d := topicDetail{Name: t.Topic, ID: kafkaID(t.ID), Internal: t.IsInternal, Configs: []configDetail{}}
 		for _, p := range t.Partitions.Sorted() {
 			row := partitionDetail{Partition: p.Partition, Leader: p.Leader, LeaderEpoch: p.LeaderEpoch, Replicas: orEmpty(p.Replicas), ISR: orEmpty(p.ISR),
 				Offline: orEmpty(p.OfflineReplicas), Start: -1, End: -1, Bytes: -1}
@@ -297,8 +301,13 @@ func topicAlter(o *options) *cobra.Command {
 			}
 			var errs []error
 			for _, r := range all {
-				if r.Err != nil {
+				switch {
+				case r.Err != nil:
 					errs = append(errs, fmt.Errorf("%s: %w", r.Name, refusal(r.Err, r.ErrMessage)))
+				case dry:
+					fmt.Fprintf(s.errs, "%s could be altered\n", r.Name)
+				default:
+					fmt.Fprintf(s.errs, "%s altered\n", r.Name)
 				}
 			}
 			return errors.Join(errs...)
@@ -331,8 +340,13 @@ func topicGrow(o *options) *cobra.Command {
 			}
 			var errs []error
 			for _, r := range all.Sorted() {
-				if r.Err != nil {
+				switch {
+				case r.Err != nil:
 					errs = append(errs, fmt.Errorf("%s: %w", r.Topic, refusal(r.Err, r.ErrMessage)))
+				case dry:
+					fmt.Fprintf(s.errs, "%s could have %d partitions\n", r.Topic, to)
+				default:
+					fmt.Fprintf(s.errs, "%s has %d partitions\n", r.Topic, to)
 				}
 			}
 			return errors.Join(errs...)
