@@ -3,6 +3,7 @@ package node
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -37,6 +38,22 @@ type mover struct {
 	changing []metadata.PartitionRef // of img, by group
 	states   map[uint64]*moveState
 	ending   chan struct{} // closed when the controller has been told of what has ended; nil: nothing to tell
+
+	// endChange tells the controller.
+	endChange func(ctx context.Context, group uint64, voters []uint64) error
+}
+
+// ended is a group that is where it is to be, as the leader of a term sees it.
+type ended struct {
+	ref    metadata.PartitionRef
+	leader leader
+	term   uint64
+}
+
+// leader is a group's, as far as confirmed needs it: a *multiraft.Replica.
+type leader interface {
+	ReadIndex(done func(error))
+	Term() uint64
 }
 
 // moveState is what the mover knows of a group that it leads.
@@ -52,7 +69,10 @@ type moveState struct {
 }
 
 func newMover(c *Core) *mover {
-	return &mover{core: c, wake: make(chan struct{}, 1), states: map[uint64]*moveState{}}
+	return &mover{core: c, wake: make(chan struct{}, 1), states: map[uint64]*moveState{},
+		endChange: func(ctx context.Context, group uint64, voters []uint64) error {
+			return c.controller.EndChange(ctx, group, voters)
+		}}
 }
 
 func (m *mover) poke() {
@@ -90,21 +110,21 @@ func (m *mover) step() (more bool) {
 		active++
 		return active <= maxMoves
 	}
-	var ended []metadata.PartitionRef
+	var over []ended
 	for _, ref := range m.changing {
 		goal := membership.Goal{May: may}
 		goal.Voters = ref.Partition.Change.Target
-		done, led := m.group(ref.Partition.Group, goal)
-		more = more || led
-		if done {
-			ended = append(ended, ref)
+		r, done := m.group(ref.Partition.Group, goal)
+		more = more || r != nil
+		if done != 0 {
+			over = append(over, ended{ref, r, done})
 		}
 	}
 	if goal := metadataGoal(m.img); len(goal.Voters) > 0 {
-		done, led := m.group(metadata.MetadataGroup, goal)
-		more = more || led && !done
+		r, done := m.group(metadata.MetadataGroup, goal)
+		more = more || r != nil && done == 0
 	}
-	m.end(ended)
+	m.end(over)
 	return more
 }
 
@@ -143,12 +163,12 @@ func metadataGoal(img *metadata.Image) (g membership.Goal) {
 	return g
 }
 
-// group takes a step in a group, if it is led here. done: it is where it is to be.
-func (m *mover) group(id uint64, goal membership.Goal) (done, led bool) {
+// group takes a step in a group, if it is led here (nil: it is not). done is the term in which it is where it is to be, 0 if it is not.
+func (m *mover) group(id uint64, goal membership.Goal) (r *multiraft.Replica, done uint64) {
 	r, ok := m.core.groups.Group(id)
 	if !ok || !r.Status().Ready {
 		delete(m.states, id)
-		return false, false
+		return nil, 0
 	}
 	s := m.states[id]
 	if s == nil {
@@ -157,13 +177,13 @@ func (m *mover) group(id uint64, goal membership.Goal) (done, led bool) {
 	}
 	conf, caughtUp, fresh := s.take(r)
 	if !fresh || conf.Term != r.Term() {
-		return false, true
+		return r, 0
 	}
 	step := membership.Next(conf, goal, caughtUp)
 	m.tell(id, s, step)
 	switch step.Kind {
 	case membership.Done:
-		return true, true
+		return r, conf.Term
 	case membership.Propose:
 		s.propose(r, step)
 	case membership.Transfer:
@@ -172,7 +192,7 @@ func (m *mover) group(id uint64, goal membership.Goal) (done, led bool) {
 			r.TransferTo(step.Replica)
 		}
 	}
-	return false, true
+	return r, 0
 }
 
 // tell logs what is new.
@@ -236,8 +256,10 @@ func (s *moveState) catching() bool {
 	return len(s.conf.Learners) > 0 || len(s.conf.Outgoing) > 0
 }
 
-// end tells the controller what has ended, one after the other; while it does, what ends next waits.
-func (m *mover) end(ended []metadata.PartitionRef) {
+// end tells the controller what has ended, one after the other; while it does, what ends next waits. Replicas are deleted on that word.
+// So a quorum confirms first that it is the leader's: one that was deposed and does not know it remembers a configuration that was left
+// (a change may have been cancelled meanwhile), and raft's own check of the quorum is no lease.
+func (m *mover) end(over []ended) {
 	if m.ending != nil {
 		select {
 		case <-m.ending:
@@ -246,7 +268,7 @@ func (m *mover) end(ended []metadata.PartitionRef) {
 			return
 		}
 	}
-	if len(ended) == 0 {
+	if len(over) == 0 {
 		return
 	}
 	done := make(chan struct{})
@@ -254,9 +276,13 @@ func (m *mover) end(ended []metadata.PartitionRef) {
 	c := m.core
 	c.tasks.Go(func() {
 		defer close(done)
-		for _, ref := range ended {
+		for _, x := range over {
+			ref := x.ref
 			ctx, cancel := clock.WithTimeout(c.ctx, c.env.Clock, endTimeout)
-			err := c.controller.EndChange(ctx, ref.Partition.Group, ref.Partition.Change.Target)
+			err := confirmed(ctx, c.env.Clock, x.leader, x.term)
+			if err == nil {
+				err = m.endChange(ctx, ref.Partition.Group, ref.Partition.Change.Target)
+			}
 			cancel()
 			if c.ctx.Err() != nil {
 				return
@@ -268,4 +294,20 @@ func (m *mover) end(ended []metadata.PartitionRef) {
 			c.log.Info("replicas changed", "topic", ref.Topic.Name, "partition", ref.Partition.Index, "group", ref.Partition.Group, "nodes", ref.Partition.Nodes())
 		}
 	})
+}
+
+// confirmed waits until a quorum has confirmed that a replica leads, and that in a term.
+func confirmed(ctx context.Context, clk clock.Clock, l leader, term uint64) error {
+	answer := make(chan error, 1)
+	l.ReadIndex(func(err error) { answer <- err })
+	err, late := clock.Recv(clk, ctx, answer)
+	switch {
+	case late != nil:
+		return fmt.Errorf("waiting for a quorum to confirm the leader: %w", late)
+	case err != nil:
+		return fmt.Errorf("confirming the leader: %w", err)
+	case l.Term() != term:
+		return fmt.Errorf("the group's term is %d, it was %d", l.Term(), term)
+	}
+	return nil
 }

@@ -1,0 +1,51 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+
+	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/metadata"
+	"github.com/chronik-go/chronik/internal/multiraft"
+)
+
+// deposed is a leader that the others have replaced, unless err is nil.
+type deposed struct {
+	err  error
+	term uint64
+}
+
+func (d deposed) ReadIndex(done func(error)) { done(d.err) }
+func (d deposed) Term() uint64               { return d.term }
+
+// The controller hears from a leader that a quorum has confirmed, in the term in which it saw its group where it is to be, and from no
+// other: replicas are deleted on that word.
+func TestOnlyAConfirmedLeaderEndsAChange(t *testing.T) {
+	topic := &metadata.Topic{Name: "t"}
+	part := &metadata.Partition{Group: 7, Change: &metadata.Change{Target: []uint64{1, 2, 3}}}
+	for name, c := range map[string]struct {
+		leader leader
+		told   bool
+	}{
+		"it leads":                      {deposed{nil, 4}, true},
+		"it does not and does not know": {deposed{errors.New("no quorum"), 4}, false},
+		"it is not the leader any more": {deposed{&multiraft.NotLeaderError{Group: 7}, 5}, false},
+		"it leads again, in a new term": {deposed{nil, 5}, false},
+	} {
+		core := &Core{ctx: context.Background(), log: slog.New(slog.DiscardHandler)}
+		core.env.Clock = clock.System{}
+		m := newMover(core)
+		told := false
+		m.endChange = func(context.Context, uint64, []uint64) error {
+			told = true
+			return nil
+		}
+		m.end([]ended{{metadata.PartitionRef{Topic: topic, Partition: part}, c.leader, 4}})
+		core.tasks.Wait()
+		if told != c.told {
+			t.Errorf("%s: told %v", name, told)
+		}
+	}
+}
