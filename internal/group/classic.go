@@ -144,10 +144,12 @@ func (c *classicGroup) remove(m *member) {
 }
 
 func (c *classicGroup) count(protocols []Protocol, by int) {
-	for i, p := range protocols {
-		if slices.ContainsFunc(protocols[:i], func(q Protocol) bool { return q.Name == p.Name }) {
+	seen := make(map[string]bool, len(protocols))
+	for _, p := range protocols {
+		if seen[p.Name] {
 			continue
 		}
+		seen[p.Name] = true
 		if c.supported[p.Name] += by; c.supported[p.Name] == 0 {
 			delete(c.supported, p.Name)
 		}
@@ -155,9 +157,10 @@ func (c *classicGroup) count(protocols []Protocol, by int) {
 	c.bytes += by * protocolBytes(protocols)
 }
 
+// protocolBytes is about what protocols take in memory.
 func protocolBytes(protocols []Protocol) (n int) {
 	for _, p := range protocols {
-		n += len(p.Name) + len(p.Metadata)
+		n += len(p.Name) + len(p.Metadata) + consumer.EntryBytes
 	}
 	return n
 }

@@ -106,3 +106,20 @@ func TestFailedWriteOfAGroupThatIsUpgraded(t *testing.T) {
 		w.clock.Advance(10 * time.Second)
 	}
 }
+
+// What one request can make the coordinator do grows with its size, and not with its square: nobody else's group waits for it.
+func TestManyProtocolsAreCountedOnce(t *testing.T) {
+	many := func(r *JoinRequest) {
+		r.Protocols = make([]Protocol, 150_000)
+		for i := range r.Protocols {
+			r.Protocols[i].Name = fmt.Sprintf("%06x", i)
+		}
+	}
+	w := newWorld(t, 1)
+	a, b := w.join(request("", many)), w.join(request("", many))
+	b.is(ErrGroupFull) // what a protocol takes beside its name counts, too
+	w.clock.Advance(6 * time.Second)
+	if r := a.ok(); r.Protocol != "000000" {
+		t.Errorf("protocol %q", r.Protocol)
+	}
+}

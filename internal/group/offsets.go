@@ -277,9 +277,13 @@ func (c *Coordinator) DeleteOffsets(id string, partitions []Partition, done func
 func (s *shard) deleteOffsets(g *group, partitions []Partition, done func([]error, error)) {
 	each := make([]error, len(partitions))
 	var gone []topicPartition
+	subscribed := map[string]bool{} // of the topics asked for: a group's members are gone through once for each
 	for i, p := range partitions {
 		tp := topicPartition{p.Topic, p.Partition}
-		if g.subscribes(p.Topic) {
+		if _, known := subscribed[p.Topic]; !known {
+			subscribed[p.Topic] = g.subscribes(p.Topic)
+		}
+		if subscribed[p.Topic] {
 			each[i] = ErrSubscribed
 		} else if g.offsets[tp] != nil {
 			gone = append(gone, tp)

@@ -31,21 +31,27 @@ func assignUnequal(p *problem) []Assignment {
 
 type unequal struct {
 	p           *problem
-	subscribers [][]int     // by topic, members
-	owner       [][]int     // by topic and partition, a member; -1: none
-	has         [][][]int32 // by member and topic, partitions
-	load        []int       // by member
+	subscribers [][]int           // by topic, members
+	owner       [][]int           // by topic and partition, a member; -1: none
+	has         []map[int][]int32 // by member and topic, partitions
+	load        []int             // by member
 	steps       int
+
+	via       []link // of relieve: by member
+	topicSeen []bool
 }
 
+// link is how a chain of members comes to one.
+type link struct{ from, topic int }
+
 func newUnequal(p *problem) *unequal {
-	u := &unequal{p: p, subscribers: make([][]int, len(p.topics)), owner: make([][]int, len(p.topics)), has: make([][][]int32, len(p.members)),
-		load: make([]int, len(p.members))}
+	u := &unequal{p: p, subscribers: make([][]int, len(p.topics)), owner: make([][]int, len(p.topics)), has: make([]map[int][]int32, len(p.members)),
+		load: make([]int, len(p.members)), via: make([]link, len(p.members)), topicSeen: make([]bool, len(p.topics))}
 	for t := range p.topics {
 		u.owner[t] = slices.Repeat([]int{-1}, int(p.topics[t].Partitions))
 	}
 	for m := range p.members {
-		u.has[m] = make([][]int32, len(p.topics))
+		u.has[m] = map[int][]int32{}
 		for _, t := range p.members[m].topics {
 			u.subscribers[t] = append(u.subscribers[t], m)
 		}
@@ -121,12 +127,11 @@ func (u *unequal) relieve(m int) bool {
 	if u.load[m] < 2 {
 		return false
 	}
-	type link struct{ from, topic int }
-	via := make([]link, len(u.p.members))
+	via, topicSeen := u.via, u.topicSeen
 	for i := range via {
 		via[i].from = -1
 	}
-	topicSeen := make([]bool, len(u.p.topics))
+	clear(topicSeen)
 	queue, best := []int{m}, m
 	for len(queue) > 0 {
 		from := queue[0]

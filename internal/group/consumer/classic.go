@@ -63,14 +63,27 @@ func (g *Group) JoinClassic(ch *Change, env *Env, j *ClassicJoin) (a Answer, err
 
 // shares says whether a member with these protocols has one in common with all classic members.
 func (g *Group) shares(protocols []Protocol) bool {
-	return slices.ContainsFunc(protocols, func(p Protocol) bool {
-		for _, id := range g.ids {
-			if c := g.members[id].Classic; c != nil && !slices.ContainsFunc(c.Protocols, func(q Protocol) bool { return q.Name == p.Name }) {
-				return false
+	common := make(map[string]int, len(protocols)) // name -> how many of the members looked at have it
+	for _, p := range protocols {
+		common[p.Name] = 0
+	}
+	n := 0
+	for _, id := range g.ids {
+		c := g.members[id].Classic
+		if c == nil {
+			continue
+		}
+		some := false
+		for _, p := range c.Protocols {
+			if have, ok := common[p.Name]; ok && have == n {
+				common[p.Name], some = n+1, true
 			}
 		}
-		return true
-	})
+		if n++; !some {
+			return false
+		}
+	}
+	return len(common) > 0
 }
 
 // admitClassic finds the member of a join, or takes it in. A static member's new life takes the place of the old one, whatever

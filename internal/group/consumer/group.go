@@ -201,14 +201,21 @@ func (g *Group) setResolved(expression string, r *Resolved) {
 	g.resolved[expression] = r
 }
 
+// EntryBytes is about what a protocol takes beside its bytes, in the lists and sets that it is in; topicBytes is the same for a topic.
+const (
+	EntryBytes = 64
+	topicBytes = 16
+)
+
+// size is about what the member's subscription takes in memory.
 func (m *Member) size() (n int) {
 	n = len(m.Regex)
 	for _, t := range m.Topics {
-		n += len(t)
+		n += len(t) + topicBytes
 	}
 	if m.Classic != nil {
 		for _, p := range m.Classic.Protocols {
-			n += len(p.Name) + len(p.Metadata)
+			n += len(p.Name) + len(p.Metadata) + EntryBytes
 		}
 	}
 	return n
