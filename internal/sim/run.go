@@ -102,7 +102,9 @@ func Run(o Options) (res Result) {
 	}
 	w.unleash()
 	if w.storm != nil {
-		w.run(time.Duration(len(w.plan)+1)*w.bound(writableWithin), w.storm.over)
+		if !w.run(time.Duration(len(w.plan)+1)*w.bound(writableWithin), w.storm.over) {
+			w.fail("the power has not failed as often as planned, %v", w.describe())
+		}
 	} else {
 		w.run(w.set.chaos, nil)
 	}
