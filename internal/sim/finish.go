@@ -262,6 +262,7 @@ func (w *world) checkPartition(p *partModel) {
 	}
 	var first []byte
 	var firstNode int32
+	var firstStart, firstHW int64
 	for _, r := range t.Partitions[p.index].Replicas {
 		if w.nodes[r.Node-1].ruined {
 			continue
@@ -276,6 +277,10 @@ func (w *world) checkPartition(p *partModel) {
 		if err != nil {
 			w.fail("%s on node %d: reading from %d to %d: %v", p, r.Node, start, hw, err)
 			return
+		}
+		if p.kept == nil && first != nil && start == firstStart && hw == firstHW && bytes.Equal(first, raw) {
+			w.counts["bytes compared"] += len(raw)
+			continue // what the same bytes hold has been looked at
 		}
 		end, ok := w.model.sawAll(p, start, raw, fmt.Sprint("node ", r.Node, " in the end"))
 		if !ok {
@@ -293,7 +298,7 @@ func (w *world) checkPartition(p *partModel) {
 			continue
 		}
 		if first == nil {
-			first, firstNode = raw, r.Node
+			first, firstNode, firstStart, firstHW = raw, r.Node, start, hw
 		} else if !bytes.Equal(first, raw) {
 			w.fail("%s: node %d holds other bytes than node %d", p, r.Node, firstNode)
 			return
