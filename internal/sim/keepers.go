@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -29,6 +30,9 @@ func (w *world) newKeepers() {
 
 func (k *keeper) run() {
 	w := k.w
+	for slices.Contains(w.made, false) {
+		k.sleep(50 * ms)
+	}
 	for !w.ending {
 		k.sleep(k.between(20*ms, 300*ms))
 		if k.conn == nil || k.conn.broken {
