@@ -165,7 +165,7 @@ func (w *offlineWorld) foretold(mem *vfs.Mem, what string) (rep *DirReport, l *L
 // compaction, repairs), and what is said of the directory is what the next start finds and does: never damage, nothing overlooked.
 func TestVerifyForetellsTheNextStart(t *testing.T) {
 	seen := map[string]int{}
-	for seed := range 4 * compactSeeds() {
+	for seed := range 2 * compactSeeds() {
 		w := newOfflineWorld(t, seed)
 		what, n := "", 0
 		w.mem.SetHook(func(op vfs.Op, name string, _ time.Duration) {
@@ -236,7 +236,7 @@ func TestVerifyForetellsTheNextStart(t *testing.T) {
 // server would find damage, at its start or by reading everything again.
 func TestVerifyFindsWhatTheServerFinds(t *testing.T) {
 	verdicts := map[bool]int{}
-	for seed := range 60 * compactSeeds() {
+	for seed := range 40 * compactSeeds() {
 		w := newOfflineWorld(t, seed)
 		if err := w.l.Append(w.m.batch(t, w.rng, 12, -1)); err != nil {
 			t.Fatal(err)

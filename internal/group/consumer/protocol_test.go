@@ -42,6 +42,11 @@ func TestHostileSubscriptionAllocatesNothing(t *testing.T) {
 			t.Errorf("%s: %d bytes for %d (%v)", name, n, size, err)
 		}
 	}
+	again := kmsg.ConsumerMemberMetadata{Version: 1, OwnedPartitions: []kmsg.ConsumerMemberMetadataOwnedPartition{{Topic: "t", Partitions: make([]int32, size/4)}}}
+	same := again.AppendTo(nil)
+	if n := allocated(func() { _, _, _, _ = classicSubscription(topics, []Protocol{{"range", same}}) }); n > 64<<10 {
+		t.Errorf("one partition again and again: %d bytes for %d", n, size)
+	}
 	b := claims(2, size/6-100)
 	if n := allocated(func() { _ = ReadAssignment(b, func(string, int32) {}) }); n > 64<<10 {
 		t.Errorf("an assignment: %d bytes for %d", n, size)
