@@ -44,7 +44,7 @@ It ends with exit code 0 only if no promise was broken and the faults it is ther
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.worker {
-				signal.Ignore(os.Interrupt) // who started it ends it
+				signal.Ignore(os.Interrupt, syscall.SIGTERM) // they reach the whole group: who started it ends it
 				return sim.Work(cmd.InOrStdin(), cmd.OutOrStdout())
 			}
 			if o.cuts != 0 && !o.power {

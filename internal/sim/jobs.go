@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -63,7 +64,7 @@ func (c Campaign) share(began time.Time, hear func(Result) (more bool)) {
 	for range c.Jobs {
 		wg.Go(func() {
 			w := &worker{c: c}
-			defer w.close()
+			defer func() { _ = w.close() }() // how it ended is told by what it has answered
 			for {
 				ahead <- struct{}{}
 				i, ok := take()
@@ -136,8 +137,7 @@ func (w *worker) start() error {
 // run has a seed run. A worker that dies of it has broken a promise: nothing may end a node but what it says.
 func (w *worker) run(o Options) (r Result) {
 	failed := func(what string, err error) Result {
-		w.close()
-		return Result{Seed: o.Seed, Counts: Counts{}, Violation: fmt.Sprintf("%s: %v\n%s", what, err, lastBytes(w.said.Bytes()))}
+		return Result{Seed: o.Seed, Counts: Counts{}, Violation: fmt.Sprintf("%s: %v\n%s", what, errors.Join(err, w.close()), lastBytes(w.said.Bytes()))}
 	}
 	if w.in == nil {
 		if err := w.start(); err != nil {
@@ -157,13 +157,14 @@ func (w *worker) run(o Options) (r Result) {
 	return r
 }
 
-// close ends the worker, once it has done what it was told, and waits for it.
-func (w *worker) close() {
-	if w.in != nil {
-		_ = w.in.Close()
-		_ = w.ended() // how it ended is told by what it has answered
-		w.in = nil
+// close ends the worker, once it has done what it was told, waits for it, and says how it ended.
+func (w *worker) close() error {
+	if w.in == nil {
+		return nil
 	}
+	_ = w.in.Close() // it may have closed it itself
+	w.in = nil
+	return w.ended()
 }
 
 // lastBytes is the end of what a process has said: the reason is there.

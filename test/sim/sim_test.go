@@ -159,7 +159,7 @@ func TestWorkerThatDiesIsAViolation(t *testing.T) {
 	if total.Violations != 1 || total.Runs != 1 || total.Sound() {
 		t.Errorf("%d runs, %d violations", total.Runs, total.Violations)
 	}
-	for _, want := range []string{"seed 7: the worker has ended", "worn out"} {
+	for _, want := range []string{"seed 7: the worker has ended", "exit status 3", "worn out"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("%q is not in what was told:\n%s", want, out.String())
 		}
