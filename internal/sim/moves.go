@@ -15,7 +15,7 @@ type move struct {
 	index  int32
 	to     []int32 // nodes, in order; nil where it is turned back
 	cancel bool
-	before []int32 // where its replicas were when it was asked for, as the node that was asked knew
+	before []int32 // where its replicas were when it was asked for, as the node that was asked knew; nil: it did not know the topic yet
 	// What came of it: unknown until the answer is there, and for ever where its node dies.
 	known, accepted bool
 	image           uint64 // in which it began, if accepted: the images order all moves
@@ -90,7 +90,7 @@ func (w *world) checkWanted(topic string, index int32, now []int32) {
 	}
 	switch {
 	case open || last.cancel:
-		if !slices.ContainsFunc(asked, func(m *move) bool { return slices.Equal(m.to, now) || slices.Equal(m.before, now) }) {
+		if !slices.ContainsFunc(asked, func(m *move) bool { return m.before == nil || slices.Equal(m.to, now) || slices.Equal(m.before, now) }) {
 			w.fail("%s-%d: its replicas are on %v in the end, which no reassignment wanted", topic, index, now)
 		}
 	case !slices.Equal(last.to, now):
