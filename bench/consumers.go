@@ -46,15 +46,12 @@ func (h *holdings) even(n int) bool {
 
 // consumerMember is a member of a consumer group (KIP-848) that reads nothing: it takes and gives back partitions as it is told.
 func (b *bench) consumerMember(ctx context.Context, group, topic string, beat time.Duration, h *holdings) error {
-	_, addr, err := b.coordinator(ctx, group)
-	if err != nil {
-		return err
-	}
-	c, err := dial(ctx, addr)
-	if err != nil {
-		return err
-	}
-	defer c.close()
+	var c *conn
+	defer func() {
+		if c != nil {
+			c.close()
+		}
+	}()
 	id := rand.Text()
 	var has holding
 	next := func() *kmsg.ConsumerGroupHeartbeatRequest {
@@ -66,6 +63,16 @@ func (b *bench) consumerMember(ctx context.Context, group, topic string, beat ti
 	req.RebalanceTimeoutMillis, req.SubscribedTopicNames, req.ServerAssignor = 60_000, []string{topic}, kmsg.StringPtr("uniform")
 	req.Topics = []kmsg.ConsumerGroupHeartbeatRequestTopic{}
 	for {
+		if c == nil {
+			_, addr, err := b.coordinator(ctx, group)
+			if err == nil {
+				c, err = dial(ctx, addr)
+			}
+			if err != nil {
+				c = nil
+				return err
+			}
+		}
 		resp, err := c.ask(req)
 		if ctx.Err() != nil {
 			return nil
@@ -74,7 +81,14 @@ func (b *bench) consumerMember(ctx context.Context, group, topic string, beat ti
 			return err
 		}
 		r := resp.(*kmsg.ConsumerGroupHeartbeatResponse)
-		if err := kerr.ErrorForCode(r.ErrorCode); err != nil {
+		err = kerr.ErrorForCode(r.ErrorCode)
+		if kerr.IsRetriable(err) { // the coordinator has moved, or loads
+			c.close()
+			c = nil
+			time.Sleep(5 * time.Millisecond)
+			continue
+		}
+		if err != nil {
 			return fmt.Errorf("group %s: heartbeat of a consumer: %w", group, err)
 		}
 		has.epoch = r.MemberEpoch

@@ -77,6 +77,12 @@ func (m *groupMember) join(ctx context.Context) error {
 	}
 	j := resp.(*kmsg.JoinGroupResponse)
 	if err := kerr.ErrorForCode(j.ErrorCode); err != nil {
+		if kerr.IsRetriable(err) { // the coordinator has moved, or loads
+			m.c.close()
+			m.c = nil
+			time.Sleep(5 * time.Millisecond)
+			return errRebalance
+		}
 		return err
 	}
 	m.id, m.gen = j.MemberID, j.Generation
