@@ -12,7 +12,7 @@ SEED ?= 1
 RECORDS ?= 1000000
 LINES ?= 100000
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak powercuts cluster chaos coordinators idle proto dump-segments clients conformance bench mutants
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak powercuts cluster chaos coordinators idle proto dump-segments clients conformance bench bench-groups mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -76,6 +76,9 @@ conformance: ## Kafka's answers recorded anew, ours compared with them (needs Ja
 
 bench: ## throughput, latency, memory, fail-over of a local three-node cluster
 	$(GO) run ./bench $(BENCH)
+
+bench-groups: ## rebalances, commits, fail-over of groups beside Apache Kafka's, ROUNDS times (needs Java and Maven)
+	bash bench/peer.sh $(ROUNDS)
 
 mutants: ## planted bugs, each of which a test must catch; ONLY=id,id plants those, SAMPLE=1 a few
 	$(GO) run ./test/mutants/run $(if $(ONLY),-only $(ONLY)) $(if $(SAMPLE),-sample)
