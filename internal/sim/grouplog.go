@@ -48,6 +48,7 @@ type groupKeyAt struct {
 type groupBatch struct {
 	base, end int64
 	stamp     int64 // the coordinator's clock when it wrote it, ms since 1970
+	by        *proc // who wrote it; nil: it was read
 	entries   []groupEntry
 }
 
@@ -89,6 +90,7 @@ type watchedLog struct {
 func (l watchedLog) Append(term uint64, batch []byte, done func(int64, error)) {
 	logs := l.p.node.w.groupLogs
 	b := logs.decode(batch)
+	b.by = l.p
 	l.Log.Append(term, batch, func(base int64, err error) {
 		if err == nil && !l.p.dead {
 			b.end += base - b.base

@@ -143,7 +143,7 @@ func (m *groupMember) send(req *kmsg.ConsumerGroupHeartbeatRequest, what string)
 			}
 		}
 		if req.MemberEpoch >= 0 { // who leaves for a while has the rest of the session before
-			m.g.next.beaten[id] = sent
+			m.g.next.beaten[id] = beat{sent, k.p}
 		}
 		m.g.toldNext(id, r, told)
 		if r.Assignment != nil && !k.broken {

@@ -23,8 +23,14 @@ type nextModel struct {
 	// told is what was written of a member in an epoch: the assignments that it may be told.
 	told map[toldEpoch]map[string]bool
 	// beaten is when a member sent the last request that was accepted; leaving are those that have said good-bye.
-	beaten  map[string]time.Time
+	beaten  map[string]beat
 	leaving map[string]bool
+}
+
+// beat is a request of a member's that was accepted: when it was sent, and by whom it was accepted.
+type beat struct {
+	at time.Time
+	by *proc
 }
 
 type toldEpoch struct {
@@ -37,6 +43,7 @@ type nextMemberRecord struct {
 	instance string
 	classic  bool
 	since    time.Time // when it came, by the simulator's clock
+	revoking time.Time // when it came to have something to give back; zero: it has nothing
 }
 
 // nextCurrent is what a member has.
@@ -46,7 +53,6 @@ type nextCurrent struct {
 	assigned []*partModel
 	revoking []*partModel
 	since    map[*partModel]int32 // the epochs in which it got them
-	at       time.Time            // when it became this
 }
 
 // nextRecord is a record of a consumer group that matters here.
@@ -57,7 +63,7 @@ type nextRecord struct {
 }
 
 func newNextModel(g *consumerGroup) *nextModel {
-	n := &nextModel{g: g, told: map[toldEpoch]map[string]bool{}, beaten: map[string]time.Time{}, leaving: map[string]bool{}}
+	n := &nextModel{g: g, told: map[toldEpoch]map[string]bool{}, beaten: map[string]beat{}, leaving: map[string]bool{}}
 	n.end()
 	return n
 }
@@ -235,7 +241,7 @@ func (g *consumerGroup) applyNext(at int64, b *groupBatch, e *groupEntry, ragged
 	case e.kind == kindMember:
 		e.next.member.since = w.clk.Now()
 		if old := n.members[e.member]; old != nil {
-			e.next.member.since = old.since
+			e.next.member.since, e.next.member.revoking = old.since, old.revoking
 		}
 		n.members[e.member] = e.next.member
 	case e.kind == kindCurrent && e.next == nil:
@@ -265,7 +271,12 @@ func (n *nextModel) become(at int64, member string, c *nextCurrent, ragged bool)
 	case old != nil && c.epoch < old.epoch && c.epoch != -2 && old.epoch != -2:
 		w.fail("%s: the epoch of %s goes back from %d to %d at offset %d", g.name, member, old.epoch, c.epoch, at)
 	}
-	c.at, c.since = w.clk.Now(), map[*partModel]int32{}
+	c.since = map[*partModel]int32{}
+	if m := n.members[member]; m != nil {
+		if m.revoking = (time.Time{}); len(c.revoking) > 0 {
+			m.revoking = w.clk.Now()
+		}
+	}
 	n.drop(member)
 	for _, p := range slices.Concat(c.assigned, c.revoking) {
 		if owner := n.owners[p]; owner != "" && !ragged {
@@ -299,10 +310,13 @@ func (n *nextModel) mayRemove(member string, b *groupBatch) (why string) {
 	}
 	silent := w.clk.Now().Sub(m.since)
 	if t, ok := n.beaten[member]; ok {
-		silent = w.clk.Now().Sub(t)
+		// Another coordinator may have accepted it that was none any more: who takes the member out has not heard of it.
+		if silent = w.clk.Now().Sub(t.at); t.by != b.by {
+			w.counts["members expired that another coordinator had heard of"]++
+			return ""
+		}
 	}
-	c := n.current[member]
-	if silent >= w.surely(w.set.session) || c != nil && len(c.revoking) > 0 && w.clk.Now().Sub(c.at) >= w.surely(w.set.rebalance/2) {
+	if silent >= w.surely(w.set.session) || !m.revoking.IsZero() && w.clk.Now().Sub(m.revoking) >= w.surely(w.set.rebalance/2) {
 		w.counts["members of consumer groups expired"]++
 		return ""
 	}

@@ -127,6 +127,12 @@ func TestTheModelOfGroupsFindsWhatMustNotHappen(t *testing.T) {
 		{"its owner is fenced", append(two[:3:3], toldOf("a", 0), later(2*time.Second), wrote(gone(kindCurrent, "a"), gone(kindMember, "a")), current("b", 5, 0, 1),
 			toldOf("b", 0, 1)), ""},
 		{"a member that lives is taken out", append(two[:3:3], later(500*ms), wrote(gone(kindCurrent, "a"), gone(kindMember, "a"))), "it has been silent for 500ms"},
+		{"a member that does not give back is taken out", append(two[:3:3], wrote(memberRecord("a", "")), func(g *consumerGroup, l *groupLog) {
+			e := g.currentRecord("a", 5)
+			e.next.current.revoking = g.parts[:1]
+			wrote(e)(g, l)
+			g.next.beaten["a"] = beat{at: g.w.clk.Now().Add(time.Hour)}
+		}, later(2*time.Second), wrote(gone(kindCurrent, "a"), gone(kindMember, "a"))), ""},
 		{"a static member is replaced", []groupEvent{wrote(memberRecord("a", "i"), epochRecord(5)), wrote(gone(kindMember, "a"), memberRecord("c", "i"))}, ""},
 		{"an epoch goes back", append(two[:3:3], current("a", 4, 0)), "goes back from 5 to 4"},
 		{"the group's epoch goes back", append(two[:3:3], wrote(epochRecord(4))), "epoch 4 is written"},
