@@ -89,9 +89,9 @@ func TestTopicsFromTheCommandLine(t *testing.T) {
 	if d := described[0]; len(d.Partitions) != 3 || d.Partitions[1].End != 3 || d.Partitions[1].Bytes == 0 || len(d.Configs) != 1 || d.Configs[0].Value != "100000" {
 		t.Errorf("%+v", d)
 	}
-	must(t, "", "topic", "alter", "a", "--set", "retention.ms=5", "--unset", "segment.ms")
-	must(t, "", "topic", "alter", "a", "--set", "retention.ms=99", "--dry-run")
-	if out := must(t, "", "topic", "describe", "a"); !strings.Contains(out, "retention.ms=5\n") {
+	must(t, "", "topic", "alter", "a", "--set", "retention.ms=50000", "--unset", "segment.ms")
+	must(t, "", "topic", "alter", "a", "--set", "retention.ms=99000", "--dry-run")
+	if out := must(t, "", "topic", "describe", "a"); !strings.Contains(out, "retention.ms=50000\n") {
 		t.Errorf("after alter:\n%s", out)
 	}
 	must(t, "", "topic", "grow", "a", "-p", "5")

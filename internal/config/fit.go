@@ -12,8 +12,8 @@ type Machine struct {
 }
 
 const (
-	// BaseMemory is what a node needs beside what its limits bound: code, groups, indexes, stacks.
-	BaseMemory = 64 << 20
+	// BaseMemory is what a node needs beside what its limits bound: code, indexes, stacks.
+	BaseMemory = 56 << 20
 	// everydayMemory is the same with what is garbage until it is collected.
 	everydayMemory = 80 << 20
 	// MinMemory is the least that a node is run with.
@@ -86,6 +86,7 @@ func (n *Node) fitMemory(machine int64) (notes []string) {
 		keys, forConns = total/32, total/13
 	}
 	fit("", &l.CleanerMemory, keys)
+	fit("", &l.GroupMemory, total/32)
 	if conns := int(forConns / connectionMemory); !n.given["max-connections"] && conns < l.MaxConnections {
 		l.MaxConnections = conns
 		notes = append(notes, fmt.Sprintf("--max-connections is %d, to fit into %d MiB of memory", conns, total>>20))
@@ -113,7 +114,7 @@ func (n *Node) memoryNeeded() (total int64, parts string) {
 	}{
 		{"the node itself", BaseMemory}, {"--request-memory", l.RequestMemory}, {"one request beyond it of --max-request-bytes", l.MaxFrameBytes},
 		{"--wal-cache-bytes", l.WALCacheBytes}, {"answers", l.FetchMemory + l.ResponseMemory}, {"large requests decoded", l.DecodedMemory},
-		{"batches decompressed", int64(l.Inflating) * inflatingMemory}, {"compaction", l.CleanerMemory},
+		{"batches decompressed", int64(l.Inflating) * inflatingMemory}, {"compaction", l.CleanerMemory}, {"consumer groups", l.GroupMemory},
 		{"peers", l.PeerMemory * int64(len(n.Members())-1)}, {fmt.Sprintf("%d connections", l.MaxConnections), int64(l.MaxConnections) * connectionMemory},
 	} {
 		if total += p.bytes; p.bytes > 0 {

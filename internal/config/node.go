@@ -28,6 +28,7 @@ const (
 	DefaultPeerMemory            = 128 << 20
 	DefaultInflating             = 2
 	DefaultCleanerMemory         = 128 << 20
+	DefaultGroupMemory           = 128 << 20
 	DefaultWALFileBytes          = 64 << 20
 	DefaultWALMaxBytes           = 512 << 20
 	DefaultWALCacheBytes         = 32 << 20
@@ -104,6 +105,8 @@ type Limits struct {
 	Inflating int
 	// CleanerMemory is what compaction takes for keys where log.cleaner.dedupe.buffer.size does not say it.
 	CleanerMemory int64
+	// GroupMemory bounds what the consumer groups that the node coordinates take: their members and their offsets.
+	GroupMemory int64
 	// PeerMemory bounds what waits for one peer, and what it has asked for.
 	PeerMemory int64
 	// WALFileBytes is the size of one file of the node's log; WALMaxBytes the soft bound of all.
@@ -165,7 +168,7 @@ func Default() *Node {
 		Limits: Limits{
 			MaxFrameBytes: DefaultMaxFrameBytes, MaxConnections: DefaultMaxConnections, MaxConnectionsPerAddr: DefaultMaxConnectionsPerAddr,
 			IdleTimeout: DefaultIdleTimeout, RequestMemory: DefaultRequestMemory,
-			FetchMemory: DefaultFetchMemory, ResponseMemory: DefaultResponseMemory, DecodedMemory: DefaultDecodedMemory, Inflating: DefaultInflating, PeerMemory: DefaultPeerMemory,
+			FetchMemory: DefaultFetchMemory, ResponseMemory: DefaultResponseMemory, DecodedMemory: DefaultDecodedMemory, Inflating: DefaultInflating, GroupMemory: DefaultGroupMemory, PeerMemory: DefaultPeerMemory,
 			CleanerMemory: DefaultCleanerMemory,
 			WALFileBytes:  DefaultWALFileBytes, WALMaxBytes: DefaultWALMaxBytes, WALCacheBytes: DefaultWALCacheBytes,
 			MaxOpenFiles:    DefaultMaxOpenFiles,

@@ -142,7 +142,7 @@ func (s *shard) deleteGroup(g *group, done func(error)) {
 				s.reply(func() { done(appendError(err, ErrNotAvailable)) })
 				return
 			}
-			delete(s.groups, g.id)
+			s.discard(g)
 			s.reply(func() { done(nil) })
 		}, func(err error) { s.reply(func() { done(lostError(err)) }) })
 	})

@@ -116,7 +116,7 @@ func (s *shard) hasRoom(c *classicGroup, req *JoinRequest) bool {
 	if m != nil {
 		more -= protocolBytes(m.protocols)
 	}
-	if c.bytes+more > s.c.cfg.Limits.GroupBytes {
+	if more > 0 && more > min(s.c.cfg.Limits.GroupBytes-c.bytes, s.c.room()) {
 		return false
 	}
 	replaces := m != nil || req.Member == "" && req.Instance != nil && c.instances[*req.Instance] != nil

@@ -1,8 +1,11 @@
 package group
 
 import (
+	"cmp"
 	"errors"
+	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,6 +150,55 @@ func TestGroupBytesAreBounded(t *testing.T) {
 	need := func(r *JoinRequest) { r.RequireMemberID = true }
 	w.join(request("", need)).is(ErrMemberIDRequired)
 	w.join(request("", need)).is(ErrNotAvailable)
+}
+
+// TestMemoryOfAllGroupsIsBounded: many groups, each within its own bounds, don't get more than the node has for all. What goes makes room,
+// who is in stays in, and what a coordinator loads it counts, but does not refuse.
+func TestMemoryOfAllGroupsIsBounded(t *testing.T) {
+	const limit = 100_000
+	w := newWorld(t, 1, func(c *Config) { c.Limits.Bytes = limit })
+	note := strings.Repeat("x", 3000)
+	commit := func(group string, partitions ...int32) error {
+		req := CommitRequest{Group: group, Generation: -1, Version: 9}
+		for _, p := range partitions {
+			req.Partitions = append(req.Partitions, CommitPartition{Topic: "t", Partition: p, LeaderEpoch: -1, Metadata: note})
+		}
+		each, err := w.commit(req).get()
+		return cmp.Or(err, errors.Join(each...))
+	}
+	groups := 0
+	for ; groups < 100; groups++ {
+		if err := commit(fmt.Sprint("g", groups), 0, 1); err != nil {
+			if !errors.Is(err, ErrNotAvailable) {
+				t.Fatal(err)
+			}
+			break
+		}
+	}
+	if used := w.lead().Memory(); groups < 10 || used > limit || used < limit*9/10 {
+		t.Fatalf("%d groups of two offsets, %d bytes", groups, used)
+	}
+	if err := commit("g0", 1); err != nil {
+		t.Errorf("an offset committed again: %v", err)
+	}
+	if err := commit("g0", 2, 3); !errors.Is(err, ErrNotAvailable) {
+		t.Errorf("more offsets of a group that is there: %v", err)
+	}
+	w.join(request("", func(r *JoinRequest) { r.Protocols[0].Metadata = make([]byte, 10_000) })).is(ErrGroupFull)
+	before := w.lead().Memory()
+	w.move(0)
+	if after := w.lead().Memory(); after != before {
+		t.Errorf("%d bytes before loading, %d after", before, after)
+	}
+	for i := range groups {
+		w.delete(fmt.Sprint("g", i)).ok()
+	}
+	if used := w.lead().Memory(); used != 0 {
+		t.Errorf("%d bytes of no groups", used)
+	}
+	if err := commit("new", 0, 1, 2, 3); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestSyncErrors(t *testing.T) {

@@ -62,7 +62,7 @@ func (c *consumerGroup) busy() bool { return c.state.Size() > 0 || c.writing || 
 // env is what a consumer group's decisions depend on.
 func (c *Coordinator) env() *consumer.Env {
 	set := &c.cfg.Settings
-	return &consumer.Env{Topics: c.topics(), Now: c.wall(), MaxSize: set.ConsumerMaxSize, MaxBytes: c.cfg.Limits.GroupBytes,
+	return &consumer.Env{Topics: c.topics(), Now: c.wall(), MaxSize: set.ConsumerMaxSize, MaxBytes: c.cfg.Limits.GroupBytes, Room: c.room(),
 		Assignors: set.ConsumerAssignors, NewID: c.cfg.NewID}
 }
 

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/chronik-go/chronik/internal/clock"
@@ -52,6 +53,9 @@ type Limits struct {
 	// GroupBytes bounds what the members of one group bring along: subscriptions of all their protocols; default 16 MiB. A
 	// member beyond it is ErrGroupFull.
 	GroupBytes int
+	// Bytes bounds what all groups of this node take, about: members' subscriptions, offsets and what they are kept in; default 256 MiB.
+	// Groups, members and offsets beyond it are ErrNotAvailable or ErrGroupFull. What a node loads is not refused.
+	Bytes int64
 	// MemberIDs bounds the member ids of a group that were handed out and are not used yet, and the requests that wait for a
 	// consumer group's write; default 10,000.
 	MemberIDs int
@@ -67,6 +71,9 @@ func (l *Limits) setDefaults() {
 		if *d.v <= 0 {
 			*d.v = d.def
 		}
+	}
+	if l.Bytes <= 0 {
+		l.Bytes = 256 << 20
 	}
 }
 
@@ -97,6 +104,7 @@ type Coordinator struct {
 	log  *slog.Logger
 	base time.Time // deadlines are distances from it
 	wake chan struct{}
+	used atomic.Int64 // see Memory
 
 	mu      sync.Mutex
 	shards  map[int32]*shard
@@ -252,6 +260,9 @@ func (c *Coordinator) with(group string, fail func(error), f func(s *shard)) {
 			return
 		}
 		f(s)
+		if g := s.groups[group]; g != nil {
+			s.recount(g)
+		}
 	})
 }
 

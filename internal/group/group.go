@@ -8,8 +8,10 @@ type group struct {
 	// consumer is the group under the consumer protocol, nil if it is not one. While it is there classic is empty.
 	consumer *consumerGroup
 	offsets  map[topicPartition]*offset
-	pending  int      // commits and changes of a consumer group under way
-	quiet    []func() // called, with mu, once none are under way
+	// offsetBytes is about what they take, counted what the group has counted for in the node's sum: see memory.
+	offsetBytes, counted int
+	pending              int      // commits and changes of a consumer group under way
+	quiet                []func() // called, with mu, once none are under way
 	// deleting: its tombstones are on their way. Nothing may be added to it.
 	deleting bool
 }

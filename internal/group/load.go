@@ -136,7 +136,7 @@ func (s *shard) replayOffset(at int64, key, value []byte) error {
 	tp := topicPartition{k.Topic, k.Partition}
 	if value == nil {
 		if g := s.groups[k.Group]; g != nil {
-			delete(g.offsets, tp)
+			g.remove(tp, at)
 		}
 		return nil
 	}
@@ -172,7 +172,7 @@ func (s *shard) loaded() {
 		}
 		switch {
 		case len(g.offsets) == 0 && g.unused():
-			delete(s.groups, g.id)
+			s.discard(g)
 		case g.consumer != nil:
 			s.consumerLoaded(g)
 		default:
@@ -181,6 +181,7 @@ func (s *shard) loaded() {
 	}
 	s.load = nil
 	for _, g := range s.sorted() {
+		s.recount(g)
 		if g.consumer != nil {
 			s.work(g)
 		}

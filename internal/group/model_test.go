@@ -258,6 +258,17 @@ func (m *model) commits(a *actor) {
 }
 
 func (m *model) check() {
+	sum := int64(0)
+	for _, s := range m.lead().shards {
+		for _, g := range s.groups {
+			if sum += int64(g.counted); g.counted != g.memory() {
+				m.t.Fatalf("group %q counts for %d bytes and takes %d", g.id, g.counted, g.memory())
+			}
+		}
+	}
+	if got := m.lead().Memory(); got != sum {
+		m.t.Fatalf("%d bytes counted, the groups sum up to %d", got, sum)
+	}
 	owner := map[string]string{} // generation/partition -> member
 	for _, a := range m.actors {
 		for p := range a.owns {

@@ -24,9 +24,14 @@ type offset struct {
 
 // put takes a committed offset unless a later one is there.
 func (g *group) put(tp topicPartition, o *offset) {
-	if old := g.offsets[tp]; old != nil && old.at > o.at {
+	old := g.offsets[tp]
+	if old != nil && old.at > o.at {
 		return
 	}
+	if old != nil {
+		g.offsetBytes -= offsetSize(tp, old)
+	}
+	g.offsetBytes += offsetSize(tp, o)
 	if g.offsets == nil {
 		g.offsets = map[topicPartition]*offset{}
 	}
@@ -36,6 +41,7 @@ func (g *group) put(tp topicPartition, o *offset) {
 // remove carries out a tombstone at an offset of the log.
 func (g *group) remove(tp topicPartition, at int64) {
 	if old := g.offsets[tp]; old != nil && old.at <= at {
+		g.offsetBytes -= offsetSize(tp, old)
 		delete(g.offsets, tp)
 	}
 }
@@ -95,6 +101,7 @@ func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
 	var records []keyValue
 	var tps []topicPartition
 	var offsets []*offset
+	more := 0
 	for i := range req.Partitions {
 		p := &req.Partitions[i]
 		if len(p.Metadata) > s.c.cfg.Settings.MaxOffsetMetadata {
@@ -103,12 +110,20 @@ func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
 		}
 		tp := topicPartition{p.Topic, p.Partition}
 		o := &offset{offset: p.Offset, leaderEpoch: p.LeaderEpoch, metadata: p.Metadata, committed: now, expires: expires}
+		if more += offsetSize(tp, o); g.offsets[tp] != nil {
+			more -= offsetSize(tp, g.offsets[tp])
+		}
 		records, tps, offsets = append(records, offsetRecord(g.id, tp, o)), append(tps, tp), append(offsets, o)
 	}
 	if len(records) == 0 {
 		s.reply(func() { done(each, nil) })
 		s.forget(g)
 		return nil
+	}
+	if more > 0 && more > s.c.room() {
+		s.log.Warn("no memory for a group's offsets", "group", g.id, "bytes", s.c.Memory())
+		s.forget(g)
+		return ErrNotAvailable
 	}
 	finish := func(err error) {
 		for i := range each {
@@ -126,6 +141,7 @@ func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
 				o.at = base + int64(i)
 				g.put(tps[i], o)
 			}
+			s.recount(g)
 		} else {
 			err = appendError(err, ErrCommitTooLarge)
 			s.forget(g)
@@ -136,11 +152,13 @@ func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
 	return nil
 }
 
-// forget drops a group that never came to anything.
+// forget drops a group that never came to anything, and recounts others.
 func (s *shard) forget(g *group) {
 	if g.pending == 0 && !g.deleting && len(g.offsets) == 0 && g.unused() && s.groups[g.id] == g {
-		delete(s.groups, g.id)
+		s.discard(g)
+		return
 	}
+	s.recount(g)
 }
 
 // whenQuiet has f called once no commits of the group are under way: what they write is to be known to it.
@@ -312,6 +330,7 @@ func (s *shard) bury(g *group, gone []topicPartition, done func(error)) {
 		for i, tp := range rest[:len(batch)] {
 			g.remove(tp, base+int64(i))
 		}
+		s.recount(g)
 		rest = rest[len(batch):]
 	}, func(err error) {
 		if err != nil {

@@ -34,6 +34,7 @@ type shard struct {
 	writing int      // appends under way, of whatever life
 	load    *loading // nil once loaded
 	groups  map[string]*group
+	counted int // what they count for in the node's sum
 	timers  timers
 	replies []func()
 
@@ -149,6 +150,9 @@ func (s *shard) ring() {
 			s.expire()
 			s.timers.set(&s.retention, now+s.c.cfg.Settings.RetentionInterval)
 		}
+		if t.group != nil {
+			s.recount(t.group)
+		}
 	}
 }
 
@@ -199,6 +203,7 @@ func (s *shard) unload() {
 	}
 	s.log.Info("groups unloaded", "term", s.term, "groups", len(s.groups))
 	s.term, s.from, s.load, s.groups = 0, nil, nil, map[string]*group{}
+	s.weigh(-s.counted)
 	s.timers = timers{}
 	s.retention, s.again = timer{kind: timerRetention}, timer{kind: timerLoad}
 }
@@ -233,6 +238,10 @@ func (s *shard) findOrMake(id string) (*group, error) {
 	}
 	if len(s.groups) >= s.c.cfg.Limits.GroupsPerShard {
 		s.log.Warn("no room for another group", "group", id, "groups", len(s.groups))
+		return nil, ErrNotAvailable
+	}
+	if s.c.room() < groupBytes {
+		s.log.Warn("no memory for another group", "group", id, "groups", len(s.groups), "bytes", s.c.Memory())
 		return nil, ErrNotAvailable
 	}
 	return s.make(id), nil

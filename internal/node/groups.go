@@ -17,7 +17,8 @@ import (
 func (c *Core) openCoordinator() (err error) {
 	c.coordinator, err = group.New(tuned(c.tune.Coordinator, group.Config{
 		Clock: c.env.Clock, Logger: c.log, NewID: uuid.NewString, Settings: c.groupSettings(), Consumer: c.consumerGroup,
-		Image: c.machine.Image,
+		Limits: group.Limits{Bytes: c.cfg.Limits.GroupMemory},
+		Image:  c.machine.Image,
 		Partitions: func() int32 {
 			if t := c.machine.Image().Topics[group.Topic]; t != nil {
 				return int32(len(t.Partitions))

@@ -75,6 +75,7 @@ func (c *Core) registerMetrics(reg prometheus.Registerer) {
 	})
 	gauge("log_bytes", "Bytes in the files of the log.", func() float64 { return float64(c.env.WAL.Stats().Bytes) })
 	gauge("log_syncs", "Durable writes of the log since start.", func() float64 { return float64(c.env.WAL.Stats().Syncs) })
+	gauge("groups_memory_bytes", "About what the consumer groups coordinated here take: their members and their offsets.", func() float64 { return float64(c.coordinator.Memory()) })
 	c.registerDamage(reg)
 	c.registerCleaner(reg)
 	c.registerThrottle(reg)

@@ -19,7 +19,7 @@ type world struct {
 
 func newWorld(t testing.TB, topics ...Topic) *world {
 	w := &world{t: t, g: New("g")}
-	w.env = &Env{Now: 1_700_000_000_000, MaxSize: 1000, MaxBytes: 1 << 20, Assignors: []string{Uniform, Range},
+	w.env = &Env{Now: 1_700_000_000_000, MaxSize: 1000, MaxBytes: 1 << 20, Room: 1 << 30, Assignors: []string{Uniform, Range},
 		NewID: func() string { w.ids++; return fmt.Sprint("id", w.ids) }}
 	w.topics(topics...)
 	return w

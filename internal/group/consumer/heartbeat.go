@@ -13,6 +13,8 @@ type Env struct {
 	MaxSize int
 	// MaxBytes bounds what the members of a group bring along.
 	MaxBytes int
+	// Room is how much more they may bring along, whatever the group has: what the node has left.
+	Room int
 	// Assignors are the names of group.consumer.assignors; the first is the default.
 	Assignors []string
 	// NewID makes an id for a member that has none (v0).
@@ -207,7 +209,7 @@ func (g *Group) update(ch *Change, env *Env, hb *Heartbeat, old *Member) error {
 	if known {
 		more -= old.size()
 	}
-	if more > 0 && g.bytes+more > env.MaxBytes {
+	if more > 0 && more > min(env.MaxBytes-g.bytes, env.Room) {
 		return fmt.Errorf("%w: no room for its members' subscriptions", ErrGroupFull)
 	}
 	ch.member(g, m.ID, &m)
