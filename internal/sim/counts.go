@@ -52,8 +52,8 @@ var mustHappen = []string{
 	"group generations", "assignments told", "offsets committed", "offsets fetched", "coordinators moved", "coordinators back where they were",
 	"members expired", "members left", "members absent", "commits of an old generation refused", "logs compacted",
 	"compacted logs read whole", "records compacted away, as seen", "tombstones gone, as seen", "cut armed at a compaction", "partitions moved, whole",
-	"steps of members of consumer groups", "consumer heartbeats answered", "members fenced", "members of consumer groups expired",
-	"static members replaced", "members left by heartbeat", "groups upgraded", "groups downgraded", "joins of classic members of a consumer group",
+	"steps of members of consumer groups", "consumer heartbeats answered", "members of consumer groups expired",
+	"members left by heartbeat", "groups upgraded", "joins of classic members of a consumer group",
 	"delete a group: done", "delete a group: NON_EMPTY_GROUP", "delete an offset: done", "offsets deleted", "offsets expired", "logs of groups read whole",
 }
 
