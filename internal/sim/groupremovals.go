@@ -82,11 +82,13 @@ func (g *consumerGroup) gone(part *partModel, at int64) {
 
 // removeClassic checks a tombstone of a classic group: it becomes a consumer group, or has no members.
 func (g *consumerGroup) removeClassic(at int64, b *groupBatch, ragged bool) {
-	if b.has(g, kindEpoch) {
+	gen := g.generations[g.generation]
+	lives := gen != nil && len(gen.members) > 0
+	if lives && b.has(g, kindEpoch) { // its epochs go on from the generation; those of one without members begin anew
 		g.w.counts["groups upgraded"]++
 		return
 	}
-	if gen := g.generations[g.generation]; gen != nil && len(gen.members) > 0 && !ragged {
+	if lives && !ragged {
 		g.w.fail("%s: it is removed at offset %d, with the members %v", g.name, at, gen.members)
 	}
 	g.generation, g.generations = 0, map[int32]*generation{}
