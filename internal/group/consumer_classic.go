@@ -115,6 +115,7 @@ func (s *shard) downgrade(g *group) {
 		c.state.Bury(ch)
 		r := classic.record(g.id)
 		ch.Records = append(ch.Records, consumer.Record{Key: r.key, Value: r.value})
+		c.downgrading = true
 		return nil
 	}, then: func() {
 		s.log.Info("a consumer group becomes a classic group", "group", g.id, "generation", classic.generation, "members", len(classic.members))
@@ -128,6 +129,21 @@ func (s *shard) downgrade(g *group) {
 			s.reply(func() { op.done(errMoved) })
 		}
 	}, done: func(error) {}})
+}
+
+// afterDowngrade has f called, without mu, once it is known whether the group has become classic: what is written until then lands behind
+// the classic group's generation, and is its to judge.
+func (s *shard) afterDowngrade(g *group, f func(error)) error {
+	if len(g.consumer.queue) >= s.c.cfg.Limits.MemberIDs {
+		return ErrNotAvailable
+	}
+	s.enqueue(g, consumerOp{run: func(*consumer.Change) error { return nil }, done: func(err error) {
+		if errors.Is(err, errMoved) {
+			err = nil
+		}
+		f(err)
+	}})
+	return nil
 }
 
 // backToClassic makes an empty consumer group a classic one, and then calls again, without mu.

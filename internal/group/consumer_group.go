@@ -21,6 +21,8 @@ type consumerGroup struct {
 	// replaces: the group is still a classic one, perhaps with members, and becomes a consumer group with the first change.
 	replaces bool
 	tried    int32 // the group's epoch in which it was last to become classic
+	// downgrading: that it becomes classic is being written.
+	downgrading bool
 }
 
 // consumerOp is one thing to be done to a consumer group.
@@ -163,7 +165,7 @@ func (s *shard) writeChange(g *group, ch *consumer.Change, ops []consumerOp, err
 		})
 	}
 	then := func(err error) {
-		c.writing = false
+		c.writing, c.downgrading = false, false
 		g.pending--
 		switch {
 		case err == nil && c.replaces:

@@ -368,6 +368,37 @@ func TestDowngradeThatIsNotWrittenIsTriedWithTheNextEpoch(t *testing.T) {
 }
 
 // While a consumer group is written as a classic one, requests wait for that. Then they are the classic group's.
+// TestCommitsWaitForADowngrade: what is in the log behind a classic group's generation is that generation's. A commit that comes while the
+// downgrade is being written is the new group's to judge (simulator seed 6008: one of the old generation was taken).
+func TestCommitsWaitForADowngrade(t *testing.T) {
+	for name, written := range map[string]error{"written": nil, "not written": &multiraft.NotLeaderError{LeaderNode: -1}} {
+		t.Run(name, func(t *testing.T) {
+			w, _ := newConsumerWorld(t, 1, map[string]int{"t": 4})
+			ids, generation := classicPair(w)
+			w.consume(enters("a", "t")).ok()
+			w.log.hold = true
+			left := w.consume(leaves("a"))
+			held := w.log.held
+			w.log.held = nil
+			held[0](nil) // and what the group writes now is the downgrade
+			left.ok()
+			req := CommitRequest{Member: ids[0], Generation: generation, Version: 8,
+				Partitions: []CommitPartition{{Topic: "t", Partition: 0, Offset: 5, LeaderEpoch: -1}}}
+			commit := w.commit(req)
+			commit.waits()
+			if len(w.log.held) != 1 {
+				t.Fatalf("%d appends are under way: the commit is behind the downgrade", len(w.log.held))
+			}
+			held = w.log.held
+			w.log.held, w.log.hold = nil, false
+			held[0](written)
+			if _, err := commit.get(); (err == nil) != (written != nil) || err != nil && !errors.Is(err, ErrIllegalGeneration) {
+				t.Errorf("the commit: %v", err)
+			}
+		})
+	}
+}
+
 func TestRequestsThatWaitForADowngradeBeginAnew(t *testing.T) {
 	w, _ := newConsumerWorld(t, 1, map[string]int{"t": 4})
 	ids, generation := classicPair(w)

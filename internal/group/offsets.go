@@ -86,6 +86,15 @@ func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
 	case errors.Is(err, ErrGroupNotFound) && req.Version < 9:
 		err = ErrIllegalGeneration
 	}
+	if err == nil && g.consumer != nil && g.consumer.downgrading {
+		return s.afterDowngrade(g, func(err error) {
+			if err != nil {
+				done(nil, err)
+				return
+			}
+			s.c.Commit(*req, done)
+		})
+	}
 	if err == nil {
 		err = s.mayCommit(g, req)
 	}
