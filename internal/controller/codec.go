@@ -119,7 +119,7 @@ func topicProto(t *metadata.Topic, dirs *dirTable) *controllerpb.Image_Topic {
 			pp.Logs = nil
 		}
 		if c := p.Change; c != nil {
-			pp.Adding, pp.Target, pp.Lost = int32(len(c.Adding)), c.Target, c.Lost
+			pp.Adding, pp.Target, pp.Lost, pp.Number = int32(len(c.Adding)), c.Target, c.Lost, c.Number
 		}
 		pt.Partitions[i] = pp
 	}
@@ -247,7 +247,7 @@ func partitionFromProto(img *metadata.Image, pp *controllerpb.Image_Partition, d
 	}
 	p := &metadata.Partition{Group: pp.Group, Replicas: all, Founders: pp.Founders}
 	if len(pp.Target) == 0 {
-		if pp.Adding != 0 || len(pp.Lost) != 0 {
+		if pp.Adding != 0 || len(pp.Lost) != 0 || pp.Number != 0 {
 			return nil, fmt.Errorf("a change of replicas without a target")
 		}
 		return p, nil
@@ -257,7 +257,7 @@ func partitionFromProto(img *metadata.Image, pp *controllerpb.Image_Partition, d
 		return nil, fmt.Errorf("%d of %d replicas are being added", pp.Adding, len(all))
 	}
 	p.Replicas = all[:n:n]
-	p.Change = &metadata.Change{Adding: all[n:], Target: pp.Target, Lost: pp.Lost}
+	p.Change = &metadata.Change{Adding: all[n:], Target: pp.Target, Lost: pp.Lost, Number: pp.Number}
 	for _, id := range slices.Concat(pp.Target, pp.Lost) {
 		if _, ok := p.Replica(id); !ok {
 			return nil, fmt.Errorf("a change of replicas concerns %d, which is none of them", id)

@@ -52,10 +52,11 @@ func (c *Controller) ReplaceReplica(ctx context.Context, group, replica uint64) 
 }
 
 // EndChange says that a group's configuration is what the change of its partition's replicas is to come to: these voters and no
-// other member. Where the image asks for something else by now nothing is done. It may be called on any node.
-func (c *Controller) EndChange(ctx context.Context, group uint64, voters []uint64) error {
+// other member. number is the change's: where the image asks for something else by now, or for the same anew, nothing is done. It may be
+// called on any node.
+func (c *Controller) EndChange(ctx context.Context, group, number uint64, voters []uint64) error {
 	voters = slices.Sorted(slices.Values(voters))
-	return c.askOne(ctx, &controllerpb.Ask{What: &controllerpb.Ask_EndChange{EndChange: &controllerpb.EndChange{Group: group, Voters: voters}}})
+	return c.askOne(ctx, &controllerpb.Ask{What: &controllerpb.Ask_EndChange{EndChange: &controllerpb.EndChange{Group: group, Voters: voters, Number: number}}})
 }
 
 // RemoveNode removes a node from the cluster for good: its data directory is refused from then on, and where it voted on the

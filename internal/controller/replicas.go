@@ -176,7 +176,7 @@ func (r *round) sound(p *metadata.Partition, set []metadata.Replica, without uin
 func (r *round) endChange(d *decision, a *controllerpb.EndChange) *controllerpb.Command {
 	d.next = 1
 	d.ans.Items[0] = &controllerpb.Item{}
-	if _, p := r.b.Group(a.Group); p == nil || !ends(p, a.Voters) {
+	if _, p := r.b.Group(a.Group); p == nil || !ends(p, a) {
 		return nil // ended already, or the target has moved on
 	}
 	cmd := &controllerpb.Command{Op: &controllerpb.Command_EndChange{EndChange: a}}
@@ -185,9 +185,11 @@ func (r *round) endChange(d *decision, a *controllerpb.EndChange) *controllerpb.
 	return cmd
 }
 
-// ends says whether voters, ascending, are what a partition's change is to come to.
-func ends(p *metadata.Partition, voters []uint64) bool {
-	return p.Change != nil && slices.Equal(slices.Sorted(slices.Values(p.Change.Target)), voters)
+// ends says whether it is the change of a partition's replicas that is under way now which has come to its end. Its target alone does not
+// tell: a change that was turned back has the target of the next one that is, and a word of it that was long on its way would have
+// replicas dropped that the group still counts on.
+func ends(p *metadata.Partition, e *controllerpb.EndChange) bool {
+	return p.Change != nil && p.Change.Number == e.Number && slices.Equal(slices.Sorted(slices.Values(p.Change.Target)), e.Voters)
 }
 
 func applyChangeReplicas(b *metadata.Builder, op *controllerpb.ChangeReplicas) (refusal, damage error) {
@@ -232,7 +234,7 @@ func applyChangeReplicas(b *metadata.Builder, op *controllerpb.ChangeReplicas) (
 // changed returns a partition with its change begun, or turned to another target.
 func changed(b *metadata.Builder, p *metadata.Partition, m *controllerpb.ChangeReplicas_Partition) *metadata.Partition {
 	next := *p
-	c := &metadata.Change{Lost: m.Lost}
+	c := &metadata.Change{Lost: m.Lost, Number: b.Index()}
 	if p.Change != nil {
 		c.Adding = slices.Clone(p.Change.Adding)
 		c.Lost = slices.Concat(p.Change.Lost, m.Lost)
@@ -277,7 +279,7 @@ func putPartition(b *metadata.Builder, t *metadata.Topic, p *metadata.Partition)
 
 func applyEndChange(b *metadata.Builder, op *controllerpb.EndChange) (refusal, damage error) {
 	t, p := b.Group(op.Group)
-	if p == nil || !ends(p, op.Voters) {
+	if p == nil || !ends(p, op) {
 		return fmt.Errorf("%w: group %d is not to have the replicas %v", errStale, op.Group, op.Voters), nil
 	}
 	next := *p

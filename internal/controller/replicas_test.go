@@ -61,11 +61,11 @@ func TestReassignmentIsStateUntilItsGroupSaysSo(t *testing.T) {
 	}
 	// The same once more is no other change; an end that is not the target's changes nothing.
 	wantErr(t, "the same again", fc.reassign(t, 3, moveTo(4, 2, 3)), nil)
-	wantErr(t, "an end too early", fc.ctl(2).EndChange(testContext(t), p.Group, []uint64{before.Replicas[1].ID, before.Replicas[2].ID}), nil)
+	wantErr(t, "an end too early", fc.ctl(2).EndChange(testContext(t), p.Group, p.Change.Number, []uint64{before.Replicas[1].ID, before.Replicas[2].ID}), nil)
 	if now := fc.part(); now.Change == nil || len(now.Change.Adding) != 1 {
 		t.Fatalf("%+v", now)
 	}
-	wantErr(t, "the end", fc.ctl(3).EndChange(testContext(t), p.Group, p.Change.Target), nil)
+	wantErr(t, "the end", fc.ctl(3).EndChange(testContext(t), p.Group, p.Change.Number, p.Change.Target), nil)
 	now := fc.part()
 	if now.Change != nil || now.Replicas[0] != added || !slices.Equal(now.Nodes(), []int32{4, 2, 3}) || !slices.Equal(now.Founders, p.Founders) {
 		t.Fatalf("%+v", now)
@@ -90,6 +90,34 @@ func TestAnotherOrderTakesEffectAtOnce(t *testing.T) {
 	}
 }
 
+// TestALateEndOfAnEarlierChangeEndsNothing: two changes turned back have one target. What was said of the first must not end the second,
+// whose replicas the group may have taken in already.
+func TestALateEndOfAnEarlierChangeEndsNothing(t *testing.T) {
+	fc, _ := changing(t)
+	turnedBack := func() *metadata.Partition {
+		wantErr(t, "moving", fc.reassign(t, 1, moveTo(4)), nil)
+		wantErr(t, "cancelling", fc.reassign(t, 1, Reassignment{Topic: "t", Cancel: true}), nil)
+		return fc.part()
+	}
+	first := turnedBack()
+	end := func(p *metadata.Partition) error {
+		return fc.ctl(1).EndChange(testContext(t), p.Group, p.Change.Number, p.Change.Target)
+	}
+	wantErr(t, "the end", end(first), nil)
+	second := turnedBack()
+	if !slices.Equal(first.Change.Target, second.Change.Target) {
+		t.Fatalf("%v and then %v", first.Change.Target, second.Change.Target)
+	}
+	wantErr(t, "the end of the first, again", end(first), nil)
+	if now := fc.part(); now.Change == nil || len(now.Change.Adding) != 1 {
+		t.Fatalf("ended by what was said of an earlier change: %+v", now)
+	}
+	wantErr(t, "the end of the second", end(second), nil)
+	if now := fc.part(); now.Change != nil {
+		t.Fatalf("%+v", now.Change)
+	}
+}
+
 func TestCancelGoesBack(t *testing.T) {
 	fc, _ := changing(t)
 	cancel := Reassignment{Topic: "t", Cancel: true}
@@ -102,7 +130,7 @@ func TestCancelGoesBack(t *testing.T) {
 		t.Fatalf("%+v: the replica that was being added must stay known until the group has dropped it", p)
 	}
 	wantErr(t, "cancelling twice", fc.reassign(t, 1, cancel), ErrNoReassignment)
-	wantErr(t, "the end", fc.ctl(1).EndChange(testContext(t), p.Group, p.Change.Target), nil)
+	wantErr(t, "the end", fc.ctl(1).EndChange(testContext(t), p.Group, p.Change.Number, p.Change.Target), nil)
 	if now := fc.part(); now.Change != nil || !slices.Equal(now.Replicas, before.Replicas) {
 		t.Fatalf("%+v", now)
 	}
@@ -163,7 +191,7 @@ func TestReplacementOfALostReplica(t *testing.T) {
 	if got := p.Target(); len(got) != 3 || got[1] != held {
 		t.Fatalf("back to %+v", got)
 	}
-	wantErr(t, "the end", fc.ctl(1).EndChange(testContext(t), p.Group, p.Change.Target), nil)
+	wantErr(t, "the end", fc.ctl(1).EndChange(testContext(t), p.Group, p.Change.Number, p.Change.Target), nil)
 	if now := fc.part(); now.Change != nil || now.Replicas[1] != held || len(now.Replicas) != 3 {
 		t.Fatalf("%+v", now)
 	}
@@ -181,7 +209,7 @@ func TestRemoveNode(t *testing.T) {
 	wantErr(t, "moving", fc.reassign(t, 1, moveTo(1, 2)), nil)
 	p := fc.part()
 	wantErr(t, "a node that still counts", remove(3), ErrNodeInUse)
-	wantErr(t, "the end", fc.ctl(1).EndChange(testContext(t), p.Group, p.Change.Target), nil)
+	wantErr(t, "the end", fc.ctl(1).EndChange(testContext(t), p.Group, p.Change.Number, p.Change.Target), nil)
 	wantErr(t, "removing", remove(3), nil)
 	img := fc.nodes[3].machine.Image()
 	if img.Nodes[3] != nil || !img.Nodes[4].Voter {

@@ -17,6 +17,9 @@ type Change struct {
 	// Lost names those of Replicas or Adding that can't serve any more: their nodes have dropped them, and no change goes
 	// back to them.
 	Lost []uint64
+	// Number tells the change from those before and after it with the same target: it is the index of the metadata that it was decided
+	// on. One that is turned to another target gets another number.
+	Number uint64
 }
 
 // All returns every replica that the group may know: those before the change under way, then those it adds.

@@ -38,7 +38,7 @@ func TestOnlyAConfirmedLeaderEndsAChange(t *testing.T) {
 		core.env.Clock = clock.System{}
 		m := newMover(core)
 		told := false
-		m.endChange = func(context.Context, uint64, []uint64) error {
+		m.endChange = func(context.Context, uint64, uint64, []uint64) error {
 			told = true
 			return nil
 		}

@@ -40,7 +40,7 @@ type mover struct {
 	ending   chan struct{} // closed when the controller has been told of what has ended; nil: nothing to tell
 
 	// endChange tells the controller.
-	endChange func(ctx context.Context, group uint64, voters []uint64) error
+	endChange func(ctx context.Context, group, number uint64, voters []uint64) error
 }
 
 // ended is a group that is where it is to be, as the leader of a term sees it.
@@ -70,8 +70,8 @@ type moveState struct {
 
 func newMover(c *Core) *mover {
 	return &mover{core: c, wake: make(chan struct{}, 1), states: map[uint64]*moveState{},
-		endChange: func(ctx context.Context, group uint64, voters []uint64) error {
-			return c.controller.EndChange(ctx, group, voters)
+		endChange: func(ctx context.Context, group, number uint64, voters []uint64) error {
+			return c.controller.EndChange(ctx, group, number, voters)
 		}}
 }
 
@@ -281,7 +281,7 @@ func (m *mover) end(over []ended) {
 			ctx, cancel := clock.WithTimeout(c.ctx, c.env.Clock, endTimeout)
 			err := confirmed(ctx, c.env.Clock, x.leader, x.term)
 			if err == nil {
-				err = m.endChange(ctx, ref.Partition.Group, ref.Partition.Change.Target)
+				err = m.endChange(ctx, ref.Partition.Group, ref.Partition.Change.Number, ref.Partition.Change.Target)
 			}
 			cancel()
 			if c.ctx.Err() != nil {

@@ -931,9 +931,11 @@ func (x *ChangeReplicas) GetPartitions() []*ChangeReplicas_Partition {
 
 // EndChange says that a group has come to its target: its voters, ascending, and no other member.
 type EndChange struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Group         uint64                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
-	Voters        []uint64               `protobuf:"varint,2,rep,packed,name=voters,proto3" json:"voters,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Group  uint64                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
+	Voters []uint64               `protobuf:"varint,2,rep,packed,name=voters,proto3" json:"voters,omitempty"`
+	// The number of the change that has come to its end.
+	Number        uint64 `protobuf:"varint,3,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -980,6 +982,13 @@ func (x *EndChange) GetVoters() []uint64 {
 		return x.Voters
 	}
 	return nil
+}
+
+func (x *EndChange) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 // RemoveNode removes a node that holds no partition.
@@ -2427,9 +2436,11 @@ type Image_Partition struct {
 	// Empty: the replicas.
 	Founders []uint64 `protobuf:"varint,6,rep,packed,name=founders,proto3" json:"founders,omitempty"`
 	// Of the replicas above, the last so many are added by the change under way; it has a target.
-	Adding        int32    `protobuf:"varint,7,opt,name=adding,proto3" json:"adding,omitempty"`
-	Target        []uint64 `protobuf:"varint,8,rep,packed,name=target,proto3" json:"target,omitempty"`
-	Lost          []uint64 `protobuf:"varint,9,rep,packed,name=lost,proto3" json:"lost,omitempty"`
+	Adding int32    `protobuf:"varint,7,opt,name=adding,proto3" json:"adding,omitempty"`
+	Target []uint64 `protobuf:"varint,8,rep,packed,name=target,proto3" json:"target,omitempty"`
+	Lost   []uint64 `protobuf:"varint,9,rep,packed,name=lost,proto3" json:"lost,omitempty"`
+	// Of the change under way.
+	Number        uint64 `protobuf:"varint,10,opt,name=number,proto3" json:"number,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2525,6 +2536,13 @@ func (x *Image_Partition) GetLost() []uint64 {
 		return x.Lost
 	}
 	return nil
+}
+
+func (x *Image_Partition) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
 }
 
 type Image_BrokerConfigs struct {
@@ -3156,10 +3174,11 @@ const file_controller_proto_rawDesc = "" +
 	"\x04lost\x18\x03 \x03(\x04R\x04lost\x1a4\n" +
 	"\x04Slot\x12\x18\n" +
 	"\areplica\x18\x01 \x01(\x04R\areplica\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\x05R\x04node\"9\n" +
+	"\x04node\x18\x02 \x01(\x05R\x04node\"Q\n" +
 	"\tEndChange\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x16\n" +
-	"\x06voters\x18\x02 \x03(\x04R\x06voters\"P\n" +
+	"\x06voters\x18\x02 \x03(\x04R\x06voters\x12\x16\n" +
+	"\x06number\x18\x03 \x01(\x04R\x06number\"P\n" +
 	"\n" +
 	"RemoveNode\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x05R\x04node\x12\x10\n" +
@@ -3167,7 +3186,7 @@ const file_controller_proto_rawDesc = "" +
 	"\tsuccessor\x18\x03 \x01(\x05R\tsuccessor\"A\n" +
 	"\x13AllocateProducerIDs\x12\x14\n" +
 	"\x05first\x18\x01 \x01(\x03R\x05first\x12\x14\n" +
-	"\x05count\x18\x02 \x01(\x03R\x05count\"\xa5\t\n" +
+	"\x05count\x18\x02 \x01(\x03R\x05count\"\xbd\t\n" +
 	"\x05Image\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12\x14\n" +
@@ -3191,7 +3210,7 @@ const file_controller_proto_rawDesc = "" +
 	"\n" +
 	"partitions\x18\x04 \x03(\v2&.chronik.controller.v1.Image.PartitionR\n" +
 	"partitions\x127\n" +
-	"\aconfigs\x18\x05 \x03(\v2\x1d.chronik.controller.v1.ConfigR\aconfigs\x1a\xdb\x01\n" +
+	"\aconfigs\x18\x05 \x03(\v2\x1d.chronik.controller.v1.ConfigR\aconfigs\x1a\xf3\x01\n" +
 	"\tPartition\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x1a\n" +
 	"\breplicas\x18\x02 \x03(\x04R\breplicas\x12\x14\n" +
@@ -3201,7 +3220,9 @@ const file_controller_proto_rawDesc = "" +
 	"\bfounders\x18\x06 \x03(\x04R\bfounders\x12\x16\n" +
 	"\x06adding\x18\a \x01(\x05R\x06adding\x12\x16\n" +
 	"\x06target\x18\b \x03(\x04R\x06target\x12\x12\n" +
-	"\x04lost\x18\t \x03(\x04R\x04lost\x1a\\\n" +
+	"\x04lost\x18\t \x03(\x04R\x04lost\x12\x16\n" +
+	"\x06number\x18\n" +
+	" \x01(\x04R\x06number\x1a\\\n" +
 	"\rBrokerConfigs\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\x05R\x04node\x127\n" +
 	"\aconfigs\x18\x02 \x03(\v2\x1d.chronik.controller.v1.ConfigR\aconfigs\x1a]\n" +
