@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 const positionHelp = `A position is: start, end, an offset (1234), so many records after the start (+100) or before the end (-100), ` +
@@ -91,23 +92,43 @@ func (p position) in(start, end, later int64) int64 {
 	return min(max(at, start), end)
 }
 
+// leaderWait is how long offsets are asked for again while partitions have no leader: nodes start, and leaders die.
+const leaderWait = 5 * time.Second
+
+// settled lists offsets, again while some are not known for a reason that passes. What is not known by leaderWait says so itself.
+func settled(ctx context.Context, list func() (kadm.ListedOffsets, error)) (kadm.ListedOffsets, error) {
+	for end := time.Now().Add(leaderWait); ; {
+		listed, err := list()
+		passes := false
+		listed.Each(func(o kadm.ListedOffset) { passes = passes || kerr.IsRetriable(o.Err) })
+		if err != nil || !passes || time.Now().After(end) {
+			return listed, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
 // resolve looks a position up in the partitions of a topic, all of them unless some are named.
 func (s *session) resolve(ctx context.Context, topic, text string, partitions []int32) (kadm.Offsets, error) {
 	pos, err := parsePosition(text, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	starts, err := s.admin.ListStartOffsets(ctx, topic)
+	starts, err := settled(ctx, func() (kadm.ListedOffsets, error) { return s.admin.ListStartOffsets(ctx, topic) })
 	if err != nil {
 		return nil, err
 	}
-	ends, err := s.admin.ListEndOffsets(ctx, topic)
+	ends, err := settled(ctx, func() (kadm.ListedOffsets, error) { return s.admin.ListEndOffsets(ctx, topic) })
 	if err != nil {
 		return nil, err
 	}
 	later := kadm.ListedOffsets{}
 	if pos.kind == atTime {
-		if later, err = s.admin.ListOffsetsAfterMilli(ctx, pos.milli, topic); err != nil {
+		if later, err = settled(ctx, func() (kadm.ListedOffsets, error) { return s.admin.ListOffsetsAfterMilli(ctx, pos.milli, topic) }); err != nil {
 			return nil, err
 		}
 	}

@@ -3,6 +3,9 @@ package ctl
 import (
 	"testing"
 	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
 func TestPositions(t *testing.T) {
@@ -30,5 +33,28 @@ func TestPositions(t *testing.T) {
 		if _, err := parsePosition(text, now); err == nil {
 			t.Errorf("%q passed for a position", text)
 		}
+	}
+}
+
+// TestOffsetsAreAskedForUntilThereIsALeader: right after a start a partition may have none for a moment; what does not pass is told at once.
+func TestOffsetsAreAskedForUntilThereIsALeader(t *testing.T) {
+	for name, tc := range map[string]struct {
+		errs  []error
+		asked int
+	}{
+		"no leader at first":      {[]error{kerr.LeaderNotAvailable, kerr.NotLeaderForPartition, nil}, 3},
+		"what does not pass":      {[]error{kerr.TopicAuthorizationFailed, nil}, 1},
+		"known at the first call": {[]error{nil}, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			asked := 0
+			listed, err := settled(t.Context(), func() (kadm.ListedOffsets, error) {
+				asked++
+				return kadm.ListedOffsets{"t": {0: {Topic: "t", Offset: 7, Err: tc.errs[asked-1]}}}, nil
+			})
+			if o, _ := listed.Lookup("t", 0); err != nil || asked != tc.asked || o.Err != tc.errs[asked-1] {
+				t.Errorf("asked %d times: %+v, %v", asked, listed, err)
+			}
+		})
 	}
 }
