@@ -262,8 +262,11 @@ func TestProxyFirstFailureFailsWhatFollows(t *testing.T) {
 		}
 	}
 	recv[*kmsg.ApiVersionsResponse](c, h, last)
-	if n := forwards.Load(); n != 1 || d.produces != 0 {
-		t.Fatalf("%d batches forwarded, %d reached the partition", n, d.produces)
+	d.mu.Lock()
+	reached := d.produces
+	d.mu.Unlock()
+	if n := forwards.Load(); n != 1 || reached != 0 {
+		t.Fatalf("%d batches forwarded, %d reached the partition", n, reached)
 	}
 	// Once the client knows, it may go on.
 	if p := firstProduced(ask[*kmsg.ProduceResponse](c, 11, produceReq(topic, 1, batch(t, "one", 1), -1))); p.ErrorCode != 0 || p.BaseOffset != 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -125,13 +126,14 @@ func TestFindCoordinatorCreatesTheTopicAndNamesItsLeaders(t *testing.T) {
 
 func TestFindCoordinatorWaitsForNodesAndLeaders(t *testing.T) {
 	f := newGroupFleet(t, 1)
-	ready := false
-	f.nodes[1].b.cfg.OffsetsTopic = func() (int32, int16, map[string]string, bool) { return 2, 1, nil, ready }
+	var ready atomic.Bool
+	f.nodes[1].b.cfg.OffsetsTopic = func() (int32, int16, map[string]string, bool) { return 2, 1, nil, ready.Load() }
 	c := f.nodes[1].dial(t)
 	if got := findCoordinator(c, 4, "g")[0]; got.ErrorCode != 15 || f.created() != 0 {
 		t.Errorf("too few nodes: %+v", got)
 	}
-	ready, f.leaderless = true, true
+	ready.Store(true)
+	f.edit(func() { f.leaderless = true })
 	if got := findCoordinator(c, 4, "g")[0]; got.ErrorCode != 15 || f.created() != 1 {
 		t.Errorf("no leader: %+v", got)
 	}

@@ -54,10 +54,11 @@ func (s *turns) run() {
 			}
 			continue
 		}
-		current = s.parked[i]
+		p := s.parked[i]
+		current = p // until it yields: it may let others run in between
 		s.parked = slices.Delete(s.parked, i, i+1)
-		current.wake <- struct{}{}
-		<-current.yield
+		p.wake <- struct{}{}
+		<-p.yield
 	}
 }
 
