@@ -86,6 +86,26 @@ func TestAuditFindsWhatATombstoneHadDeleted(t *testing.T) {
 	}
 }
 
+// A tombstone whose fate its producer never learnt may have been in the log, and have gone with what it deleted (seed 10193).
+func TestAuditAllowsForATombstoneOfUnknownFate(t *testing.T) {
+	for _, unclear := range []int{1, 0} {
+		w, p, by := keptWorld(t)
+		w.set.tombstones = 0
+		by.keptBatch(w, 0, false)
+		for {
+			b := w.model.newBatch(by, 1, 20)
+			by.seq++
+			if b.unclear = unclear; b.keyed[0].value == nil {
+				break
+			}
+			delete(p.kept.floating, b)
+		}
+		if w.model.audit(p, 0, 2, nil, "nothing is left"); (w.failed == nil) != (unclear > 0) {
+			t.Errorf("unclear %d: %v", unclear, w.failed)
+		}
+	}
+}
+
 func TestACompactedRecordMustBeWhatWasSent(t *testing.T) {
 	w, p, by := keptWorld(t)
 	a, b := by.keptBatch(w, 0, false), by.keptBatch(w, 1, false)
