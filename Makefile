@@ -12,7 +12,7 @@ SEED ?= 1
 RECORDS ?= 1000000
 LINES ?= 100000
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak powercuts cluster chaos coordinators idle proto dump-segments clients conformance bench bench-groups mutants
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak powercuts cluster chaos coordinators idle proto dump-segments clients clients-prepare conformance bench bench-groups mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -70,6 +70,9 @@ dump-segments: ## Kafka's own DumpLogSegments reads our segments (needs Java and
 
 clients: ## real clients of many languages against a cluster, LINES records each; ONLY=name,name runs some
 	$(GO) run ./test/clients -lines $(LINES) $(if $(ONLY),-only $(ONLY),$(if $(CI),,-docs docs/compatibility.md))
+
+clients-prepare: ## install what clients needs, and no more
+	$(GO) run ./test/clients -prepare
 
 conformance: ## Kafka's answers recorded anew, ours compared with them (needs Java and Maven)
 	bash test/conformance/run.sh

@@ -24,7 +24,7 @@ type options struct {
 	root, dir, cache, docs, only, peer string
 	lines, jobs                        int
 	install                            time.Duration
-	ci                                 bool
+	ci, prepare                        bool
 	required                           []string // commands that CI says are there
 }
 
@@ -39,6 +39,7 @@ func main() {
 	flag.IntVar(&o.lines, "lines", 100_000, "records that each client checks one by one")
 	flag.IntVar(&o.jobs, "jobs", 2*runtime.NumCPU(), "clients at once: much of their time they wait for groups")
 	flag.DurationVar(&o.install, "install-timeout", 10*time.Minute, "bound of one client's installation")
+	flag.BoolVar(&o.prepare, "prepare", false, "install the clients and go no further: what fails then is told by the run")
 	flag.Parse()
 	o.ci = os.Getenv("CI") == "true"
 	o.required = strings.Fields(os.Getenv("CHRONIK_CI_TOOLCHAINS"))
@@ -77,6 +78,10 @@ func run(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	if o.prepare {
+		installAll(ctx, o, programs)
+		return ctx.Err()
+	}
 	bin, err := harness.Build(ctx, o.dir)
 	if err != nil {
 		return err
@@ -100,19 +105,13 @@ func run(ctx context.Context, o options) (err error) {
 
 // matrix installs all programs, then runs them against one cluster.
 func matrix(ctx context.Context, o options, bin string, programs []*program) ([]row, error) {
-	began := time.Now()
-	inSlots(o.jobs, programs, func(p *program) {
-		if p.outcome = missing(p.Toolchain, o.required); p.outcome == nil {
-			p.install(ctx, o)
-		}
-	})
-	fmt.Printf("installed in %v\n", time.Since(began).Round(time.Second))
+	installAll(ctx, o, programs)
 	c, err := startCluster(ctx, bin, filepath.Join(o.dir, "cluster"), o.peer)
 	if err != nil {
 		return nil, err
 	}
 	defer c.stop()
-	began = time.Now()
+	began := time.Now()
 	inSlots(o.jobs, programs, func(p *program) {
 		if p.outcome == nil {
 			p.run(c.ctx, o, c)
@@ -132,6 +131,16 @@ func matrix(ctx context.Context, o options, bin string, programs []*program) ([]
 		rows = append(rows, judged...)
 	}
 	return rows, ctx.Err()
+}
+
+func installAll(ctx context.Context, o options, programs []*program) {
+	began := time.Now()
+	inSlots(o.jobs, programs, func(p *program) {
+		if p.outcome = missing(p.Toolchain, o.required); p.outcome == nil {
+			p.install(ctx, o)
+		}
+	})
+	fmt.Printf("installed in %v\n", time.Since(began).Round(time.Second))
 }
 
 // secondRun gives a program that failed one more run, alone. Side by side, each program's kills are the others' as well: many a
