@@ -43,10 +43,13 @@ func (a *applier) do(t *applyTask) {
 	r := t.r
 	switch {
 	case t.close != nil:
+		r.smClosed = true
 		if err := r.sm.Close(); err != nil {
 			r.logger().Error("closing a replica's state", "error", err)
 		}
 		t.close()
+	case r.smClosed:
+		// The mark of a snapshot became durable while the replica was being stopped: there is no state to install it in.
 	case r.fenced.Load():
 		// What a fenced replica has not applied stays in the log.
 	case t.install != nil:

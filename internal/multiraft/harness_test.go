@@ -143,6 +143,9 @@ func (s *listSM) Stage(_ raftpb.Snapshot, _ Peer, done func(error)) {
 func (s *listSM) Install(snap raftpb.Snapshot) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.closed {
+		return ErrStopped
+	}
 	s.decode(snap.Data)
 	if s.onInstall != nil {
 		s.onInstall(s.index, s.applied)

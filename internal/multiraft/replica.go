@@ -63,6 +63,7 @@ type Replica struct {
 	toldApplied uint64       // what raft knows to be applied; trails applied
 	restored    uint64       // index of the last snapshot that raft took: its configuration is in force
 	checkpoints []checkpoint // wait until raft knows of their index
+	smClosed    bool         // the applier's: the state is closed
 	installing  bool         // a snapshot is on its way into log and state: no Ready meanwhile
 	staging     *staging
 	snapSends   map[uint64]uint64    // replica -> tick at which the attempt is given up

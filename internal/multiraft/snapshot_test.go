@@ -83,6 +83,46 @@ func TestFollowerBehindTheLogIsBroughtUpBySnapshot(t *testing.T) {
 	c.mustPropose(c.leader(), "again")
 }
 
+// TestASnapshotWhoseReplicaIsGoneIsNotInstalled: its mark becomes durable while the replica is being stopped, its topic deleted. That is no
+// fault of the replica's, which was fenced for it (simulator --power, seed 1736).
+func TestASnapshotWhoseReplicaIsGoneIsNotInstalled(t *testing.T) {
+	c, _, f, _ := behind(t)
+	c.seen = func(_, to int32, env *transport.Envelope) {
+		if env.Kind == transport.KindRaft && env.Raft.Type == raftpb.MsgSnap && to == f {
+			c.noLog[f] = true
+		}
+	}
+	c.restart(f)
+	c.tick(2)
+	r, sm := c.replica(f), c.sm(f)
+	if !c.noLog[f] || !r.installing {
+		t.Fatalf("no snapshot is on its way into the log: held %v, installing %v", c.noLog[f], r.installing)
+	}
+	if err := c.nodes[f].svc.Unregister("t", testGroup, nil); err != nil {
+		t.Fatal(err)
+	}
+	settle := func() {
+		for range 100 {
+			n := c.nodes[f]
+			for _, s := range append(n.svc.Shards(), n.svc.Appliers()...) {
+				s.Step()
+			}
+			if !c.noLog[f] {
+				n.log.Step()
+			}
+		}
+	}
+	settle()
+	if !sm.closed {
+		t.Fatal("the state is open")
+	}
+	c.noLog[f] = false
+	settle()
+	if r.Fenced() {
+		t.Error("the replica is fenced")
+	}
+}
+
 // Rule 13: one lost MsgSnap used to stall a follower for ever.
 func TestLostSnapshotIsOfferedAgain(t *testing.T) {
 	c, l, f, want := behind(t)
