@@ -368,6 +368,22 @@ func TestDowngradeThatIsNotWrittenIsTriedWithTheNextEpoch(t *testing.T) {
 }
 
 // While a consumer group is written as a classic one, requests wait for that. Then they are the classic group's.
+// beginDowngrade has the only member of the consumer protocol leave a group of classic ones: that the group becomes classic is the one
+// append that is held then.
+func beginDowngrade(w *world) {
+	w.t.Helper()
+	w.consume(enters("a", "t")).ok()
+	w.log.hold = true
+	left := w.consume(leaves("a"))
+	held := w.log.held
+	w.log.held = nil
+	held[0](nil) // and what the group writes now is the downgrade
+	left.ok()
+	if len(w.log.held) != 1 {
+		w.t.Fatalf("%d appends are under way", len(w.log.held))
+	}
+}
+
 // TestCommitsWaitForADowngrade: what is in the log behind a classic group's generation is that generation's. A commit that comes while the
 // downgrade is being written is the new group's to judge (simulator seed 6008: one of the old generation was taken).
 func TestCommitsWaitForADowngrade(t *testing.T) {
@@ -375,13 +391,7 @@ func TestCommitsWaitForADowngrade(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w, _ := newConsumerWorld(t, 1, map[string]int{"t": 4})
 			ids, generation := classicPair(w)
-			w.consume(enters("a", "t")).ok()
-			w.log.hold = true
-			left := w.consume(leaves("a"))
-			held := w.log.held
-			w.log.held = nil
-			held[0](nil) // and what the group writes now is the downgrade
-			left.ok()
+			beginDowngrade(w)
 			req := CommitRequest{Member: ids[0], Generation: generation, Version: 8,
 				Partitions: []CommitPartition{{Topic: "t", Partition: 0, Offset: 5, LeaderEpoch: -1}}}
 			commit := w.commit(req)
@@ -389,7 +399,7 @@ func TestCommitsWaitForADowngrade(t *testing.T) {
 			if len(w.log.held) != 1 {
 				t.Fatalf("%d appends are under way: the commit is behind the downgrade", len(w.log.held))
 			}
-			held = w.log.held
+			held := w.log.held
 			w.log.held, w.log.hold = nil, false
 			held[0](written)
 			if _, err := commit.get(); (err == nil) != (written != nil) || err != nil && !errors.Is(err, ErrIllegalGeneration) {
@@ -402,16 +412,7 @@ func TestCommitsWaitForADowngrade(t *testing.T) {
 func TestRequestsThatWaitForADowngradeBeginAnew(t *testing.T) {
 	w, _ := newConsumerWorld(t, 1, map[string]int{"t": 4})
 	ids, generation := classicPair(w)
-	w.consume(enters("a", "t")).ok()
-	w.log.hold = true
-	left := w.consume(leaves("a"))
-	held := w.log.held
-	w.log.held = nil
-	held[0](nil) // and what the group writes now is the downgrade
-	left.ok()
-	if len(w.log.held) != 1 {
-		t.Fatalf("%d appends are under way", len(w.log.held))
-	}
+	beginDowngrade(w)
 	leave := &call[[]error]{t: t, what: "leave"}
 	w.lead().Leave("g", []LeaveMember{{Member: ids[1]}}, leave.done)
 	beat := &call[struct{}]{t: t, what: "heartbeat"}
@@ -422,7 +423,7 @@ func TestRequestsThatWaitForADowngradeBeginAnew(t *testing.T) {
 			t.Fatal("answered before the group is written")
 		}
 	}
-	held = w.log.held
+	held := w.log.held
 	w.log.held, w.log.hold = nil, false
 	held[0](nil)
 	if each := leave.ok(); len(each) != 1 || each[0] != nil {
