@@ -197,9 +197,12 @@ func TestReadinessSaysWhatIsMissing(t *testing.T) {
 		t.Fatal(err)
 	}
 	url := "http://" + nodes[0].AdminAddr()
-	if code, text := get(t, url+"/readyz"); code != 503 || !strings.Contains(text, "waiting for peers") {
-		t.Errorf("alone: readyz %d %q", code, text)
-	}
+	eventually(t, func() error { // it opens the data directory first
+		if code, text := get(t, url+"/readyz"); code != 503 || !strings.Contains(text, "waiting for peers") {
+			return fmt.Errorf("alone: readyz %d %q", code, text)
+		}
+		return nil
+	})
 	if code, text := get(t, url+"/healthz"); code != 200 {
 		t.Errorf("alone: healthz %d %q", code, text)
 	}

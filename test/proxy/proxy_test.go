@@ -189,7 +189,10 @@ func TestByProcess(t *testing.T) {
 	_, c := line(t)
 	addr := c.LocalAddr().(*net.TCPAddr).AddrPort()
 	mine := ByProcess(func() map[int]string { return map[int]string{os.Getpid(): "me"} }, "other")
-	if got := mine(addr); got != "me" {
+	got := mine(addr)
+	for end := time.Now().Add(long); got != "me" && time.Now().Before(end); got = mine(addr) { // other tests' sockets move the table while it is read
+	}
+	if got != "me" {
 		t.Error(got)
 	}
 	if got := ByProcess(func() map[int]string { return nil }, "other")(addr); got != "other" {
