@@ -44,7 +44,7 @@ type direction struct{ from, to string }
 
 // Network is the proxies and the rules. Make it with New; Close ends everything.
 type Network struct {
-	identify func(client netip.AddrPort) string
+	identify func(client, server netip.AddrPort) string
 	ctx      context.Context
 	cancel   context.CancelFunc
 	tasks    sync.WaitGroup
@@ -57,8 +57,9 @@ type Network struct {
 	counts    map[direction]Counts
 }
 
-// New returns a network without listeners. identify names the party at the far end of a connection, by its address.
-func New(identify func(client netip.AddrPort) string) *Network {
+// New returns a network without listeners. identify names the party at the far end of a connection, by the
+// addresses of its two ends.
+func New(identify func(client, server netip.AddrPort) string) *Network {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Network{identify: identify, ctx: ctx, cancel: cancel, rules: map[direction]Rule{}, changed: make(chan struct{}),
 		conns: map[*conn]bool{}, counts: map[direction]Counts{}}
@@ -190,7 +191,7 @@ func (n *Network) Close() {
 
 // serve passes one connection on.
 func (n *Network) serve(name, target string, client *net.TCPConn) {
-	up := direction{n.identify(client.RemoteAddr().(*net.TCPAddr).AddrPort()), name}
+	up := direction{n.identify(client.RemoteAddr().(*net.TCPAddr).AddrPort(), client.LocalAddr().(*net.TCPAddr).AddrPort()), name}
 	if r, _ := n.rule(up); r.Refuse {
 		n.count(up, func(s *Counts) { s.Refused++ })
 		abort(client)

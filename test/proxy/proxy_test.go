@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"testing"
 	"time"
 
@@ -33,7 +32,7 @@ func line(t *testing.T) (*Network, net.Conn) {
 			go func() { _, _ = io.Copy(c, c); c.Close() }()
 		}
 	}()
-	n := New(func(netip.AddrPort) string { return "a" })
+	n := New(func(_, _ netip.AddrPort) string { return "a" })
 	t.Cleanup(func() { l.Close(); <-served })
 	t.Cleanup(n.Close)
 	free, err := net.Listen("tcp", "127.0.0.1:0")
@@ -179,26 +178,5 @@ func TestAClosedSideIsPassedOn(t *testing.T) {
 	expect(t, c, "one")
 	if _, err := hear(c, 1, long); !errors.Is(err, io.EOF) {
 		t.Error(err)
-	}
-}
-
-func TestByProcess(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("looks in /proc")
-	}
-	_, c := line(t)
-	addr := c.LocalAddr().(*net.TCPAddr).AddrPort()
-	mine := ByProcess(func() map[int]string { return map[int]string{os.Getpid(): "me"} }, "other")
-	got := mine(addr)
-	for end := time.Now().Add(long); got != "me" && time.Now().Before(end); got = mine(addr) { // other tests' sockets move the table while it is read
-	}
-	if got != "me" {
-		t.Error(got)
-	}
-	if got := ByProcess(func() map[int]string { return nil }, "other")(addr); got != "other" {
-		t.Error(got)
-	}
-	if got := mine(netip.MustParseAddrPort("127.0.0.1:1")); got != "other" {
-		t.Error(got)
 	}
 }
