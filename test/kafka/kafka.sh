@@ -3,6 +3,7 @@
 #   kafka.sh with COMMAND…   starts them, runs COMMAND with KAFKA_BROKERS, KAFKA_PIDS and KAFKA_DATA set, ends them and returns COMMAND's code
 #   kafka.sh tool CLASS ARG… runs one of Kafka's own tools
 # KAFKA_VERSION: default 4.3.1   KAFKA_DIR: where the jars are kept (default: under the user's cache)   KAFKA_PORT: the first of six ports
+# KAFKA_HEAP: of each broker, default 512m
 # KAFKA_PROPERTIES: further lines for the brokers' server.properties
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -24,7 +25,7 @@ jvm() { java -Dorg.slf4j.simpleLogger.defaultLogLevel=error -cp "$jars/*" "$@"; 
 case ${1:-} in
 tool) shift; jvm "$@"; exit ;;
 with) shift ;;
-*) sed -n '2,5p' "$0"; exit 2 ;;
+*) sed -n '2,7p' "$0"; exit 2 ;;
 esac
 
 work=$(mktemp -d)
@@ -63,7 +64,7 @@ auto.create.topics.enable=false
 ${KAFKA_PROPERTIES:-}
 CONF
   jvm kafka.tools.StorageTool format -t "$id" -c "$work/$i.properties" >"$work/$i.format" 2>&1
-  java -Xmx512m -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$jars/*" kafka.Kafka "$work/$i.properties" >"$work/$i.log" 2>&1 &
+  java -Xmx"${KAFKA_HEAP:-512m}" -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$jars/*" kafka.Kafka "$work/$i.properties" >"$work/$i.log" 2>&1 &
   pids+=($!)
 done
 up() { jvm org.apache.kafka.tools.TopicCommand --bootstrap-server "$brokers" --list >/dev/null 2>&1; }
