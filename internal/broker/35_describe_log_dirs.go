@@ -18,7 +18,8 @@ import (
 // v4  the volume's size and free space
 // v5  cordoned directories, of which there are none
 //
-// A node answers for itself: it has one directory. Topics null means everything there; what is named and not here is left out.
+// A node answers for itself: it has one directory. Topics null means everything there; what is named and not here is left out,
+// and what is named twice is there once.
 
 func handleDescribeLogDirs(b *Broker, _ context.Context, _ *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.DescribeLogDirsRequest)
@@ -35,27 +36,44 @@ func handleDescribeLogDirs(b *Broker, _ context.Context, _ *RequestContext, r km
 	img := b.cfg.Cluster.Image()
 	if req.Topics == nil {
 		for _, t := range img.Topics {
-			b.addLogDirTopic(&dir, t, nil)
+			b.addLogDirTopic(&dir, t, func(int32) bool { return true })
 		}
 		slices.SortFunc(dir.Topics, func(a, b kmsg.DescribeLogDirsResponseDirTopic) int {
 			return cmp.Compare(a.Topic, b.Topic)
 		})
 	}
-	for _, asked := range req.Topics {
-		if t := img.Topics[asked.Topic]; t != nil {
-			b.addLogDirTopic(&dir, t, asked.Partitions)
+	asked, order := askedLogs(req.Topics)
+	for _, name := range order {
+		if t := img.Topics[name]; t != nil {
+			b.addLogDirTopic(&dir, t, func(index int32) bool { return asked[name][index] })
 		}
 	}
 	resp.Dirs = append(resp.Dirs, dir)
 	return resp, nil
 }
 
-// addLogDirTopic adds the partitions of t that lie here: those named, or all of them if none are.
-func (b *Broker) addLogDirTopic(dir *kmsg.DescribeLogDirsResponseDir, t *metadata.Topic, named []int32) {
+// askedLogs are the partitions asked for by their topics, each once, and the topics' order.
+func askedLogs(topics []kmsg.DescribeLogDirsRequestTopic) (asked map[string]map[int32]bool, order []string) {
+	asked = make(map[string]map[int32]bool, len(topics))
+	for i := range topics {
+		t := &topics[i]
+		if asked[t.Topic] == nil {
+			asked[t.Topic] = make(map[int32]bool, len(t.Partitions))
+			order = append(order, t.Topic)
+		}
+		for _, index := range t.Partitions {
+			asked[t.Topic][index] = true
+		}
+	}
+	return asked, order
+}
+
+// addLogDirTopic adds the partitions of t that are asked for and lie here.
+func (b *Broker) addLogDirTopic(dir *kmsg.DescribeLogDirsResponseDir, t *metadata.Topic, asked func(index int32) bool) {
 	out := kmsg.NewDescribeLogDirsResponseDirTopic()
 	out.Topic = t.Name
 	for _, p := range t.Partitions {
-		if named != nil && !slices.Contains(named, p.Index) {
+		if !asked(p.Index) {
 			continue
 		}
 		local, ok := b.cfg.Partitions.Lookup(t.Name, p.Index)

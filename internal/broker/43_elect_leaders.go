@@ -31,14 +31,20 @@ func handleElectLeaders(b *Broker, ctx context.Context, rc *RequestContext, r km
 	if all {
 		topics = everyPartition(img)
 	}
-	if req.ElectionType != electPreferred && req.ElectionType != electUnclean {
+	unknown := req.ElectionType != electPreferred && req.ElectionType != electUnclean
+	if unknown {
 		resp.ErrorCode = kerr.InvalidRequest.Code
+		topics = req.Topics // each that is named says so too
 	}
 	results := make([][]error, len(topics))
 	var work []func()
 	for i := range topics {
 		results[i] = make([]error, len(topics[i].Partitions))
 		for j, index := range topics[i].Partitions {
+			if unknown {
+				results[i][j] = coded(kerr.InvalidRequest, fmt.Sprintf("Unknown election type %d.", req.ElectionType))
+				continue
+			}
 			work = append(work, func() { results[i][j] = b.elect(ctx, rc, img, topics[i].Topic, index, req.ElectionType) })
 		}
 	}
@@ -91,8 +97,6 @@ func (b *Broker) elect(ctx context.Context, rc *RequestContext, img *metadata.Im
 	}
 	leader := leads()
 	switch {
-	case kind != electPreferred && kind != electUnclean:
-		return coded(kerr.InvalidRequest, fmt.Sprintf("Unknown election type %d.", kind))
 	case kind == electUnclean && leader >= 0:
 		return coded(kerr.ElectionNotNeeded, "Leader election not needed for topic partition.")
 	case kind == electUnclean:

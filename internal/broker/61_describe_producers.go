@@ -7,13 +7,14 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/metadata"
 )
 
 // DescribeProducers (key 61), 0. KIP-664.
 //
-// Every replica answers from what it has applied, as Kafka's do; in one-address mode this node asks the leader. There are no transactions, so none is open, and the time of
-// a producer's last batch is not kept: -1, "not known".
+// Every replica answers from what it has applied, as Kafka's do; in one-address mode this node asks the leader. There are no
+// transactions, so none is open. The time is the largest in the producer's last batch; -1 if an older version took that batch.
 
 func handleDescribeProducers(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.DescribeProducersRequest)
@@ -40,6 +41,10 @@ func handleDescribeProducers(b *Broker, ctx context.Context, rc *RequestContext,
 
 func (b *Broker) describeProducers(ctx context.Context, rc *RequestContext, img *metadata.Image, topic string, index int32, out *kmsg.DescribeProducersResponseTopicPartition) {
 	out.Partition = index
+	if err := controller.CheckTopicName(topic); err != nil {
+		out.ErrorCode, out.ErrorMessage = b.refusal(rc, err)
+		return
+	}
 	local, leader, kerror := b.leaderOf(rc, img, topic, index)
 	switch {
 	case kerror != nil:
@@ -50,6 +55,7 @@ func (b *Broker) describeProducers(ctx context.Context, rc *RequestContext, img 
 		for _, p := range local.Producers() {
 			a := kmsg.NewDescribeProducersResponseTopicPartitionActiveProducer()
 			a.ProducerID, a.ProducerEpoch, a.LastSequence, a.CoordinatorEpoch = p.ID, int32(p.Epoch), p.LastSequence, -1
+			a.LastTimestamp = p.LastTime
 			out.ActiveProducers = append(out.ActiveProducers, a)
 		}
 	}

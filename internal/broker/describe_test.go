@@ -19,7 +19,7 @@ func (d fakeDir) Space() (uint64, uint64, error) { return 1000, 400, d.err }
 func (p *adminPartition) Size() int64            { return 77 }
 func (p *adminPartition) HighWatermark() int64   { return 5 }
 func (p *adminPartition) Producers() []partition.ProducerState {
-	return []partition.ProducerState{{ID: 9, Epoch: 2, LastSequence: 41}}
+	return []partition.ProducerState{{ID: 9, Epoch: 2, LastSequence: 41, LastTime: 1234}}
 }
 
 func TestDescribeLogDirs(t *testing.T) {
@@ -50,6 +50,11 @@ func TestDescribeLogDirs(t *testing.T) {
 		if d := resp.Dirs[0]; len(d.Topics) != 1 || len(d.Topics[0].Partitions) != 1 || d.Topics[0].Partitions[0].Partition != 1 {
 			t.Errorf("%+v", d.Topics)
 		}
+		req.Topics = []kmsg.DescribeLogDirsRequestTopic{{Topic: "b", Partitions: []int32{1, 1}}, {Topic: "a"}, {Topic: "b", Partitions: []int32{0}}}
+		resp = callAdmin[*kmsg.DescribeLogDirsResponse](t, b, v, req)
+		if d := resp.Dirs[0]; len(d.Topics) != 1 || len(d.Topics[0].Partitions) != 2 {
+			t.Errorf("one named twice, and one without partitions: %+v", d.Topics)
+		}
 		b.cfg.DataDir = fakeDir{errors.New("no volume")}
 		if d := callAdmin[*kmsg.DescribeLogDirsResponse](t, b, v, req).Dirs[0]; d.TotalBytes != -1 || d.UsableBytes != -1 {
 			t.Errorf("a volume nobody knows: %d, %d", d.TotalBytes, d.UsableBytes)
@@ -62,10 +67,10 @@ func TestDescribeProducersOfAnyReplica(t *testing.T) {
 	c.edit(func(img *metadata.Image) { c.addTopic(img, "a", 3, 1) })
 	c.parts["a/0"], c.parts["a/1"] = &adminPartition{leader: true}, &adminPartition{}
 	req := kmsg.NewPtrDescribeProducersRequest()
-	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "a", Partitions: []int32{0, 1, 2, 3}}, {Topic: "none", Partitions: []int32{0}}}
+	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "a", Partitions: []int32{0, 1, 2, 3}}, {Topic: "none", Partitions: []int32{0}}, {Topic: "a b", Partitions: []int32{0}}}
 	resp := callAdmin[*kmsg.DescribeProducersResponse](t, c.broker(t), 0, req)
 	ps := resp.Topics[0].Partitions
-	if len(ps) != 4 || len(ps[0].ActiveProducers) != 1 || ps[0].ActiveProducers[0].ProducerID != 9 || ps[0].ActiveProducers[0].LastSequence != 41 {
+	if len(ps) != 4 || len(ps[0].ActiveProducers) != 1 || ps[0].ActiveProducers[0].ProducerID != 9 || ps[0].ActiveProducers[0].LastSequence != 41 || ps[0].ActiveProducers[0].LastTimestamp != 1234 {
 		t.Fatalf("%+v", ps)
 	}
 	for i, want := range []int16{0, 0, 6, 3} {
@@ -75,6 +80,9 @@ func TestDescribeProducersOfAnyReplica(t *testing.T) {
 	}
 	if code := resp.Topics[1].Partitions[0].ErrorCode; code != 3 {
 		t.Errorf("unknown topic: %d", code)
+	}
+	if code := resp.Topics[2].Partitions[0].ErrorCode; code != 17 {
+		t.Errorf("a bad name: %d", code)
 	}
 }
 

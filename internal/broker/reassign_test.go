@@ -173,6 +173,15 @@ func TestElectLeaders(t *testing.T) {
 		if v == 0 {
 			return
 		}
+		req.ElectionType = 9
+		req.Topics = []kmsg.ElectLeadersRequestTopic{{Topic: "a", Partitions: []int32{0}}, {Topic: "none", Partitions: []int32{0}}}
+		if got := codes(); !slices.Equal(got, []int16{42, 42}) {
+			t.Errorf("of a kind that does not exist: %v", got)
+		}
+		req.Topics = nil
+		if resp := callAdmin[*kmsg.ElectLeadersResponse](t, b, v, req); resp.ErrorCode != 42 || len(resp.Topics) != 0 {
+			t.Errorf("of a kind that does not exist, of all: %+v", resp)
+		}
 		req.ElectionType = 1
 		req.Topics = []kmsg.ElectLeadersRequestTopic{{Topic: "a", Partitions: []int32{1, 3}}}
 		if got := codes(); !slices.Equal(got, []int16{84, 83}) {

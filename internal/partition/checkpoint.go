@@ -11,7 +11,7 @@ import (
 // hold. An empty encoding is the state of a new partition. Big endian:
 //
 //	 0  2 bytes  "CP"
-//	 2  uint8    version, 2
+//	 2  uint8    version, 3
 //	 3  uint8    0
 //	 4  uint32   CRC-32C of what follows
 //	 8  uint64   replica id of the writer
@@ -23,10 +23,12 @@ import (
 //	56  int64    offset from which the sum was counted (proof.go)
 //	64  uint64   sum of the batches applied since (record.Sum)
 //	72  uint32   number of producers, then for each, by age:
-//	             int64 id, int16 epoch, uint8 batches, uint64 raft index of the last batch; for each batch, oldest first:
+//	             int64 id, int16 epoch, uint8 batches, uint64 raft index of the last batch, int64 its largest timestamp in ms
+//	             or -1; for each batch, oldest first:
 //	             int32 first, int32 last sequence, int64 base offset, int64 append time in ms or -1
 //
-// Version 1 has neither offset nor sum: producers are at 56, and the sum is counted from its end offset.
+// Version 2 has no timestamp of the last batch: -1, until the producer's next. Version 1 has neither offset nor sum either:
+// producers are at 56, and the sum is counted from its end offset.
 //
 // Replica and generation say whose directory is meant: a replica that finds another's state as its checkpoint has crashed
 // after the snapshot mark became durable, and takes the directory that was staged for that index (chooseGeneration).
@@ -42,11 +44,12 @@ type state struct {
 }
 
 const (
-	stateVersion      = 2
-	stateHeader       = 76
-	stateHeaderV1     = 60
-	stateProducerSize = 8 + 2 + 1 + 8
-	stateBatchSize    = 4 + 4 + 8 + 8
+	stateVersion        = 3
+	stateHeader         = 76
+	stateHeaderV1       = 60
+	stateProducerSize   = 8 + 2 + 1 + 8 + 8
+	stateProducerSizeV2 = 8 + 2 + 1 + 8
+	stateBatchSize      = 4 + 4 + 8 + 8
 )
 
 func newState() state { return state{producers: newProducerTable()} }
@@ -73,6 +76,7 @@ func (s *state) encode() []byte {
 		b = be.AppendUint16(b, uint16(n.epoch))
 		b = append(b, n.n)
 		b = be.AppendUint64(b, n.lastIndex)
+		b = be.AppendUint64(b, uint64(n.lastTime))
 		for _, q := range n.batches[:n.n] {
 			b = be.AppendUint32(b, uint32(q.first))
 			b = be.AppendUint32(b, uint32(q.last))
@@ -84,21 +88,24 @@ func (s *state) encode() []byte {
 	return b
 }
 
-// decodeState accepts exactly what encode makes.
+// decodeState accepts exactly what encode makes, and what earlier versions of it made.
 func decodeState(b []byte) (state, error) {
 	s := newState()
 	if len(b) == 0 {
 		return s, nil
 	}
 	be := binary.BigEndian
-	header := stateHeader
-	if len(b) > 2 && b[2] == 1 {
+	header, version := stateHeader, byte(stateVersion)
+	if len(b) > 2 && b[2] > 0 {
+		version = b[2]
+	}
+	if version == 1 {
 		header = stateHeaderV1
 	}
 	switch {
 	case len(b) < header || b[0] != 'C' || b[1] != 'P':
 		return s, fmt.Errorf("%w: %d bytes", errState, len(b))
-	case b[2] != stateVersion && b[2] != 1 || b[3] != 0:
+	case b[2] < 1 || b[2] > stateVersion || b[3] != 0:
 		return s, fmt.Errorf("%w: version %d is not known; a newer version of the program wrote it", errState, b[2])
 	case be.Uint32(b[4:]) != crc32.Checksum(b[8:], castagnoli):
 		return s, fmt.Errorf("%w: CRC", errState)
@@ -116,7 +123,7 @@ func decodeState(b []byte) (state, error) {
 	rest := b[header:]
 	for range count {
 		var err error
-		if rest, err = s.decodeProducer(rest); err != nil {
+		if rest, err = s.decodeProducer(rest, version); err != nil {
 			return newState(), err
 		}
 	}
@@ -126,15 +133,22 @@ func decodeState(b []byte) (state, error) {
 	return s, nil
 }
 
-func (s *state) decodeProducer(b []byte) (rest []byte, err error) {
+func (s *state) decodeProducer(b []byte, version byte) (rest []byte, err error) {
 	be := binary.BigEndian
-	if len(b) < stateProducerSize {
+	size := stateProducerSize
+	if version < 3 {
+		size = stateProducerSizeV2
+	}
+	if len(b) < size {
 		return nil, fmt.Errorf("%w: cut short", errState)
 	}
 	n := &producerNode{producer: producer{
-		id: int64(be.Uint64(b)), epoch: int16(be.Uint16(b[8:])), n: b[10], lastIndex: be.Uint64(b[11:]),
+		id: int64(be.Uint64(b)), epoch: int16(be.Uint16(b[8:])), n: b[10], lastIndex: be.Uint64(b[11:]), lastTime: -1,
 	}}
-	b = b[stateProducerSize:]
+	if version >= 3 {
+		n.lastTime = int64(be.Uint64(b[19:]))
+	}
+	b = b[size:]
 	t := s.producers
 	if n.n > keptBatches || n.id < 0 || t.byID[n.id] != nil || n.lastIndex < t.root.prev.lastIndex || len(b) < int(n.n)*stateBatchSize {
 		return nil, fmt.Errorf("%w: producer %d", errState, n.id)

@@ -281,8 +281,8 @@ func TestSnapshotsOfProducers(t *testing.T) {
 	c := newCluster(t, 2, nil)
 	c.elect(0, false)
 	type last struct {
-		seq, offset int64
-		delta       int32
+		seq, offset, time int64
+		delta             int32
 	}
 	model := map[int64]map[int64]last{} // by offset after the batch, then producer
 	now := map[int64]last{}
@@ -295,7 +295,7 @@ func TestSnapshotsOfProducers(t *testing.T) {
 		end += int64(n)
 		c.send(batchSpec{records: n, producer: id, seq: seqs[id], ts: 1_700_000_000_000 + int64(i), value: fmt.Sprintf("%080d", i)})
 		seqs[id] += int32(n)
-		now[id] = last{int64(seqs[id] - 1), base + int64(n) - 1, int32(n - 1)}
+		now[id] = last{int64(seqs[id] - 1), base + int64(n) - 1, 1_700_000_000_000 + int64(i+n-1), int32(n - 1)}
 		at := map[int64]last{}
 		for k, v := range now {
 			at[k] = v
@@ -329,7 +329,7 @@ func TestSnapshotsOfProducers(t *testing.T) {
 				if int64(e.LastSequence) != w.seq || e.LastOffset != w.offset || e.OffsetDelta != w.delta {
 					t.Fatalf("node %d at %d: %+v, want %+v", nd.id, base, e, w)
 				}
-				if e.Timestamp < 1_700_000_000_000 || e.CoordinatorEpoch != -1 || e.TxnFirstOffset != -1 {
+				if e.Timestamp != w.time || e.CoordinatorEpoch != -1 || e.TxnFirstOffset != -1 {
 					t.Fatalf("node %d at %d: %+v", nd.id, base, e)
 				}
 			}

@@ -127,7 +127,7 @@ func (p *Partition) diverging(req *FetchRequest, hw int64) (*EpochEnd, error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case epoch < 0:
+	case end < 0:
 		return nil, &OffsetOutOfRangeError{Offset: req.Offset, Start: p.logStart.Load(), End: hw}
 	case epoch < req.LastFetchedEpoch || end < req.Offset:
 		return &EpochEnd{Epoch: epoch, EndOffset: end}, nil
@@ -136,7 +136,7 @@ func (p *Partition) diverging(req *FetchRequest, hw int64) (*EpochEnd, error) {
 }
 
 // epochEnd finds the largest epoch that is not above the asked one, and where it ends. A leader's own epoch exists from the
-// moment it leads, with or without records. (-1, -1): there is none.
+// moment it leads, with or without records: in a log without any an older one ends where that begins. (-1, -1): there is none.
 func (p *Partition) epochEnd(asked int32, hw int64) (epoch int32, end int64, err error) {
 	if t := p.leading.Load(); t != 0 {
 		switch {
@@ -150,8 +150,13 @@ func (p *Partition) epochEnd(asked int32, hw int64) (epoch int32, end int64, err
 		epoch, end = l.EpochEnd(asked)
 		return nil
 	})
-	if epoch < 0 || err != nil {
+	switch {
+	case err != nil:
 		return -1, -1, err
+	case end < 0 && asked != -1 && p.leading.Load() != 0:
+		return asked, hw, nil
+	case end < 0:
+		return -1, -1, nil
 	}
 	return epoch, min(end, hw), nil
 }

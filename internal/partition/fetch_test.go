@@ -210,6 +210,31 @@ func TestEpochEndOfAnEmptyPartitionIsTheCurrentEpochAtZero(t *testing.T) {
 	if e, end, err := c.leader.p.EpochEnd(-1, 99); err != nil || e != -1 || end != -1 {
 		t.Fatalf("(%d, %d), %v", e, end, err)
 	}
+	if _, _, err := c.leader.p.EpochEnd(-2, int32(c.term)); !errors.Is(err, ErrFencedLeaderEpoch) {
+		t.Fatalf("a current epoch of -2: %v", err)
+	}
+}
+
+// Nothing was written in the epochs before: whoever saw them has nothing that the leader lacks.
+func TestPastEpochsOfAnEmptyPartitionEndAtItsEnd(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	c.elect(0, false)
+	first := int32(c.term)
+	c.elect(0, false)
+	p := c.leader.p
+	if first == p.LeaderEpoch() {
+		t.Fatal("the same epoch")
+	}
+	for asked, want := range map[int32][2]int64{first: {int64(first), 0}, p.LeaderEpoch(): {int64(p.LeaderEpoch()), 0}, -1: {-1, -1}, p.LeaderEpoch() + 1: {-1, -1}} {
+		if e, end, err := p.EpochEnd(-1, asked); err != nil || int64(e) != want[0] || end != want[1] {
+			t.Errorf("epoch %d: (%d, %d), %v; want %v", asked, e, end, err, want)
+		}
+	}
+	req := ask(0)
+	req.LastFetchedEpoch = first
+	if res, err := p.Fetch(req); err != nil || res.Diverging != nil {
+		t.Fatalf("fetching after the first epoch: %+v, %v", res, err)
+	}
 }
 
 func TestListOffset(t *testing.T) {

@@ -46,10 +46,12 @@ func FuzzState(f *testing.F) {
 	st := newState()
 	st.replica, st.generation, st.index, st.term, st.start, st.end = 3, 4, 500, 6, 10, 900
 	for i := range int64(12) {
-		h := record.Header{BaseOffset: 10 + i*5, LastOffsetDelta: 4, ProducerID: i % 3, BaseSequence: int32(i/3) * 5}
+		h := record.Header{BaseOffset: 10 + i*5, LastOffsetDelta: 4, ProducerID: i % 3, BaseSequence: int32(i/3) * 5, MaxTimestamp: i}
 		st.producers.observe(&h, uint64(100+i))
 	}
-	f.Add(st.encode())
+	for v := byte(1); v <= stateVersion; v++ {
+		f.Add(asVersion(&st, v))
+	}
 	empty := newState()
 	f.Add(empty.encode())
 	f.Add([]byte("CP\x01\x00"))

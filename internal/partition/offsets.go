@@ -121,8 +121,12 @@ func (p *Partition) readIndex(ctx context.Context) error {
 }
 
 // EpochEnd answers OffsetForLeaderEpoch (KIP-320): the largest epoch that is not above the asked one and the offset after its
-// last record; (-1, -1) without an error if the epoch is not known. Errors: as Fetch.
+// last record; (-1, -1) without an error if the epoch is not known. A current leader epoch of -1 is none; Kafka, unlike where it
+// fetches, takes any other negative one for an old one. Errors: as Fetch.
 func (p *Partition) EpochEnd(currentLeaderEpoch, epoch int32) (int32, int64, error) {
+	if currentLeaderEpoch < -1 {
+		return -1, -1, fmt.Errorf("%w: %d", ErrFencedLeaderEpoch, currentLeaderEpoch)
+	}
 	if err := p.mayRead(currentLeaderEpoch, false); err != nil {
 		return -1, -1, err
 	}

@@ -180,6 +180,7 @@ type ProducerState struct {
 	ID           int64
 	Epoch        int16
 	LastSequence int32 // of the last batch applied; -1 if none
+	LastTime     int64 // the largest timestamp in that batch, in ms; -1: not known
 }
 
 // Producers lists the idempotent producers known, by ascending id.
@@ -188,7 +189,7 @@ func (p *Partition) Producers() []ProducerState {
 	defer p.mu.Unlock()
 	all := make([]ProducerState, 0, p.st.producers.len())
 	for n := p.st.producers.root.next; n != &p.st.producers.root; n = n.next {
-		s := ProducerState{ID: n.id, Epoch: n.epoch, LastSequence: -1}
+		s := ProducerState{ID: n.id, Epoch: n.epoch, LastSequence: -1, LastTime: n.lastTime}
 		if n.n > 0 {
 			s.LastSequence = n.batches[n.n-1].last
 		}

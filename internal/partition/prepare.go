@@ -245,7 +245,7 @@ func (p *Partition) remember(pr *produceProposal, f *flight) {
 		o.producers[h.ProducerID] = q
 	}
 	o.last.saved = append(o.last.saved, savedProducer{id: h.ProducerID, prev: q.producer})
-	q.add(h.ProducerEpoch, sequenced(h))
+	q.add(h.ProducerEpoch, sequenced(h), h.MaxTimestamp)
 	q.refs++
 	o.owners[pr.base] = pr
 	f.producers, f.bases = append(f.producers, h.ProducerID), append(f.bases, pr.base)

@@ -24,6 +24,7 @@ type producer struct {
 	n         uint8 // batches known, oldest first
 	batches   [keptBatches]seqBatch
 	lastIndex uint64 // raft index of its last batch: the age that all replicas agree on
+	lastTime  int64  // the largest timestamp in its last batch, in ms; -1: not known (an older version wrote the state)
 }
 
 // sequenceAfter returns the sequence n further on; sequences wrap at 2^31.
@@ -54,8 +55,8 @@ func (p *producer) check(epoch int16, first, last int32) (*seqBatch, error) {
 	return nil, nil
 }
 
-// add records a batch that has its offset.
-func (p *producer) add(epoch int16, b seqBatch) {
+// add records a batch that has its offset, and its largest timestamp.
+func (p *producer) add(epoch int16, b seqBatch, at int64) {
 	if epoch != p.epoch {
 		p.epoch, p.n = epoch, 0
 	}
@@ -65,6 +66,7 @@ func (p *producer) add(epoch int16, b seqBatch) {
 	}
 	p.batches[p.n] = b
 	p.n++
+	p.lastTime = at
 	clear(p.batches[p.n:])
 }
 
@@ -125,7 +127,7 @@ func (t *producerTable) observe(h *record.Header, index uint64) {
 	} else {
 		n.unlink()
 	}
-	n.add(h.ProducerEpoch, sequenced(h))
+	n.add(h.ProducerEpoch, sequenced(h), h.MaxTimestamp)
 	n.lastIndex = index
 	t.pushBack(n)
 }

@@ -20,7 +20,7 @@ const maxRolls = 4
 // roll is what producers' state was before an entry in which a segment may have begun.
 type roll struct {
 	from, end int64                   // the entry's offsets
-	producers []segment.ProducerEntry // by age, without timestamps
+	producers []segment.ProducerEntry // by age
 	batches   []applied               // of idempotent producers, in the entry
 }
 
@@ -67,13 +67,13 @@ func (p *Partition) removing(begin bool) {
 
 func snapshotEntry(q *producer) segment.ProducerEntry {
 	e := segment.ProducerEntry{
-		ProducerID: q.id, ProducerEpoch: q.epoch, LastSequence: -1, LastOffset: -1, Timestamp: -1,
+		ProducerID: q.id, ProducerEpoch: q.epoch, LastSequence: -1, LastOffset: -1, Timestamp: q.lastTime,
 		CoordinatorEpoch: -1, TxnFirstOffset: -1,
 	}
 	if q.n > 0 {
 		b := &q.batches[q.n-1]
 		e.LastSequence, e.OffsetDelta = b.last, sequenceAfter(b.last, -b.first)
-		e.LastOffset, e.Timestamp = b.base+int64(e.OffsetDelta), b.appendTime
+		e.LastOffset = b.base + int64(e.OffsetDelta)
 	}
 	return e
 }
@@ -110,7 +110,7 @@ func (r *roll) at(l *segment.Log, base int64) []segment.ProducerEntry {
 		if h.BaseOffset >= base {
 			break
 		}
-		e := snapshotEntry(&producer{id: h.ProducerID, epoch: h.ProducerEpoch, n: 1, batches: [keptBatches]seqBatch{sequenced(h)}})
+		e := snapshotEntry(&producer{id: h.ProducerID, epoch: h.ProducerEpoch, n: 1, batches: [keptBatches]seqBatch{sequenced(h)}, lastTime: h.MaxTimestamp})
 		out = slices.DeleteFunc(out, func(o segment.ProducerEntry) bool { return o.ProducerID == e.ProducerID })
 		out = append(out, e)
 	}
@@ -119,6 +119,7 @@ func (r *roll) at(l *segment.Log, base int64) []segment.ProducerEntry {
 		if e.Timestamp >= 0 || e.LastOffset < 0 {
 			continue
 		}
+		// A state that an older version wrote.
 		if h, _, ok := l.BatchAt(e.LastOffset - int64(e.OffsetDelta)); ok {
 			e.Timestamp = h.MaxTimestamp
 		}

@@ -58,7 +58,7 @@ func (e epochs) from(start int64) epochs {
 
 // end answers OffsetForLeaderEpoch as Kafka's LeaderEpochFileCache.endOffsetFor does for the epochs it knows.
 func (e epochs) end(epoch int32, logEnd int64) (int32, int64) {
-	if len(e) == 0 || epoch < 0 {
+	if len(e) == 0 || epoch == -1 {
 		return -1, -1
 	}
 	i := sort.Search(len(e), func(i int) bool { return e[i].epoch > epoch })

@@ -214,7 +214,7 @@ func TestEpochEnds(t *testing.T) {
 		for _, c := range []struct {
 			ask, epoch int32
 			end        int64
-		}{{1, 1, 0}, {2, 2, ends[2]}, {3, 3, ends[3]}, {5, 3, ends[3]}, {7, 7, ends[7]}, {9, 7, ends[7]}, {-1, -1, -1}} {
+		}{{1, 1, 0}, {2, 2, ends[2]}, {3, 3, ends[3]}, {5, 3, ends[3]}, {7, 7, ends[7]}, {9, 7, ends[7]}, {-1, -1, -1}, {-2, -2, 0}} {
 			if e, end := l.EpochEnd(c.ask); e != c.epoch || end != c.end {
 				t.Errorf("epoch %d: %d ends at %d, want %d at %d", c.ask, e, end, c.epoch, c.end)
 			}

@@ -74,7 +74,7 @@ func (n *normalizer) structure(v reflect.Value) tree {
 // sets are lists whose order says nothing.
 var sets = map[string]bool{"ISR": true, "Replicas": true, "OfflineReplicas": true, "Brokers": true, "Configs": true, "ApiKeys": true, "Members": true,
 	"SupportedFeatures": true, "FinalizedFeatures": true, "CurrentVoters": true, "Observers": true, "Nodes": true, "ConfigResources": true,
-	"EligibleLeaderReplicas": true, "LastKnownELR": true, "NodeEndpoints": true}
+	"ActiveProducers": true, "EligibleLeaderReplicas": true, "LastKnownELR": true, "NodeEndpoints": true}
 
 func (n *normalizer) list(name string, v reflect.Value) tree {
 	if v.IsNil() {

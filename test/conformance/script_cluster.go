@@ -1,9 +1,13 @@
 package conformance
 
 import (
+	"fmt"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/record"
 )
 
 // clusterAPIs asks about brokers, disks, the quorum and coordinators.
@@ -71,6 +75,24 @@ func logDirsCases() []testCase {
 		nothing := of(topic, 0)
 		nothing.Topics = []kmsg.DescribeLogDirsRequestTopic{}
 		s.ask("nothing", leader, nothing)
+		s.ask("an empty partition too", leader, of(topic, 0, 1))
+		s.ask("a partition twice", leader, of(topic, 0, 0))
+		s.ask("no partitions", leader, of(topic))
+		s.ask("partition -1", leader, of(topic, -1))
+		s.ask("a topic without a name", leader, of("", 0))
+		twice := of(topic, 0)
+		twice.Topics = append(twice.Topics, of(topic, 1).Topics...)
+		s.ask("a topic twice", leader, twice)
+		all := of("")
+		all.Topics, all.Version = nil, s.v
+		resp := s.must(leader, all).(*kmsg.DescribeLogDirsResponse)
+		for i := range resp.Dirs { // other cases leave topics too: that of this one is looked at
+			d := &resp.Dirs[i]
+			d.Topics = slices.DeleteFunc(d.Topics, func(t kmsg.DescribeLogDirsResponseDirTopic) bool { return t.Topic != topic })
+		}
+		s.record("all", s.normalize(resp))
+		s.moveTo(topic, 0, leader, leader%3+1)
+		s.ask("moved away", (leader+1)%3+1, of(topic, 0, 1))
 	}}}
 }
 
@@ -84,6 +106,23 @@ func quorumCases() []testCase {
 		s.ask("it", 2, of("__cluster_metadata", 0))
 		s.ask("another partition", 2, of("__cluster_metadata", 1))
 		s.ask("another topic", 2, of("t", 0))
+		s.ask("partition -1", 1, of("__cluster_metadata", -1))
+		s.ask("at the first", 1, of("__cluster_metadata", 0))
+		s.ask("at the third", 3, of("__cluster_metadata", 0))
+		two := of("__cluster_metadata", 0)
+		two.Topics[0].Partitions = append(two.Topics[0].Partitions, kmsg.DescribeQuorumRequestTopicPartition{Partition: 1})
+		s.ask("two partitions", 1, two)
+		both := of("__cluster_metadata", 0)
+		both.Topics = append(both.Topics, of("t", 0).Topics...)
+		s.ask("with another topic", 1, both)
+		twice := of("__cluster_metadata", 0)
+		twice.Topics = append(twice.Topics, twice.Topics...)
+		s.ask("twice", 1, twice)
+		bare := of("__cluster_metadata", 0)
+		bare.Topics[0].Partitions = nil
+		s.ask("no partitions", 1, bare)
+		bare.Topics = nil
+		s.ask("nothing", 1, bare)
 	}}}
 }
 
@@ -128,5 +167,58 @@ func producersCases() []testCase {
 		s.ask("elsewhere", leader%3+1, of(topic, 0))
 		s.ask("no such partition", leader, of(topic, 5))
 		s.ask("no such topic", leader, of(s.name("none"), 0))
+		s.ask("partition -1", leader, of(topic, -1))
+		s.ask("a bad name", leader, of("a b", 0))
+		s.ask("without a name", leader, of("", 0))
+		twice := of(topic, 0)
+		twice.Topics[0].Partitions = []int32{0, 0}
+		s.ask("a partition twice", leader, twice)
+		bare := of(topic, 0)
+		bare.Topics[0].Partitions = nil
+		s.ask("no partitions", leader, bare)
+		bare.Topics = nil
+		s.ask("nothing", leader, bare)
+		s.moveTo(topic, 0, leader, leader%3+1)
+		s.ask("moved away", (leader+1)%3+1, of(topic, 0))
+	}}, {name: "times", play: func(s *scene) {
+		topic, ours := s.name("t"), s.name("appended")
+		s.topic(topic, 1)
+		s.topic(ours, 1, "message.timestamp.type", "LogAppendTime")
+		ask := func(step, topic string) {
+			req := kmsg.NewPtrDescribeProducersRequest()
+			req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: topic, Partitions: []int32{0}}}
+			leader, _ := s.leader(topic, 0)
+			s.ask(step, leader, req)
+		}
+		s.fill(topic, batch(nil, "not idempotent"))
+		ask("nobody", topic)
+		s.fill(topic, stamped(idempotent(77, 2, 0), 1000, 3000, 2000))
+		ask("the largest of a batch", topic)
+		s.fill(topic, stamped(idempotent(77, 2, 3), 500))
+		ask("of the last batch", topic)
+		s.fill(topic, stamped(idempotent(77, 2, 0), 1000, 3000, 2000))
+		ask("after a duplicate", topic)
+		s.fill(topic, stamped(idempotent(78, 0, 5), 7000, 6000))
+		ask("two producers", topic)
+		s.fill(topic, stamped(idempotent(77, 3, 0), 9000))
+		ask("a new epoch", topic)
+		s.deleteTo(topic, -1)
+		ask("everything deleted", topic)
+		s.fill(ours, stamped(idempotent(77, 0, 0), 1000, 2000))
+		ask("LogAppendTime", ours)
 	}}}
+}
+
+// stamped is a batch of records with those timestamps.
+func stamped(edit func(b *record.Builder), times ...int64) []byte {
+	b := record.NewBuilder()
+	edit(b)
+	for i, at := range times {
+		b.Add(at, []byte(fmt.Sprint("key", i)), []byte("v"))
+	}
+	out, err := b.Build()
+	if err != nil {
+		panic(err)
+	}
+	return out
 }

@@ -303,25 +303,3 @@ func (s *scene) settled(req *kmsg.InitProducerIDRequest) {
 		}
 	}
 }
-
-func epochCases() []testCase {
-	of := func(topic string, partition, current, epoch int32) *kmsg.OffsetForLeaderEpochRequest {
-		req := kmsg.NewPtrOffsetForLeaderEpochRequest()
-		req.ReplicaID = -1
-		req.Topics = []kmsg.OffsetForLeaderEpochRequestTopic{{Topic: topic, Partitions: []kmsg.OffsetForLeaderEpochRequestTopicPartition{{Partition: partition, CurrentLeaderEpoch: current, LeaderEpoch: epoch}}}}
-		return req
-	}
-	return []testCase{{name: "epochs", play: func(s *scene) {
-		topic := s.name("t")
-		s.topic(topic, 1)
-		leader, epoch := s.leader(topic, 0)
-		s.ask("the current one, empty", leader, of(topic, 0, -1, epoch))
-		s.fill(topic, batch(nil, "a", "b"))
-		s.ask("the current one", leader, of(topic, 0, epoch, epoch))
-		s.ask("a future one", leader, of(topic, 0, epoch, epoch+7))
-		s.ask("-1", leader, of(topic, 0, epoch, -1))
-		s.ask("from the future", leader, of(topic, 0, epoch+7, epoch))
-		s.ask("no such partition", leader, of(topic, 4, -1, epoch))
-		s.ask("no such topic", leader, of(s.name("none"), 0, -1, epoch))
-	}}}
-}
