@@ -159,7 +159,7 @@ func (w *world) equalReplicas(t *metadata.Topic, p *metadata.Partition) bool {
 		return false
 	}
 	for _, r := range p.Replicas {
-		if w.nodes[r.Node-1].ruined {
+		if w.nodes[r.Node-1].ruined || w.letGo(p, r) {
 			continue
 		}
 		core := w.nodes[r.Node-1].proc.core
@@ -177,6 +177,16 @@ func (w *world) equalReplicas(t *metadata.Topic, p *metadata.Partition) bool {
 		}
 	}
 	return true
+}
+
+// letGo says whether the group has gone on without a replica and its node still holds it: it goes when the change of replicas ends,
+// which is never if the change waits for a node that is ruined. It hears of no leader, and what it holds is old.
+func (w *world) letGo(p *metadata.Partition, r metadata.Replica) bool {
+	if p.Change == nil || slices.Contains(p.Change.Target, r.ID) {
+		return false
+	}
+	raft, ok := w.nodes[r.Node-1].proc.core.Groups().Group(p.Group)
+	return ok && raft.ID() == r.ID && raft.Status().LeaderNode < 0
 }
 
 // flipped says whether bits have changed on a disk, ruins whether that has ended a node.
@@ -264,7 +274,7 @@ func (w *world) checkPartition(p *partModel) {
 	var firstNode int32
 	var firstStart, firstHW int64
 	for _, r := range t.Partitions[p.index].Replicas {
-		if w.nodes[r.Node-1].ruined {
+		if w.nodes[r.Node-1].ruined || w.letGo(t.Partitions[p.index], r) {
 			continue
 		}
 		v, _ := w.nodes[r.Node-1].proc.core.Partitions().Lookup(p.topic, p.index)

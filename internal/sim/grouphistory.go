@@ -293,7 +293,7 @@ func (w *world) checkGroups() {
 	}
 	for _, p := range t.Partitions {
 		for _, r := range p.Replicas {
-			if n := w.nodes[r.Node-1]; w.failed == nil && !n.ruined {
+			if n := w.nodes[r.Node-1]; w.failed == nil && !n.ruined && !w.letGo(p, r) {
 				if v, _ := n.proc.core.Partitions().Lookup(t.Name, p.Index); len(v.Damage()) == 0 {
 					w.groupLogs.part(p.Index).check(v)
 				}
