@@ -145,14 +145,14 @@ func TestMetadataAutoCreationWaitsForLeaders(t *testing.T) {
 	c := f.nodes[1].dial(t)
 	begin := time.Now()
 	topic := ask[*kmsg.MetadataResponse](c, 9, metadataReq(true, "x")).Topics[0]
-	if took := time.Since(begin); took < 80*time.Millisecond || took > 4*time.Second {
+	if took := time.Since(begin); took < 80*time.Millisecond || took > time.Minute {
 		t.Errorf("answered after %s", took)
 	}
 	if len(topic.Partitions) != 2 || topic.Partitions[0].ErrorCode != 5 || topic.Partitions[0].Leader != -1 {
 		t.Errorf("%+v", topic)
 	}
 
-	f = newFleet(t, 1, func(_ int32, c *Config) { c.AutoCreateWait = 5 * time.Second })
+	f = newFleet(t, 1, func(_ int32, c *Config) { c.AutoCreateWait = time.Hour })
 	f.edit(func() { f.leaderless = true })
 	c = f.nodes[1].dial(t)
 	req := metadataReq(true, "y")

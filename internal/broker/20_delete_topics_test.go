@@ -98,7 +98,7 @@ func TestDeleteTopicsAnswersWhenEveryLiveNodeKnows(t *testing.T) {
 		defer close(done)
 		callAdmin[*kmsg.DeleteTopicsResponse](t, b, 6, deleteRequest(6, "a"))
 	}()
-	ctx, cancel := contextFor(t, 10*time.Second)
+	ctx, cancel := contextFor(t, time.Minute)
 	defer cancel()
 	if err := c.Await(ctx, func() bool { return c.Image().Topics["a"] == nil }); err != nil {
 		t.Fatal(err)

@@ -116,7 +116,7 @@ func TestDeleteRecordsWaitIsBounded(t *testing.T) {
 	if parts[0].ErrorCode != 7 || parts[0].LowWatermark != -1 || parts[1].ErrorCode != 0 || parts[1].LowWatermark != 9 {
 		t.Errorf("one partition hangs: %+v", parts)
 	}
-	if d := time.Since(begin); d > 10*time.Second {
+	if d := time.Since(begin); d > time.Minute {
 		t.Errorf("answered after %s", d)
 	}
 }

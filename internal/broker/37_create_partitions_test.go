@@ -84,7 +84,7 @@ func TestCreatePartitionsAnswersWhenLeadersExist(t *testing.T) {
 		req.Topics = append(req.Topics, growTopic("a", 2))
 		callAdmin[*kmsg.CreatePartitionsResponse](t, b, 3, req)
 	}()
-	ctx, cancel := contextFor(t, 10*time.Second)
+	ctx, cancel := contextFor(t, time.Minute)
 	defer cancel()
 	if err := c.Await(ctx, func() bool { return len(c.Image().Topics["a"].Partitions) == 2 }); err != nil {
 		t.Fatal(err)

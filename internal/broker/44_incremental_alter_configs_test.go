@@ -144,7 +144,7 @@ func TestAlterConfigsAnswersWhenEveryLiveNodeKnows(t *testing.T) {
 		req.Resources = append(req.Resources, alterResource(2, "a", configEdit{0, "retention.ms", "1"}))
 		callAdmin[*kmsg.IncrementalAlterConfigsResponse](t, b, 1, req)
 	}()
-	ctx, cancel := contextFor(t, 10*time.Second)
+	ctx, cancel := contextFor(t, time.Minute)
 	defer cancel()
 	if err := c.Await(ctx, func() bool { return len(c.Image().Topics["a"].Configs) == 1 }); err != nil {
 		t.Fatal(err)

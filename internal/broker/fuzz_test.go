@@ -44,7 +44,7 @@ func FuzzConnection(f *testing.F) {
 		}
 		begin, closed := fl.nodes[1].b.Connect(listener, local, remote)
 		defer closed()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		finish, _, err := begin(ctx, key, version, rest)
 		if err != nil {
@@ -91,7 +91,7 @@ func FuzzPeerRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		fl := newDryFleet(t, 1, hasty)
 		fl.topic("text", 3)
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		answer, err := fl.nodes[1].b.HandleCall(ctx, 2, MethodRequest, body)
 		if err != nil {

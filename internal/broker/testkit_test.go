@@ -92,7 +92,7 @@ func newFleet(t testing.TB, n int, edit ...func(id int32, c *Config)) *fleet {
 		}
 		f.img.Nodes[id].KafkaPort = int32(node.srv.Addr("main").(*net.TCPAddr).Port)
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := node.srv.Shutdown(ctx); err != nil {
 				t.Errorf("shutdown of node %d: %v", id, err)
@@ -606,7 +606,7 @@ func (c *client) send(version int16, req kmsg.Request) int32 {
 }
 
 func (c *client) frame() (int32, []byte, error) {
-	c.nc.SetReadDeadline(time.Now().Add(8 * time.Second))
+	c.nc.SetReadDeadline(time.Now().Add(time.Minute))
 	var head [8]byte
 	if _, err := io.ReadFull(c.nc, head[:]); err != nil {
 		return 0, nil, err
@@ -652,7 +652,7 @@ func ask[R kmsg.Response](c *client, version int16, req kmsg.Request) R {
 // closed fails unless the server closes the connection without another byte.
 func (c *client) closed() {
 	c.t.Helper()
-	c.nc.SetReadDeadline(time.Now().Add(8 * time.Second))
+	c.nc.SetReadDeadline(time.Now().Add(time.Minute))
 	var b [1]byte
 	n, err := c.nc.Read(b[:])
 	var ne net.Error
@@ -689,10 +689,10 @@ func fetchReq(t *metadata.Topic, wait int32, offsets ...int64) *kmsg.FetchReques
 // until waits for a condition, bounded.
 func until(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !cond() {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 5 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 		time.Sleep(time.Millisecond)
 	}

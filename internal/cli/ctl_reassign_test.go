@@ -50,7 +50,7 @@ func three(t *testing.T) {
 		var wg sync.WaitGroup
 		for _, n := range nodes {
 			wg.Go(func() {
-				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(context.Background(), bound)
 				defer cancel()
 				if err := n.Close(ctx); err != nil {
 					t.Error(err)

@@ -36,7 +36,7 @@ func single(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), bound)
 		defer cancel()
 		if err := n.Close(ctx); err != nil {
 			t.Error(err)
@@ -54,6 +54,9 @@ func single(t *testing.T) {
 func chronik(t *testing.T, input string, args ...string) (code int, out, errs string) {
 	t.Helper()
 	var o, e bytes.Buffer
+	if slices.Contains([]string{"topic", "group", "produce", "reassign"}, args[0]) && !slices.Contains(args, "--timeout") {
+		args = append(slices.Clone(args), "--timeout", bound.String()) // the usual 15 s are not enough for a busy machine
+	}
 	code = execute(args, strings.NewReader(input), &o, &e)
 	return code, o.String(), e.String()
 }

@@ -70,7 +70,7 @@ func openLeft(t *testing.T, dir string) *node.Node {
 
 func closeLeft(t *testing.T, n *node.Node) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
 	if err := n.Close(ctx); err != nil {
 		t.Fatal(err)

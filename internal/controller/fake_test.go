@@ -236,7 +236,7 @@ func (n *fakeNode) Call(ctx context.Context, node int32, method uint16, body []b
 }
 
 func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }

@@ -3,8 +3,8 @@ package multiraft
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
-	"net"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/freeport"
 	"github.com/chronik-go/chronik/internal/transport"
 	"github.com/chronik-go/chronik/internal/vfs"
 	"github.com/chronik-go/chronik/internal/wal"
@@ -84,13 +85,12 @@ func (n *netNode) HandleForward(_ int32, _ uint16, _ []byte, reply func([]byte, 
 
 func startNet(t *testing.T, count int, opts ...func(*netCluster)) *netCluster {
 	c := &netCluster{t: t, nodes: map[int32]*netNode{}}
+	ports, err := freeport.Ports(count)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for id := int32(1); id <= int32(count); id++ {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.nodes[id] = &netNode{c: c, id: id, dir: t.TempDir(), addr: l.Addr().String(), fs: vfs.OS{}}
-		l.Close()
+		c.nodes[id] = &netNode{c: c, id: id, dir: t.TempDir(), addr: fmt.Sprintf("127.0.0.1:%d", ports[id-1]), fs: vfs.OS{}}
 		c.conf.Voters = append(c.conf.Voters, replicaOf(id))
 	}
 	for _, o := range opts {

@@ -83,7 +83,7 @@ func TestConsumerGroupIsAssignedByTheServerAndSurvivesItsCoordinator(t *testing.
 	s.withoutCoordinator(func() { typed(t, nodes, "app", group.TypeConsumer, 3) }, a, b, d)
 
 	// The topic grows.
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
 	if _, err := kadm.NewClient(s.c).UpdatePartitions(ctx, 9, "t"); err != nil {
 		t.Fatal(err)

@@ -46,14 +46,17 @@ func TestLeadershipLeavesAFullNode(t *testing.T) {
 		return count
 	}
 	full := 0
-	for i, n := range nodes {
-		if led(n) > led(nodes[full]) {
-			full = i
+	eventually(t, func() error {
+		for i, n := range nodes {
+			if led(n) > led(nodes[full]) {
+				full = i
+			}
 		}
-	}
-	if led(nodes[full]) == 0 {
-		t.Fatal("nobody leads")
-	}
+		if led(nodes[full]) == 0 {
+			return errors.New("nobody leads")
+		}
+		return nil
+	})
 	write := func(what string) {
 		t.Helper()
 		for p := range int32(parts) {

@@ -103,7 +103,7 @@ func (n *testNode) start() {
 	n.awaitReady()
 }
 
-const bound = 30 * time.Second // of every wait
+const bound = 90 * time.Second // of every wait
 
 func (n *testNode) awaitReady() {
 	n.t.Helper()
@@ -119,7 +119,7 @@ func (n *testNode) awaitReady() {
 // stop ends the node's life in order.
 func (n *testNode) stop() {
 	n.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), bound)
 	defer cancel()
 	node := n.Node
 	n.Node = nil

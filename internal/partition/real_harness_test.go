@@ -24,7 +24,7 @@ import (
 )
 
 // patience bounds every wait of the tests on real parts.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()

@@ -37,12 +37,14 @@ func metric(t testing.TB, reg *prometheus.Registry, name, reason string) float64
 }
 
 // What is refused and what is cut is counted by reason, and the most that one address had is remembered.
-func TestLimitsAreCounted(t *testing.T) {
+func TestLimitsAreCounted(t *testing.T) { patiently(t, 50*time.Millisecond, testLimitsAreCounted) }
+
+func testLimitsAreCounted(t testing.TB, unit time.Duration) {
 	reg := prometheus.NewRegistry()
 	e := newEcho()
 	s := start(t, e, func(c *Config) {
 		c.Registerer, c.MaxConnectionsPerAddr = reg, 3
-		c.IOTimeout, c.IdleTimeout, c.FirstTimeout = 150*time.Millisecond, 300*time.Millisecond, 100*time.Millisecond
+		c.IOTimeout, c.IdleTimeout, c.FirstTimeout = 3*unit, 6*unit, 2*unit
 	})
 	silent := dial(t, s)
 	slow := dial(t, s)
@@ -51,13 +53,13 @@ func TestLimitsAreCounted(t *testing.T) {
 	send(t, idle, request(0, 1, nil))
 	answer(t, idle)
 	until(t, "three are in", func() bool { return metric(t, reg, "connections_accepted_total", "") == 3 })
-	closedWithin(t, dial(t, s), 5*time.Second)
+	closedInTime(t, dial(t, s))
 	for _, nc := range []net.Conn{silent, slow, idle} {
-		closedWithin(t, nc, 5*time.Second)
+		closedInTime(t, nc)
 	}
 	bad := dial(t, s)
 	send(t, bad, []byte{0xff, 0xff, 0xff, 0xff})
-	closedWithin(t, bad, 5*time.Second)
+	closedInTime(t, bad)
 	until(t, "all are counted", func() bool {
 		return metric(t, reg, "connections_refused_total", refusedAddr) == 1 && metric(t, reg, "connections_cut_total", cutSilent) == 1 &&
 			metric(t, reg, "connections_cut_total", cutSlowFrame) == 1 && metric(t, reg, "connections_cut_total", cutIdle) == 1 &&
@@ -74,7 +76,7 @@ func TestWhoDoesNotReadIsCutFirstWhenMemoryIsShort(t *testing.T) {
 	const size = 32 << 20 // more than the sockets' buffers
 	reg := prometheus.NewRegistry()
 	s := start(t, newEcho(), func(c *Config) {
-		c.Registerer, c.MaxResponseBytes, c.IOTimeout, c.MinRate = reg, 2*size+100, time.Minute, 1<<20
+		c.Registerer, c.MaxResponseBytes, c.IOTimeout, c.MinRate = reg, 2*size+100, time.Minute, 64<<10
 	})
 	get := request(2, 1, binary.BigEndian.AppendUint32(nil, size))
 	reader := dial(t, s)
@@ -83,7 +85,7 @@ func TestWhoDoesNotReadIsCutFirstWhenMemoryIsShort(t *testing.T) {
 	defer wg.Wait()
 	got, gone := make(chan error, 1), make(chan struct{})
 	wg.Go(func() {
-		reader.SetReadDeadline(time.Now().Add(30 * time.Second))
+		reader.SetReadDeadline(time.Now().Add(bound))
 		buf := make([]byte, 64<<10)
 		for left := size + 8; left > 0; {
 			n, err := io.ReadFull(reader, buf[:min(len(buf), left)])
@@ -120,7 +122,7 @@ func TestResponsesBeyondTheLimitAreDropped(t *testing.T) {
 	send(t, one, get)
 	until(t, "the first is being written", func() bool { return s.responses.Load() >= size })
 	send(t, two, get)
-	closedWithin(t, two, 5*time.Second)
+	closedInTime(t, two)
 	until(t, "counted", func() bool { return metric(t, reg, "connections_cut_total", cutMemory) == 1 })
 	three := dial(t, s)
 	send(t, three, request(0, 7, []byte("small")))
@@ -213,7 +215,7 @@ func TestOverloadIsNoBadRequest(t *testing.T) {
 	s := start(t, refusing{newEcho()}, func(c *Config) { c.Registerer = reg })
 	nc := dial(t, s)
 	send(t, nc, request(0, 1, nil))
-	closedWithin(t, nc, 5*time.Second)
+	closedInTime(t, nc)
 	until(t, "counted", func() bool { return metric(t, reg, "connections_cut_total", cutMemory) == 1 })
 	if n := metric(t, reg, "bad_requests_total", ""); n != 0 {
 		t.Errorf("%v bad requests", n)

@@ -27,12 +27,12 @@ func TestRaftClientConnection(t *testing.T) {
 	if got := a.cl.Peers(); !slices.Equal(got, []int32{2}) {
 		t.Fatalf("peers %v", got)
 	}
-	within(t, 2*time.Second, "the handler hears of it", func() bool { return a.rec.history() == "up 2" })
+	within(t, "the handler hears of it", func() bool { return a.rec.history() == "up 2" })
 	if s := a.cl.PeerStates(); len(s) != 1 || !s[0].Connected || s[0].Addr != b.addr() || s[0].LastError != "" {
 		t.Fatalf("states %+v", s)
 	}
 	a.cl.RemovePeer(2)
-	within(t, 2*time.Second, "removed", func() bool { return a.rec.history() == "up 2, down 2" })
+	within(t, "removed", func() bool { return a.rec.history() == "up 2, down 2" })
 	if a.cl.Connected(2) || len(a.cl.Peers()) != 0 {
 		t.Fatal("still a peer after RemovePeer")
 	}
@@ -61,7 +61,7 @@ func TestRaftClientClone(t *testing.T) {
 	if err := second.AddPeer(2, b.addr()); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 5*time.Second, "the clones share a peer", func() bool { return first.Connected(2) && third.Connected(2) })
+	within(t, "the clones share a peer", func() bool { return first.Connected(2) && third.Connected(2) })
 	first.Close()
 	first.Close() // idempotent: must not give up another clone's share
 	first.Send(2, heartbeat(1, 2, 3))
@@ -76,7 +76,7 @@ func TestRaftClientClone(t *testing.T) {
 		t.Error("a clone of a closed handle works")
 	}
 	third.Send(2, heartbeat(9, 2, 3))
-	within(t, 2*time.Second, "the last clone still sends", func() bool { return len(b.rec.received()) == 1 })
+	within(t, "the last clone still sends", func() bool { return len(b.rec.received()) == 1 })
 	if got := b.rec.received()[0].Group; got != 9 {
 		t.Errorf("received group %d: a closed handle sent", got)
 	}
@@ -100,7 +100,7 @@ func TestTwoNodeMessagePassing(t *testing.T) {
 		b.cl.Send(1, e)
 	}
 	for _, n := range []*testNode{a, b} {
-		within(t, 5*time.Second, "everything arrives", func() bool { return len(n.rec.received()) == len(want) })
+		within(t, "everything arrives", func() bool { return len(n.rec.received()) == len(want) })
 		other := 3 - n.cfg.NodeID
 		if from := n.rec.froms; slices.ContainsFunc(from, func(id int32) bool { return id != other }) {
 			t.Errorf("node %d: messages from %v", n.cfg.NodeID, from)
@@ -136,7 +136,7 @@ func TestLargeEntriesPass(t *testing.T) {
 	a.connect(b)
 	data := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
 	a.cl.Send(2, appendMsg(4, 2, 7, data))
-	within(t, 10*time.Second, "16 MiB arrive", func() bool { return len(b.rec.received()) == 1 })
+	within(t, "16 MiB arrive", func() bool { return len(b.rec.received()) == 1 })
 	if got := b.rec.received()[0].Raft.Entries[0].Data; !bytes.Equal(got, data) {
 		t.Fatal("they arrived changed")
 	}
@@ -149,9 +149,9 @@ func TestMessageThatCannotBeSentIsReported(t *testing.T) {
 	local := heartbeat(5, 2, 1)
 	local.Raft.Type = raftpb.MsgStorageAppend
 	a.cl.Send(2, local)
-	within(t, 2*time.Second, "both are reported", func() bool { return len(a.rec.dropped()) == 2 })
+	within(t, "both are reported", func() bool { return len(a.rec.dropped()) == 2 })
 	a.cl.Send(2, heartbeat(6, 2, 1))
-	within(t, 2*time.Second, "the stream survives", func() bool { return len(b.rec.received()) == 1 })
+	within(t, "the stream survives", func() bool { return len(b.rec.received()) == 1 })
 }
 
 // The lineage: concurrent sends reordered messages.
@@ -174,7 +174,7 @@ func TestConcurrentSendsKeepOrder(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	within(t, 20*time.Second, "everything arrives", func() bool {
+	within(t, "everything arrives", func() bool {
 		b.rec.mu.Lock()
 		defer b.rec.mu.Unlock()
 		return len(b.rec.envs) == senders*each
@@ -197,18 +197,18 @@ func TestSendFailuresAreReported(t *testing.T) {
 	a, b := newNode(t, 1), newNode(t, 2).started()
 	a.connect(b)
 	a.cl.Send(2, appendMsg(1, 22, 5, []byte("x")))
-	within(t, 2*time.Second, "it arrives", func() bool { return len(b.rec.received()) == 1 })
+	within(t, "it arrives", func() bool { return len(b.rec.received()) == 1 })
 	b.srv.Close()
 	// The connection broke with group 1's message possibly under way.
-	within(t, 5*time.Second, "what was in flight is reported", func() bool { return slices.Contains(a.rec.dropped(), drop{2, 1, 22, false}) })
-	within(t, 5*time.Second, "down", func() bool { return !a.cl.Connected(2) })
+	within(t, "what was in flight is reported", func() bool { return slices.Contains(a.rec.dropped(), drop{2, 1, 22, false}) })
+	within(t, "down", func() bool { return !a.cl.Connected(2) })
 	for range 3 {
 		a.cl.Send(2, appendMsg(2, 23, 5))
 		a.cl.Send(2, snapMsg(3, 24))
 		a.cl.Send(2, heartbeat(4, 25, 1))
 	}
 	for _, d := range []drop{{2, 2, 23, false}, {2, 3, 24, true}, {2, 4, 25, false}} {
-		within(t, 5*time.Second, fmt.Sprintf("%v is reported", d), func() bool { return slices.Contains(a.rec.dropped(), d) })
+		within(t, fmt.Sprintf("%v is reported", d), func() bool { return slices.Contains(a.rec.dropped(), d) })
 	}
 }
 
@@ -221,7 +221,7 @@ func TestPeerAddressRegisteredLate(t *testing.T) {
 	}
 	a.cl.Send(2, snapMsg(1, 22))
 	want := []drop{{2, 1, 22, false}, {2, 1, 22, true}}
-	within(t, 2*time.Second, "the loss is reported, so that raft sends again", func() bool { return len(a.rec.dropped()) >= len(want) })
+	within(t, "the loss is reported, so that raft sends again", func() bool { return len(a.rec.dropped()) >= len(want) })
 	if got := a.rec.dropped(); !reflect.DeepEqual(got, want) {
 		t.Fatalf("reported %v, want %v", got, want)
 	}
@@ -229,7 +229,7 @@ func TestPeerAddressRegisteredLate(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.cl.Send(2, appendMsg(1, 22, 5)) // at once: waits for the first connection
-	within(t, 5*time.Second, "it arrives once the address is known", func() bool { return len(b.rec.received()) == 1 })
+	within(t, "it arrives once the address is known", func() bool { return len(b.rec.received()) == 1 })
 }
 
 // The lineage: dialling an absent peer aborted start-up.
@@ -242,7 +242,7 @@ func TestAbsentPeerAtStartIsNormal(t *testing.T) {
 		t.Fatalf("an absent peer is an error: %v", err)
 	}
 	var dials int
-	within(t, 5*time.Second, "several attempts", func() bool {
+	within(t, "several attempts", func() bool {
 		dials++
 		s := a.cl.PeerStates()[0]
 		return dials > 300 && s.LastError != "" && !s.Connected
@@ -255,7 +255,7 @@ func TestAbsentPeerAtStartIsNormal(t *testing.T) {
 	b.started()
 	a.awaitUp(2)
 	a.cl.Send(2, heartbeat(1, 2, 3))
-	within(t, 5*time.Second, "a message arrives", func() bool { return len(b.rec.received()) == 1 })
+	within(t, "a message arrives", func() bool { return len(b.rec.received()) == 1 })
 }
 
 // The lineage: the gRPC service was never started. Until Start nothing is answered; from Start on everything is.
@@ -265,7 +265,7 @@ func TestServiceAnswersOnceStarted(t *testing.T) {
 	if err := a.cl.AddPeer(2, b.addr()); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 5*time.Second, "an attempt fails", func() bool { return a.cl.PeerStates()[0].LastError != "" })
+	within(t, "an attempt fails", func() bool { return a.cl.PeerStates()[0].LastError != "" })
 	if a.cl.Connected(2) {
 		t.Fatal("connected to a server that was not started")
 	}
@@ -280,7 +280,7 @@ func TestServiceAnswersOnceStarted(t *testing.T) {
 // The lineage: no keepalive; idle connections were dropped at 23 s. Here the server probes every second (gRPC lets clients
 // probe every ten at most) and nothing is sent for several of those.
 func TestIdleConnectionsSurvive(t *testing.T) {
-	keep := func(c *Config, _ *recorder) { c.KeepaliveTime, c.KeepaliveTimeout = 2*time.Second, time.Second }
+	keep := func(c *Config, _ *recorder) { c.KeepaliveTime, c.KeepaliveTimeout = 2*time.Second, bound }
 	var dials atomic.Int32
 	a := newNode(t, 1, keep, func(c *Config, _ *recorder) {
 		c.Dial = func(ctx context.Context, addr string) (net.Conn, error) {
@@ -298,7 +298,7 @@ func TestIdleConnectionsSurvive(t *testing.T) {
 	}
 	a.cl.Send(2, heartbeat(1, 2, 3))
 	a.cl.Send(2, appendMsg(1, 2, 3))
-	within(t, 2*time.Second, "both streams still work", func() bool { return len(b.rec.received()) == 2 })
+	within(t, "both streams still work", func() bool { return len(b.rec.received()) == 2 })
 	if n := dials.Load(); n != 3 || a.rec.history() != "up 2" {
 		t.Errorf("%d connections, history %q", n, a.rec.history())
 	}
@@ -306,22 +306,21 @@ func TestIdleConnectionsSurvive(t *testing.T) {
 
 func TestReconnectAfterServerRestart(t *testing.T) {
 	a := newNode(t, 1).started()
-	b := newNode(t, 2).started()
-	b.cfg.Listen = b.addr()
+	b := newNode(t, 2, func(c *Config, _ *recorder) { c.Listen = absentAddr(t) }).started()
 	a.connect(b)
 	for round := range 3 {
 		a.cl.Send(2, heartbeat(uint64(round+1), 2, 3))
-		within(t, 5*time.Second, "a message arrives", func() bool { return len(b.rec.received()) == round+1 })
+		within(t, "a message arrives", func() bool { return len(b.rec.received()) == round+1 })
 		if err := b.srv.Close(); err != nil {
 			t.Fatal(err)
 		}
-		within(t, 5*time.Second, "down", func() bool { return !a.cl.Connected(2) })
+		within(t, "down", func() bool { return !a.cl.Connected(2) })
 		b.newServer()
 		b.srv.Start()
 		a.awaitUp(2)
 	}
 	want := strings.Repeat("up 2, down 2, ", 3) + "up 2"
-	within(t, 2*time.Second, "ups and downs alternate", func() bool { return a.rec.history() == want })
+	within(t, "ups and downs alternate", func() bool { return a.rec.history() == want })
 	if n := len(a.log.lines("lost the connection")); n != 3 {
 		t.Errorf("three losses were logged in %d lines", n)
 	}
@@ -330,18 +329,14 @@ func TestReconnectAfterServerRestart(t *testing.T) {
 // A node that has waited long for a peer must not wait for its backoff to end when that peer calls.
 func TestPeerThatCallsIsDialledAtOnce(t *testing.T) {
 	addr := absentAddr(t)
-	a := newNode(t, 1, func(c *Config, _ *recorder) { c.BackoffMin, c.BackoffMax = 20*time.Second, 20*time.Second }).started()
+	a := newNode(t, 1, func(c *Config, _ *recorder) { c.BackoffMin, c.BackoffMax = time.Hour, time.Hour }).started()
 	if err := a.cl.AddPeer(2, addr); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 5*time.Second, "the first attempt fails", func() bool { return a.cl.PeerStates()[0].LastError != "" })
+	within(t, "the first attempt fails", func() bool { return a.cl.PeerStates()[0].LastError != "" })
 	b := newNode(t, 2, func(c *Config, _ *recorder) { c.Listen = addr }).started()
-	began := time.Now()
 	b.connect(a)
-	within(t, 25*time.Second, "dialled back", func() bool { return a.cl.Connected(2) || time.Since(began) > 3*time.Second })
-	if !a.cl.Connected(2) {
-		t.Fatal("not dialled back within 3 s, of a backoff of 10 to 20 s")
-	}
+	within(t, "dialled back, long before the backoff's half an hour at least", func() bool { return a.cl.Connected(2) })
 }
 
 func TestPeerWithNewAddressReplacesTheOld(t *testing.T) {
@@ -355,8 +350,8 @@ func TestPeerWithNewAddressReplacesTheOld(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.cl.Send(2, heartbeat(1, 2, 3))
-	within(t, 5*time.Second, "the new address gets it", func() bool { return len(c.rec.received()) == 1 })
-	within(t, 5*time.Second, "events in order", func() bool { return a.rec.history() == "up 2, down 2, up 2" })
+	within(t, "the new address gets it", func() bool { return len(c.rec.received()) == 1 })
+	within(t, "events in order", func() bool { return a.rec.history() == "up 2, down 2, up 2" })
 	if n := len(b.rec.received()); n != 0 {
 		t.Errorf("the old address got %d messages", n)
 	}
@@ -376,22 +371,26 @@ func TestStalledPeerDoesNotBlockSend(t *testing.T) {
 	}))
 	a.connect(b)
 	data := make([]byte, 256<<10)
-	var slowest time.Duration
-	for i := range 300 { // 75 MiB: windows and outbox together hold less
-		began := time.Now()
-		a.cl.Send(2, appendMsg(uint64(i%3+1), 2, uint64(i), data))
-		slowest = max(slowest, time.Since(began))
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		for i := range 300 { // 75 MiB: windows and outbox together hold less
+			a.cl.Send(2, appendMsg(uint64(i%3+1), 2, uint64(i), data))
+		}
+	}()
+	select {
+	case <-sent:
+	case <-time.After(bound):
+		close(release)
+		t.Fatal("Send waits for a peer that takes nothing")
 	}
-	if slowest > time.Second {
-		t.Errorf("a Send took %v", slowest)
-	}
-	within(t, 5*time.Second, "the overflow is reported", func() bool { return len(a.rec.dropped()) >= 3 })
+	within(t, "the overflow is reported", func() bool { return len(a.rec.dropped()) >= 3 })
 	s := a.cl.PeerStates()[0]
 	if s.Bulk.QueuedBytes > 8<<20 || s.Bulk.Dropped == 0 {
 		t.Errorf("queue %d bytes, dropped %d", s.Bulk.QueuedBytes, s.Bulk.Dropped)
 	}
 	close(release)
-	within(t, 10*time.Second, "the rest arrives", func() bool {
+	within(t, "the rest arrives", func() bool {
 		s := a.cl.PeerStates()[0]
 		return uint64(len(b.rec.received())) == 300-s.Bulk.Dropped
 	})
@@ -416,7 +415,7 @@ func TestSilentListenerTimesOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.cl.Send(2, appendMsg(1, 2, 3))
-	within(t, 5*time.Second, "reported", func() bool { return slices.Equal(a.rec.dropped(), []drop{{2, 1, 2, false}}) })
+	within(t, "reported", func() bool { return slices.Equal(a.rec.dropped(), []drop{{2, 1, 2, false}}) })
 }
 
 func TestRemovedPeersMessagesAreReported(t *testing.T) {
@@ -426,13 +425,13 @@ func TestRemovedPeersMessagesAreReported(t *testing.T) {
 	}
 	a.cl.Send(2, snapMsg(7, 8))
 	a.cl.RemovePeer(2)
-	within(t, 5*time.Second, "reported", func() bool { return slices.Contains(a.rec.dropped(), drop{2, 7, 8, true}) })
+	within(t, "reported", func() bool { return slices.Contains(a.rec.dropped(), drop{2, 7, 8, true}) })
 }
 
 func TestCloseIsQuietAndFinal(t *testing.T) {
 	a, b := newNode(t, 1), newNode(t, 2).started()
 	a.connect(b)
-	within(t, 2*time.Second, "up", func() bool { return a.rec.history() == "up 2" })
+	within(t, "up", func() bool { return a.rec.history() == "up 2" })
 	for i := range uint64(100) {
 		a.cl.Send(2, appendMsg(i+1, 2, 1, make([]byte, 1000)))
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -14,16 +13,20 @@ import (
 	"github.com/google/uuid"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/goleak"
+
+	"github.com/chronik-go/chronik/internal/freeport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+const bound = time.Minute // of every wait
+
 // within fails the test if cond does not become true in time.
-func within(t *testing.T, d time.Duration, what string, cond func() bool) {
+func within(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(d); !cond(); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(bound); !cond(); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", d, what)
+			t.Fatalf("not within %v: %s", bound, what)
 		}
 	}
 }
@@ -201,18 +204,17 @@ func (n *testNode) connect(to *testNode) {
 
 func (n *testNode) awaitUp(id int32) {
 	n.t.Helper()
-	within(n.t, 5*time.Second, fmt.Sprintf("node %d connects to %d", n.cfg.NodeID, id), func() bool { return n.cl.Connected(id) })
+	within(n.t, fmt.Sprintf("node %d connects to %d", n.cfg.NodeID, id), func() bool { return n.cl.Connected(id) })
 }
 
-// absentAddr is an address nobody listens at.
+// absentAddr is an address nobody listens at, and nobody else will: a test may do so later.
 func absentAddr(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := freeport.Ports(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	return fmt.Sprintf("127.0.0.1:%d", ports[0])
 }
 
 func heartbeat(group, to, term uint64) Envelope {

@@ -23,13 +23,13 @@ func refusedBoth(t *testing.T, a, b *testNode, reason string) {
 		t.Fatal(err)
 	}
 	a.cl.Send(2, appendMsg(1, 2, 3))
-	within(t, 5*time.Second, "several attempts are refused", func() bool {
+	within(t, "several attempts are refused", func() bool {
 		return len(a.log.lines(reason)) > 0 && len(b.log.lines(reason)) > 0 && a.cl.PeerStates()[0].Control.Dropped+a.cl.PeerStates()[0].Bulk.Dropped > 0
 	})
 	for range 5 { // more refusals follow, silently
 		a.cl.Send(2, appendMsg(1, 2, 3))
 		before := a.cl.PeerStates()[0].Bulk.Dropped
-		within(t, 5*time.Second, "another attempt", func() bool { return a.cl.PeerStates()[0].Bulk.Dropped > before })
+		within(t, "another attempt", func() bool { return a.cl.PeerStates()[0].Bulk.Dropped > before })
 	}
 	for name, n := range map[string]*testNode{"caller": a, "server": b} {
 		if lines := n.log.lines("level=WARN", reason); len(lines) != 1 {
@@ -97,7 +97,7 @@ func TestCallerChecksTheAnswer(t *testing.T) {
 	if err := a.cl.AddPeer(2, b.addr()); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 5*time.Second, "refused", func() bool { return len(a.log.lines("level=WARN", "the directory of node 2 was replaced")) == 1 })
+	within(t, "refused", func() bool { return len(a.log.lines("level=WARN", "the directory of node 2 was replaced")) == 1 })
 	if a.cl.Connected(2) {
 		t.Error("connected")
 	}
@@ -144,7 +144,7 @@ func TestOnlyHelloBeforeTheClusterIsFormed(t *testing.T) {
 	if err := c.cl.AddPeer(2, b.addr()); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 5*time.Second, "an attempt", func() bool { return strings.Contains(c.cl.PeerStates()[0].LastError, "no cluster yet") })
+	within(t, "an attempt", func() bool { return strings.Contains(c.cl.PeerStates()[0].LastError, "no cluster yet") })
 	if a.cl.Connected(2) || c.cl.Connected(2) {
 		t.Fatal("a stream before the cluster was formed")
 	}
@@ -179,7 +179,7 @@ func rawControl(t *testing.T, n *testNode, from int32) (grpc.ClientStream, func(
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(introduce(t.Context(), cfg.self(), n.cfg.NodeID), 10*time.Second)
+	ctx, cancel := context.WithTimeout(introduce(t.Context(), cfg.self(), n.cfg.NodeID), bound)
 	s, err := peerpb.NewPeerClient(cc).Control(ctx, grpc.CallContentSubtype(codecName))
 	if err != nil {
 		t.Fatal(err)
@@ -208,19 +208,19 @@ func TestSupersededStreamDeliversNothing(t *testing.T) {
 	old, closeOld := rawControl(t, b, 1)
 	defer closeOld()
 	sendRaw(t, old, heartbeat(1, 2, 1))
-	within(t, 5*time.Second, "the first stream delivers", func() bool { return len(b.rec.received()) == 1 })
+	within(t, "the first stream delivers", func() bool { return len(b.rec.received()) == 1 })
 	other, closeOther := rawControl(t, b, 7) // another peer does not matter
 	defer closeOther()
 	latest, closeLatest := rawControl(t, b, 1)
 	defer closeLatest()
 	sendRaw(t, latest, heartbeat(1, 2, 2))
-	within(t, 5*time.Second, "the second one delivers", func() bool { return len(b.rec.received()) == 2 })
+	within(t, "the second one delivers", func() bool { return len(b.rec.received()) == 2 })
 	if err := old.RecvMsg(&inFrame{}); status.Code(err) != codeSuperseded {
 		t.Errorf("the old stream ended with %v", err)
 	}
 	sendRaw(t, other, heartbeat(1, 2, 3))
 	sendRaw(t, latest, heartbeat(1, 2, 4))
-	within(t, 5*time.Second, "the others go on", func() bool { return len(b.rec.received()) == 4 })
+	within(t, "the others go on", func() bool { return len(b.rec.received()) == 4 })
 }
 
 // The same for a frame that the old stream had already read when it was replaced.
@@ -264,7 +264,7 @@ func TestDamagedFrameEndsItsStreamOnly(t *testing.T) {
 		t.Errorf("the stream ended with %v", err)
 	}
 	a.cl.Send(2, heartbeat(4, 2, 3))
-	within(t, 5*time.Second, "others go on", func() bool { return len(b.rec.received()) == 1 })
+	within(t, "others go on", func() bool { return len(b.rec.received()) == 1 })
 	if n := len(b.log.lines("level=WARN", "damaged frame", "peer=7")); n != 1 {
 		t.Errorf("logged %d times", n)
 	}

@@ -67,7 +67,7 @@ func TestProbesOfAnIdleConnectionAreWelcome(t *testing.T) {
 	for n := range 6 {
 		c.write(framePing, []byte{'p', 'r', 'o', 'b', 'e', 0, 0, byte(n)})
 		for {
-			kind, flags, payload, err := c.read(10 * time.Second)
+			kind, flags, payload, err := c.read(bound)
 			if err != nil || kind == frameGoAway {
 				t.Fatalf("probe %d: the server ends the connection: %q, %v", n, payload, err)
 			}
@@ -87,7 +87,7 @@ func TestHalfOpenConnectionIsEnded(t *testing.T) {
 	c := dialHTTP2(t, b.addr())
 	probed := false
 	for {
-		kind, flags, _, err := c.read(8 * time.Second)
+		kind, flags, _, err := c.read(bound)
 		if err != nil {
 			if ne, ok := err.(net.Error); ok && ne.Timeout() || !probed {
 				t.Fatalf("probed %v, not ended: %v", probed, err)
@@ -131,6 +131,6 @@ func TestAPeerThatVanishesIsNoticed(t *testing.T) {
 	b := newNode(t, 2, func(c *Config, _ *recorder) { c.KeepaliveTime = time.Hour }).started()
 	a.connect(b)
 	gone.Store(true)
-	within(t, 20*time.Second, "the peer is known to be down", func() bool { return !a.cl.Connected(2) })
-	within(t, 5*time.Second, "raft hears of it", func() bool { return a.rec.history() == "up 2, down 2" })
+	within(t, "the peer is known to be down", func() bool { return !a.cl.Connected(2) })
+	within(t, "raft hears of it", func() bool { return a.rec.history() == "up 2, down 2" })
 }

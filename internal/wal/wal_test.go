@@ -185,7 +185,7 @@ func TestStartedLogFinishesEveryWrite(t *testing.T) { // lineage: group-commit d
 			}
 		}()
 	}
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(time.Minute)
 	for i := range groups * writes {
 		select {
 		case err := <-errs:

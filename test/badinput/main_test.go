@@ -96,8 +96,8 @@ func (s *server) terminate(t *testing.T) {
 	}
 	select {
 	case <-s.done:
-	case <-time.After(15 * time.Second):
-		t.Fatalf("no end within 15 s of SIGTERM:\n%s", &s.errs)
+	case <-time.After(time.Minute):
+		t.Fatalf("no end within a minute of SIGTERM:\n%s", &s.errs)
 	}
 	if s.err != nil {
 		t.Fatalf("an orderly stop ended with %v:\n%s", s.err, &s.errs)
@@ -140,13 +140,13 @@ func (s *server) awaitLog(t *testing.T, words ...string) string {
 
 func (s *server) await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for !ok() {
 		select {
 		case <-s.done:
 			t.Fatalf("%s: it ended (%v):\n%s", what, s.err, &s.errs)
 		case <-deadline:
-			t.Fatalf("%s within 20 s:\n%s", what, &s.errs)
+			t.Fatalf("%s within a minute:\n%s", what, &s.errs)
 		case <-time.After(10 * time.Millisecond): // between two looks
 		}
 	}
@@ -159,8 +159,8 @@ func refuses(t *testing.T, args []string, words ...string) {
 	s := start(t, args...)
 	select {
 	case <-s.done:
-	case <-time.After(20 * time.Second):
-		t.Fatalf("it still runs after 20 s:\n%s%s", &s.out, &s.errs)
+	case <-time.After(time.Minute):
+		t.Fatalf("it still runs after a minute:\n%s%s", &s.out, &s.errs)
 	}
 	var exit *exec.ExitError
 	if !errors.As(s.err, &exit) || exit.ExitCode() <= 0 {

@@ -45,8 +45,8 @@ func TestEveryProblemIsListed(t *testing.T) {
 	s := start(t, "--node-id", "1", "--peers", "1@127.0.0.1:5001,2@127.0.0.1:5002", "--log-level", "loud", "--num-partitions", "0")
 	select {
 	case <-s.done:
-	case <-time.After(20 * time.Second):
-		t.Fatal("it still runs after 20 s")
+	case <-time.After(time.Minute):
+		t.Fatal("it still runs after a minute")
 	}
 	if s.err == nil {
 		t.Error("it ended with code 0")

@@ -75,9 +75,18 @@ func TestWhatAProgramPrintsIsComparedWithItsManifest(t *testing.T) {
 }
 
 func TestAProgramThatHangsIsEnded(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	r := execIt(t, ctx, folder(t, oneCase, "echo waiting >&2; sleep 1000"), false)
+	began := filepath.Join(t.TempDir(), "began")
+	go func() {
+		defer cancel()
+		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+			if _, err := os.Stat(began); err == nil {
+				return
+			}
+		}
+	}()
+	r := execIt(t, ctx, folder(t, oneCase, "echo waiting >&2; touch "+began+"; sleep 1000"), false)
 	if why := strings.Join(r.failures, "\n"); !strings.Contains(why, "did not end in time") || !strings.Contains(why, "waiting") {
 		t.Errorf("a program that hangs: %q", why)
 	}

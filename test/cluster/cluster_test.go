@@ -40,7 +40,7 @@ func cycles(t *testing.T) int {
 const (
 	topic      = "orders"
 	partitions = 6
-	bound      = 30 * time.Second // of every wait
+	bound      = 90 * time.Second // of every wait
 )
 
 // cluster is running servers and a client to ask them.
@@ -200,7 +200,7 @@ func TestTerminateHandsOverAndLosesNothing(t *testing.T) {
 	l := startLoad(t)
 	l.progress(t, 1000)
 	for _, n := range l.Nodes {
-		ctx, cancel := context.WithTimeout(t.Context(), 12*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), bound)
 		if err := n.Terminate(ctx); err != nil {
 			t.Fatalf("node %d did not stop in order: %v", n.ID, err)
 		}

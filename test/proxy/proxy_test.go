@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"github.com/chronik-go/chronik/internal/freeport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -35,12 +38,11 @@ func line(t *testing.T) (*Network, net.Conn) {
 	n := New(func(_, _ netip.AddrPort) string { return "a" })
 	t.Cleanup(func() { l.Close(); <-served })
 	t.Cleanup(n.Close)
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	ports, err := freeport.Ports(1)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr := free.Addr().String()
-	free.Close()
+	addr := fmt.Sprintf("127.0.0.1:%d", ports[0])
 	if err := n.Listen("b", addr, l.Addr().String()); err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +75,7 @@ func hear(c net.Conn, n int, within time.Duration) (string, error) {
 }
 
 const (
-	long  = 10 * time.Second
+	long  = time.Minute
 	short = 50 * time.Millisecond // how long nothing must come
 )
 
