@@ -441,3 +441,82 @@ func TestRequestsThatWaitForADowngradeBeginAnew(t *testing.T) {
 		t.Errorf("%+v", list)
 	}
 }
+
+// A member by a cooperative protocol gives back what its last assignment left out only once it has seen that: if the group becomes a
+// consumer group meanwhile, nobody else has it before the member has joined again (simulator, seed 652).
+func TestUpgradeWaitsForWhatACooperativeMemberIsAboutToGiveBack(t *testing.T) {
+	w, _ := newConsumerWorld(t, 2, map[string]int{"t": 4})
+	ids, _ := classicPair(w)
+	joins := []*call[JoinResult]{w.join(subscribes(ids[0], []int32{0, 1}, "t")), w.join(subscribes(ids[1], []int32{2, 3}, "t"))}
+	for !joins[1].ended {
+		w.clock.Advance(time.Second)
+	}
+	generation := joins[0].ok().Generation
+	leader := slices.IndexFunc(joins, func(j *call[JoinResult]) bool { r := j.ok(); return r.Leader == r.Member })
+	w.sync(SyncRequest{Group: "g", Member: ids[leader], Generation: generation, Assignments: []Assignment{{ids[0], assignment(0)}, {ids[1], assignment(2, 3)}}}).ok()
+
+	n := w.consume(enters("new", "t")).ok()
+	for range 5 {
+		if slices.ContainsFunc(n.Assignment, func(p consumer.Partition) bool { return p.Index != 0 && p.Index != 2 && p.Index != 3 }) {
+			t.Fatalf("the newcomer has what %s has not given back: %v", ids[0], n.Assignment)
+		}
+		w.clock.Advance(100 * time.Millisecond)
+		if r := w.consume(lives("new", n)).ok(); r.Changed {
+			n = r
+		}
+	}
+	s := w.sync(SyncRequest{Group: "g", Generation: generation, Member: ids[0]}).ok()
+	if got := assigned(t, s.Assignment); !slices.Equal(got, []int32{0}) {
+		t.Fatalf("%s is told to have %v", ids[0], got)
+	}
+	if err := w.beat(ids[0], generation); !errors.Is(err, ErrRebalanceInProgress) {
+		t.Fatalf("%s, which is to give something back, is told %v", ids[0], err)
+	}
+	w.rejoin(ids[0], []int32{0})
+	for range 5 {
+		w.clock.Advance(100 * time.Millisecond)
+		if r := w.consume(lives("new", n)).ok(); r.Changed {
+			n = r
+		}
+	}
+	if len(n.Assignment) != 1 || n.Assignment[0].Index != 1 {
+		t.Fatalf("in the end the newcomer has %v", n.Assignment)
+	}
+}
+
+// What a classic member of a consumer group has still to give back it has in the classic group, too, until it joins that: should another
+// member come by the consumer protocol before, it must wait as the one before it did (simulator, seed 652).
+func TestDowngradeRemembersWhatAMemberHasNotGivenBack(t *testing.T) {
+	w, _ := newConsumerWorld(t, 2, map[string]int{"t": 4})
+	ids, generation := classicPair(w)
+	w.consume(enters("first", "t")).ok()
+	w.consume(leaves("first")).ok()
+	if s := w.state("g"); s != PreparingRebalance {
+		t.Fatalf("the group is %v", s)
+	}
+	n := w.consume(enters("second", "t")).ok()
+	for range 5 {
+		if len(n.Assignment) > 0 {
+			t.Fatalf("the newcomer has %v, and nobody has given anything back", n.Assignment)
+		}
+		w.clock.Advance(100 * time.Millisecond)
+		if r := w.consume(lives("second", n)).ok(); r.Changed {
+			n = r
+		}
+	}
+	for _, id := range ids {
+		if err := w.beat(id, generation); err == nil {
+			t.Errorf("%s, of generation %d, is not told to join", id, generation)
+		}
+		w.rejoin(id, nil)
+	}
+	for range 5 {
+		w.clock.Advance(100 * time.Millisecond)
+		if r := w.consume(lives("second", n)).ok(); r.Changed {
+			n = r
+		}
+	}
+	if len(n.Assignment) != 1 {
+		t.Fatalf("in the end the newcomer has %v", n.Assignment)
+	}
+}

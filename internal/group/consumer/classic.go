@@ -212,14 +212,15 @@ type ClassicMember struct {
 }
 
 // Upgrade makes an empty group of what a classic group was: everybody has what the last leader assigned, in an epoch that was the
-// generation.
+// generation. What a member had when it joined last and was not assigned again it has still to give back, since it goes by a cooperative
+// protocol: it does so once it sees its assignment, and then joins again. (Kafka 4.3 takes it for free at once.)
 func (g *Group) Upgrade(ch *Change, env *Env, generation int32, members []ClassicMember) error {
 	return ch.Try(func() error {
-		had := make([]Assignment, len(members))
+		had, owned := make([]Assignment, len(members)), make([][]Partition, len(members))
 		var assigned partitionSet // whatever the leader did: nothing has two owners
 		for i := range members {
 			m := members[i].Member
-			topics, _, rack, err := classicSubscription(env.Topics, m.Classic.Protocols)
+			topics, has, rack, err := classicSubscription(env.Topics, m.Classic.Protocols)
 			if err != nil {
 				return err
 			}
@@ -228,7 +229,7 @@ func (g *Group) Upgrade(ch *Change, env *Env, generation int32, members []Classi
 					return fmt.Errorf("%w: its assignment can't be read: %w", ErrInconsistentProtocol, err)
 				}
 			}
-			had[i] = NewAssignment(assigned.begin())
+			had[i], owned[i] = NewAssignment(assigned.begin()), has
 			m.Rack, m.Topics = rack, topics
 			ch.member(g, m.ID, &m)
 		}
@@ -239,7 +240,15 @@ func (g *Group) Upgrade(ch *Change, env *Env, generation int32, members []Classi
 		}
 		ch.targetEpoch(g, epoch, env.Now)
 		for i := range members {
-			c := newcomer.become(Stable, epoch, had[i], nil, epoch)
+			state := Stable
+			for _, p := range owned[i] {
+				assigned.addPartition(p)
+			}
+			revoking := NewAssignment(assigned.begin())
+			if len(revoking) > 0 {
+				state = Unrevoked
+			}
+			c := newcomer.become(state, epoch, had[i], revoking, epoch)
 			c.Previous = epoch
 			ch.current(g, members[i].ID, c)
 		}
@@ -247,12 +256,14 @@ func (g *Group) Upgrade(ch *Change, env *Env, generation int32, members []Classi
 	})
 }
 
-// Downgrade returns the members, all classic, with what they are to have, for a classic group of the generation that is the
-// group's epoch.
+// Downgrade returns the members, all classic, with what they have, which they may have to give back still, for a classic group of the
+// generation that is the group's epoch. They join again; until then the group may become a consumer group once more. (Kafka 4.3
+// writes down what they are to have, and would give away then what is in use.)
 func (g *Group) Downgrade(env *Env) (generation int32, members []ClassicMember) {
 	for _, id := range g.ids {
-		m := g.members[id]
-		members = append(members, ClassicMember{*m, encodeClassic(g.target[id], env.Topics, m.Classic.Protocols[0].Metadata)})
+		m, c := g.members[id], g.Current(id)
+		has := NewAssignment(slices.Concat(c.Assigned, c.Revoking))
+		members = append(members, ClassicMember{*m, encodeClassic(has, env.Topics, m.Classic.Protocols[0].Metadata)})
 	}
 	return g.epoch, members
 }

@@ -88,11 +88,13 @@ type partitionSet struct {
 }
 
 func (s *partitionSet) add(t *Topics, name string, index int32) {
-	topic := t.byName[name]
-	if topic == nil || len(s.has) > maxOwned {
-		return
+	if topic := t.byName[name]; topic != nil {
+		s.addPartition(Partition{topic.ID, index})
 	}
-	if p := (Partition{topic.ID, index}); !s.has[p] {
+}
+
+func (s *partitionSet) addPartition(p Partition) {
+	if !s.has[p] && len(s.has) <= maxOwned {
 		if s.has == nil {
 			s.has = map[Partition]bool{}
 		}
