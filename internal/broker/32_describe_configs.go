@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -102,8 +103,8 @@ func describedConfig(e config.Entry, t kmsg.ConfigResourceType, req *kmsg.Descri
 	out.ConfigType = kmsg.ConfigType(e.Def.Type)
 	if req.IncludeSynonyms {
 		for _, c := range e.Synonyms {
-			if c.Source == config.SourceDefault && len(e.Def.Synonyms) > 0 && c.Name != e.Def.Synonyms[0].Name {
-				continue // Kafka shows the default of the first synonym alone
+			if c.Source == config.SourceDefault && !shownDefault(e, t, c.Name) {
+				continue
 			}
 			s := kmsg.NewDescribeConfigsResponseResourceConfigConfigSynonym()
 			s.Name, s.Source = c.Name, kmsg.ConfigSource(c.Source)
@@ -115,6 +116,16 @@ func describedConfig(e config.Entry, t kmsg.ConfigResourceType, req *kmsg.Descri
 		out.Documentation = &e.Def.Doc
 	}
 	return out
+}
+
+// shownDefault says whether a built-in default is listed as a synonym. Kafka lists none of a topic config that no broker config stands
+// behind, and that of any but the first broker config behind one only where the first is set.
+func shownDefault(e config.Entry, t kmsg.ConfigResourceType, name string) bool {
+	if len(e.Def.Synonyms) == 0 {
+		return t != kmsg.ConfigResourceTypeTopic
+	}
+	first := e.Def.Synonyms[0].Name
+	return name == first || t == kmsg.ConfigResourceTypeTopic && slices.ContainsFunc(e.Synonyms, func(c config.Candidate) bool { return c.Name == first })
 }
 
 func entryValue(e config.Entry) *string {

@@ -119,7 +119,10 @@ func (b *Broker) checkAlteration(img *metadata.Image, a alteration) error {
 	var err error
 	switch a.kind {
 	case kmsg.ConfigResourceTypeTopic:
-		if a.name == metadata.MetadataTopic || a.name == "" {
+		if a.name == "" {
+			return coded(kerr.InvalidRequest, "The topic's name must not be empty.")
+		}
+		if a.name == metadata.MetadataTopic {
 			return coded(kerr.UnknownTopicOrPartition, "")
 		}
 		_, err = config.AlterTopic(a.base(currentConfigs(img, a)), ops, layers)

@@ -77,7 +77,7 @@ func TestIncrementalAlterConfigsBadInput(t *testing.T) {
 		"append bad policy":     {alterResource(2, "a", configEdit{2, "cleanup.policy", "squeeze"}), 40},
 		"a name twice":          {alterResource(2, "a", configEdit{0, "retention.ms", "1"}, configEdit{0, "retention.ms", "2"}), 42},
 		"metadata topic":        {alterResource(2, metadata.MetadataTopic, configEdit{0, "retention.ms", "1"}), 3},
-		"no name":               {alterResource(2, "", configEdit{0, "retention.ms", "1"}), 3},
+		"no name":               {alterResource(2, "", configEdit{0, "retention.ms", "1"}), 42},
 		"read-only":             {alterResource(4, "1", configEdit{0, "num.partitions", "2"}), 42},
 		"topic name on broker":  {alterResource(4, "1", configEdit{0, "retention.ms", "2"}), 40},
 		"no such broker":        {alterResource(4, "9", configEdit{0, "log.retention.ms", "2"}), 42},

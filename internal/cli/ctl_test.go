@@ -97,6 +97,12 @@ func TestTopicsFromTheCommandLine(t *testing.T) {
 	if out := must(t, "", "topic", "describe", "a"); !strings.Contains(out, "retention.ms=50000\n") {
 		t.Errorf("after alter:\n%s", out)
 	}
+	for _, args := range [][]string{{"create", "inert", "-c", "min.insync.replicas=2", "-c", "retention.ms=5"}, {"alter", "inert", "--set", "min.insync.replicas=3", "--set", "segment.jitter.ms=5"}} {
+		if code, _, errs := chronik(t, "", append([]string{"topic"}, args...)...); code != 0 || strings.Count(errs, "note:") != 1 || !strings.Contains(errs, "note: min.insync.replicas: Without effect") {
+			t.Errorf("%v: code %d, says\n%s", args, code, errs)
+		}
+	}
+	must(t, "", "topic", "delete", "inert")
 	must(t, "", "topic", "grow", "a", "-p", "5")
 	must(t, "", "topic", "trim", "a", "--before", "+2", "--partition", "1")
 	if out := must(t, "", "consume", "a", "--until-end"); out != "three\n" {

@@ -38,6 +38,9 @@ func brokerDefs() []*Def {
 		for i, s := range t.Synonyms {
 			d := *t
 			d.Name, d.Synonyms, d.Internal = s.Name, nil, false
+			for _, next := range t.Synonyms[i+1:] {
+				d.fallbacks = append(d.fallbacks, next.Name)
+			}
 			d.Doc = fmt.Sprintf("The default of the topic config %s. %s", t.Name, t.Doc)
 			if i > 0 {
 				d.Doc = fmt.Sprintf("The default of the topic config %s, used when %s is not set.", t.Name, t.Synonyms[i-1].Name)
@@ -82,12 +85,12 @@ func brokerOwnDefs() []*Def {
 	null := func(d *Def) *Def { d.NullDefault = true; return d }
 	return []*Def{
 		null(ro("node.id", Int, "", "This node's id in the cluster (--node-id).")),
-		null(ro("broker.id", Int, "", "The same as node.id, under its older name.")),
+		ro("broker.id", Int, "-1", "The same as node.id, under its older name."),
 		null(ro("broker.rack", String, "", "Where the node stands; replicas are spread over racks (--rack).")),
-		null(ro("listeners", String, "", "Where the node listens for Kafka clients (--kafka-addr).")),
-		null(ro("advertised.listeners", String, "", "Where clients are told to reach the node (--advertised-kafka-addr).")),
-		ro("log.dir", String, "./data", "Where the node keeps its data (--data-dir)."),
-		ro("log.dirs", String, "./data", "Where the node keeps its data (--data-dir)."),
+		null(ro("listeners", List, "", "Where the node listens for Kafka clients (--kafka-addr).")),
+		null(ro("advertised.listeners", List, "", "Where clients are told to reach the node (--advertised-kafka-addr).")),
+		ro("log.dir", List, "./data", "Where the node keeps its data (--data-dir)."),
+		ro("log.dirs", List, "./data", "Where the node keeps its data (--data-dir)."),
 		ranged(ro("num.partitions", Int, "1", "The partitions of a topic that is created without a number (--num-partitions)."), 1, MaxPartitionsPerTopic),
 		ranged(ro("default.replication.factor", Int, "0", "The replicas of a topic that is created without a number (--replication-factor); 0: three, or one on each node if there are fewer."), 0, math.MaxInt16),
 		ro("auto.create.topics.enable", Boolean, "true", "Whether asking for a topic that does not exist creates it (--auto-create-topics)."),

@@ -88,6 +88,8 @@ type Def struct {
 	OneOf []string
 	// Synonyms are the broker configs that give a topic config its default; earlier ones win.
 	Synonyms []Synonym
+	// fallbacks are the broker configs that count, one after the other, where this broker config is not set.
+	fallbacks []string
 	// Inert marks a name that Kafka knows, that is kept and shown, and that changes nothing here.
 	Inert bool
 	// ReadOnly marks a broker config that can't be changed while the broker runs.

@@ -80,8 +80,8 @@ func topicSegmentDefs() []*Def {
 			Doc: "Takes the place of segment.bytes when set, without its lower limit. For tests."},
 		{Name: "segment.ms", Type: Long, Default: weekMsStr, Min: 1, Max: maxLong, Synonyms: syn("log.roll.ms", "log.roll.hours"),
 			Doc: "The age in milliseconds at which a segment ends even if it is not full."},
-		{Name: "segment.jitter.ms", Type: Long, Default: "0", Min: 0, Max: maxLong, Inert: true, Synonyms: syn("log.roll.jitter.ms", "log.roll.jitter.hours"),
-			Doc: "Without effect: segments roll as they are appended to, and what they cost is paced."},
+		{Name: "segment.jitter.ms", Type: Long, Default: "0", Min: 0, Max: maxLong, Synonyms: syn("log.roll.jitter.ms", "log.roll.jitter.hours"),
+			Doc: "By how many milliseconds at most, a different number for each segment, one ends before segment.ms has passed, so that not all end at once."},
 		{Name: "segment.index.bytes", Type: Int, Default: "10485760", Min: 4, Max: maxInt, Synonyms: syn("log.index.size.max.bytes"),
 			Doc: "The largest size in bytes of a segment's offset index; a full index ends the segment."},
 		{Name: "index.interval.bytes", Type: Int, Default: "4096", Min: 0, Max: maxInt, Synonyms: syn("log.index.interval.bytes"),
@@ -120,12 +120,12 @@ func topicCodecDefs() []*Def {
 	return []*Def{
 		{Name: "compression.type", Type: String, Default: "producer", OneOf: []string{"uncompressed", "zstd", "lz4", "snappy", "gzip", "producer"}, Synonyms: syn("compression.type"),
 			Doc: "The codec that batches are stored with; producer keeps each batch as it was sent."},
-		{Name: "compression.gzip.level", Type: Int, Default: "-1", Min: -1, Max: 9, Inert: true, Synonyms: syn("compression.gzip.level"), check: notZero,
-			Doc: "Without effect: where compression.type is gzip each batch is compressed at the codec's default level."},
-		{Name: "compression.lz4.level", Type: Int, Default: "9", Min: 1, Max: 17, Inert: true, Synonyms: syn("compression.lz4.level"),
-			Doc: "Without effect: where compression.type is lz4 each batch is compressed at the codec's default level."},
-		{Name: "compression.zstd.level", Type: Int, Default: "3", Min: -131072, Max: 22, Inert: true, Synonyms: syn("compression.zstd.level"),
-			Doc: "Without effect: where compression.type is zstd each batch is compressed at the codec's default level."},
+		{Name: "compression.gzip.level", Type: Int, Default: "-1", Min: -1, Max: 9, Synonyms: syn("compression.gzip.level"), check: notZero,
+			Doc: "How hard the leader compresses where compression.type is gzip and a producer sent something else: 1 (fast) to 9, or -1 for the default."},
+		{Name: "compression.lz4.level", Type: Int, Default: "9", Min: 1, Max: 17, Synonyms: syn("compression.lz4.level"),
+			Doc: "How hard the leader compresses where compression.type is lz4 and a producer sent something else: 9, the default, is the fast compressor, the others search, from 10 on as hard as they can."},
+		{Name: "compression.zstd.level", Type: Int, Default: "3", Min: -131072, Max: 22, Synonyms: syn("compression.zstd.level"),
+			Doc: "How hard the leader compresses where compression.type is zstd and a producer sent something else, in three steps: below 3, 3 to 5, and from 6 on."},
 	}
 }
 

@@ -29,7 +29,8 @@ type Entry struct {
 	Value  string
 	Null   bool
 	Source Source
-	// Synonyms are all the values the config has, the one in force first (KIP-226).
+	// Synonyms are all the values the config has, the one in force first (KIP-226); behind them those of the broker configs that would
+	// count if they were taken away.
 	Synonyms []Candidate
 }
 
@@ -95,6 +96,9 @@ func (l Layers) entry(d *Def, set map[string]string) Entry {
 		return e
 	}
 	e.Value, e.Source = d.convert(e.Synonyms[0]), e.Synonyms[0].Source
+	for _, name := range d.fallbacks {
+		e.Synonyms = append(e.Synonyms, l.resolve(Brokers.index[name], nil)...)
+	}
 	return e
 }
 

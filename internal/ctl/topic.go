@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/chronik-go/chronik/internal/config"
 )
 
 func topicCommand() *cobra.Command {
@@ -87,6 +89,7 @@ func topicCreate(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			s.noteInert(slices.Sorted(maps.Keys(set)))
 			var errs []error
 			for _, r := range all.Sorted() {
 				switch {
@@ -106,6 +109,15 @@ func topicCreate(o *options) *cobra.Command {
 	f.StringArrayVarP(&configs, "config", "c", nil, "a config as name=value; may be repeated")
 	f.BoolVar(&dry, "dry-run", false, "only check")
 	return cmd
+}
+
+// noteInert tells of configs that are kept and change nothing, lest they are taken for done.
+func (s *session) noteInert(names []string) {
+	for _, name := range names {
+		if d, ok := config.Topics.Lookup(name); ok && d.Inert {
+			fmt.Fprintf(s.errs, "note: %s: %s\n", name, d.Doc)
+		}
+	}
 }
 
 // pairs parses name=value arguments.
@@ -273,6 +285,7 @@ func topicAlter(o *options) *cobra.Command {
 	cmd := &cobra.Command{Use: "alter TOPIC...", Short: "Change topics' configs", Args: cobra.MinimumNArgs(1),
 		RunE: o.run(func(ctx context.Context, s *session, names []string) error {
 			var edits []kadm.AlterConfig
+			var changed []string
 			for _, group := range []struct {
 				args []string
 				op   kadm.IncrementalOp
@@ -282,6 +295,7 @@ func topicAlter(o *options) *cobra.Command {
 					return err
 				}
 				for _, name := range slices.Sorted(maps.Keys(values)) {
+					changed = append(changed, name)
 					edits = append(edits, kadm.AlterConfig{Op: group.op, Name: name, Value: values[name]})
 				}
 			}
@@ -299,6 +313,7 @@ func topicAlter(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			s.noteInert(changed)
 			var errs []error
 			for _, r := range all {
 				switch {

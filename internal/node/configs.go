@@ -88,7 +88,7 @@ func (c *configs) build(set map[string]string, img *metadata.Image) partition.To
 	// An error says that a value of another version did not count; the view is whole all the same.
 	t, _ := config.NewTopic(set, layers(c.cfg, c.static, img))
 	tc := partition.DefaultTopicConfig(segment.Config{
-		SegmentBytes: int64(t.SegmentBytes), SegmentAge: bounded(t.SegmentMs),
+		SegmentBytes: int64(t.SegmentBytes), SegmentAge: bounded(t.SegmentMs), SegmentJitter: bounded(t.SegmentJitterMs),
 		IndexIntervalBytes: t.IndexIntervalBytes, IndexBytes: int(t.SegmentIndexBytes),
 		RetentionBytes: t.RetentionBytes, RetentionAge: millis(t.RetentionMs),
 	})
@@ -100,7 +100,7 @@ func (c *configs) build(set map[string]string, img *metadata.Image) partition.To
 	}
 	tc.MaxMessageBytes = int(t.MaxMessageBytes)
 	tc.TimestampAfterMaxMs, tc.TimestampBeforeMaxMs = t.TimestampAfterMaxMs, t.TimestampBeforeMaxMs
-	tc.MinISR = int(t.MinInsyncReplicas)
+	tc.Levels = record.Levels{Gzip: t.GzipLevel, LZ4: t.LZ4Level, Zstd: t.ZstdLevel}
 	if t.LogAppendTime {
 		tc.TimestampType = partition.LogAppendTime
 	}

@@ -34,6 +34,10 @@ func dynamicProbes(n *testNode) map[string]struct {
 		"log.message.timestamp.before.max.ms": {"77", topic(func(t *partition.TopicConfig) any { return t.TimestampBeforeMaxMs })},
 		"log.message.timestamp.after.max.ms":  {"77", topic(func(t *partition.TopicConfig) any { return t.TimestampAfterMaxMs })},
 		"compression.type":                    {"gzip", topic(func(t *partition.TopicConfig) any { return fmt.Sprint(t.Recompress, t.Compression) })},
+		"compression.gzip.level":              {"7", topic(func(t *partition.TopicConfig) any { return t.Levels })},
+		"compression.lz4.level":               {"7", topic(func(t *partition.TopicConfig) any { return t.Levels })},
+		"compression.zstd.level":              {"7", topic(func(t *partition.TopicConfig) any { return t.Levels })},
+		"log.roll.jitter.ms":                  {"777", topic(func(t *partition.TopicConfig) any { return t.Segment.SegmentJitter })},
 		"log.segment.bytes":                   {"1048577", topic(func(t *partition.TopicConfig) any { return t.Segment.SegmentBytes })},
 		"log.roll.ms":                         {"777", topic(func(t *partition.TopicConfig) any { return t.Segment.SegmentAge })},
 		"log.index.size.max.bytes":            {"777", topic(func(t *partition.TopicConfig) any { return t.Segment.IndexBytes })},
@@ -194,4 +198,15 @@ func TestDynamicConfigsAct(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A config in the node's own that changes nothing is told of when it starts.
+func TestConfigsWithoutEffectAreToldOf(t *testing.T) {
+	n := newTestNode(t, 1, func(c *config.Node) {
+		c.Kafka = map[string]string{"min.insync.replicas": "2", "log.roll.jitter.ms": "5", "log.preallocate": "true"}
+	})
+	n.start()
+	if said := n.log.String(); strings.Count(said, "has no effect") != 2 || !strings.Contains(said, "name=min.insync.replicas") || !strings.Contains(said, "name=log.preallocate") {
+		t.Errorf("it said\n%s", said)
+	}
 }

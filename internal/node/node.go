@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -102,6 +103,7 @@ func Open(o Options) (*Node, error) {
 	n := &Node{cfg: o.Config, log: o.Logger, fs: o.FS, clock: o.Clock, tune: o.Tune, cleanerMemory: o.CleanerMemory, reg: prometheus.NewRegistry(),
 		ready: make(chan struct{}), failed: make(chan struct{})}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	n.noteInert()
 	n.waitingFor("opening the data directory")
 	n.reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, open := range []func() error{n.openDir, n.openLog, n.openPeers, n.openAdmin} {
@@ -115,6 +117,15 @@ func Open(o Options) (*Node, error) {
 		}
 	})
 	return n, nil
+}
+
+// noteInert tells of broker configs that are kept and change nothing, lest they are taken for done.
+func (n *Node) noteInert() {
+	for _, name := range slices.Sorted(maps.Keys(n.cfg.Kafka)) {
+		if d, ok := config.Brokers.Lookup(name); ok && d.Inert {
+			n.log.Warn("a Kafka config that is set has no effect", "name", name, "why", d.Doc)
+		}
+	}
 }
 
 func (n *Node) openDir() (err error) {

@@ -28,14 +28,14 @@ type CleanState struct {
 }
 
 // rollOld ends the active segment if it has become old: it could not be compacted otherwise.
-func (p *Partition) rollOld(now time.Time, age time.Duration) {
-	if age <= 0 {
+func (p *Partition) rollOld(now time.Time, cfg segment.Config) {
+	if cfg.SegmentAge <= 0 {
 		return
 	}
 	_ = p.withLog(func(l *segment.Log) error {
 		p.logMu.Lock()
 		defer p.logMu.Unlock()
-		rolled, err := l.RollOld(now, age)
+		rolled, err := l.RollOld(now, cfg)
 		if err != nil {
 			p.logger.Error("beginning a new segment", "error", err)
 		}

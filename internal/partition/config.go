@@ -29,15 +29,14 @@ type TopicConfig struct {
 	TimestampAfterMaxMs int64
 	// TimestampBeforeMaxMs is message.timestamp.before.max.ms: how far behind it may be.
 	TimestampBeforeMaxMs int64
-	// Recompress makes the leader store batches as Compression (compression.type other than "producer").
+	// Recompress makes the leader store batches as Compression (compression.type other than "producer"), at Levels.
 	Recompress  bool
 	Compression record.Codec
+	Levels      record.Levels
 	// RequireKeys refuses records with a null key (cleanup.policy=compact).
 	RequireKeys bool
 	// Compaction is cleanup.policy=compact and what belongs to it.
 	Compaction Compaction
-	// MinISR is min.insync.replicas, for those who report it: a write always waits for a majority.
-	MinISR int
 	// ProducerExpiry is how long a producer's sequence is remembered after its last batch (producer.id.expiration.ms).
 	ProducerExpiry time.Duration
 	// LeaderThrottled and FollowerThrottled are leader. and follower.replication.throttled.replicas.
@@ -74,7 +73,6 @@ func DefaultTopicConfig(s segment.Config) TopicConfig {
 		MaxMessageBytes:      DefaultMaxMessageBytes,
 		TimestampAfterMaxMs:  DefaultTimestampAfter,
 		TimestampBeforeMaxMs: DefaultTimestampBefore,
-		MinISR:               1,
 		ProducerExpiry:       DefaultProducerExpiry,
 		Segment:              s,
 	}

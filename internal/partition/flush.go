@@ -122,7 +122,7 @@ func (p *Partition) maintain() {
 		return nil
 	})
 	if cfg.Compaction.Enabled {
-		p.rollOld(now, cfg.Segment.SegmentAge)
+		p.rollOld(now, cfg.Segment)
 		p.coverSealed()
 	}
 	expire := p.sampleAges(now, &cfg)

@@ -195,7 +195,7 @@ func (m *Manager) opened(fn func() error) error {
 // recompress stores a batch as the topic wants it.
 func (m *Manager) recompress(b []byte, cfg *TopicConfig) (out []byte, err error) {
 	err = m.opened(func() error {
-		out, err = record.Recompress(b, cfg.Compression, inflatedLimit(cfg), cfg.MaxMessageBytes)
+		out, err = record.Recompress(b, cfg.Compression, cfg.Levels, inflatedLimit(cfg), cfg.MaxMessageBytes)
 		return err
 	})
 	return out, err

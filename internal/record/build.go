@@ -9,12 +9,12 @@ import (
 	"math"
 )
 
-// Recompress returns a new batch with batch's records under another codec; everything else in the header stays, except
+// Recompress returns a new batch with batch's records under another codec, at its level; everything else in the header stays, except
 // length and CRC. batch is one whole batch, its CRC checked by the caller; it is not changed. The records pass through as a
 // stream: memory is the formats' windows and the result. No more than maxBytes are decompressed, and the result has no more than
 // maxOut (ErrTooLarge both); a batch that cannot be decompressed is ErrCorrupt, one that holds fewer or more records than its
 // header says ErrInvalid.
-func Recompress(batch []byte, to Codec, maxBytes, maxOut int) ([]byte, error) {
+func Recompress(batch []byte, to Codec, levels Levels, maxBytes, maxOut int) ([]byte, error) {
 	h, err := checkFrame(batch)
 	if err != nil {
 		return nil, err
@@ -33,7 +33,7 @@ func Recompress(batch []byte, to Codec, maxBytes, maxOut int) ([]byte, error) {
 		src = r
 	}
 	out := &capped{b: append(make([]byte, 0, BatchOverhead+min(len(body), maxOut)), batch[:BatchOverhead]...), most: maxOut}
-	if err := pipe(h, src, to, out, maxBytes); err != nil {
+	if err := pipe(h, src, to, levels, out, maxBytes); err != nil {
 		return nil, err
 	}
 	attrs := h.Attributes&^attrCodec | int16(to)
@@ -42,8 +42,8 @@ func Recompress(batch []byte, to Codec, maxBytes, maxOut int) ([]byte, error) {
 }
 
 // pipe moves the records of src, decompressed, into out under another codec, and counts them.
-func pipe(h Header, src io.Reader, to Codec, out io.Writer, maxBytes int) error {
-	w, release, err := compressor(to, out)
+func pipe(h Header, src io.Reader, to Codec, levels Levels, out io.Writer, maxBytes int) error {
+	w, release, err := compressor(to, levels, out)
 	if err != nil {
 		return err
 	}

@@ -61,9 +61,10 @@ var (
 	gzipReaders sync.Pool // *gzip.Reader
 	lz4Readers  = sync.Pool{New: func() any { return lz4.NewReader(nil) }}
 	zstdReaders sync.Pool // *zstd.Decoder
-	gzipWriters = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
-	lz4Writers  sync.Pool // *lz4.Writer
-	zstdWriters sync.Pool // *zstd.Encoder
+	// Writers by how hard they try, as Levels' steps count.
+	gzipWriters [gzip.BestCompression + 1]sync.Pool // *gzip.Writer
+	lz4Writers  [lz4Steps]sync.Pool                 // *lz4.Writer
+	zstdWriters [zstdSteps]sync.Pool                // *zstd.Encoder
 )
 
 // decompressor returns a reader of src decompressed, and what gives its resources back; after that the reader must not
@@ -109,7 +110,7 @@ func decompressor(c Codec, src []byte) (io.Reader, func(), error) {
 // compress appends src, compressed, to dst.
 func compress(c Codec, dst, src []byte) ([]byte, error) {
 	out := &capped{b: dst, most: math.MaxInt}
-	w, release, err := compressor(c, out)
+	w, release, err := compressor(c, Levels{}, out)
 	if err != nil {
 		return nil, err
 	}
@@ -125,41 +126,57 @@ func compress(c Codec, dst, src []byte) ([]byte, error) {
 
 // compressor returns a writer that passes what it is given on to out, compressed; all of it once it is closed. release gives its
 // resources back; after that the writer must not be used.
-func compressor(c Codec, out io.Writer) (io.WriteCloser, func(), error) {
+func compressor(c Codec, levels Levels, out io.Writer) (io.WriteCloser, func(), error) {
 	switch c {
 	case None:
 		return asIs{out}, func() {}, nil
 	case Gzip:
-		zw := gzipWriters.Get().(*gzip.Writer)
+		step := levels.gzip()
+		pool := &gzipWriters[step]
+		zw, _ := pool.Get().(*gzip.Writer)
+		if zw == nil {
+			level := step
+			if step == 0 {
+				level = gzip.DefaultCompression
+			}
+			var err error
+			if zw, err = gzip.NewWriterLevel(nil, level); err != nil {
+				return nil, nil, err
+			}
+		}
 		zw.Reset(out)
-		return zw, func() { zw.Reset(nil); gzipWriters.Put(zw) }, nil
+		return zw, func() { zw.Reset(nil); pool.Put(zw) }, nil
 	case Snappy:
 		return &snappyWriter{out: out}, func() {}, nil
 	case LZ4:
-		lw, _ := lz4Writers.Get().(*lz4.Writer)
+		step := levels.lz4()
+		pool := &lz4Writers[step]
+		lw, _ := pool.Get().(*lz4.Writer)
 		if lw == nil {
 			lw = lz4.NewWriter(nil)
 			// What the Java client writes: 64 KiB independent blocks, no checksum of the content.
-			if err := lw.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.ChecksumOption(false)); err != nil {
+			if err := lw.Apply(lz4.BlockSizeOption(lz4.Block64Kb), lz4.ChecksumOption(false), lz4.CompressionLevelOption(lz4Levels[step])); err != nil {
 				return nil, nil, err
 			}
 		}
 		lw.Reset(out)
-		return lw, func() { lw.Reset(nil); lz4Writers.Put(lw) }, nil
+		return lw, func() { lw.Reset(nil); pool.Put(lw) }, nil
 	case Zstd:
-		zw, _ := zstdWriters.Get().(*zstd.Encoder)
+		step := levels.zstd()
+		pool := &zstdWriters[step]
+		zw, _ := pool.Get().(*zstd.Encoder)
 		if zw == nil {
 			var err error
 			// Concurrency 1 encodes on the caller's goroutine, as for decoders. The window is that of the reference encoder's
 			// default level.
 			zw, err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithZeroFrames(true), zstd.WithWindowSize(zstdWindow),
-				zstd.WithLowerEncoderMem(true))
+				zstd.WithLowerEncoderMem(true), zstd.WithEncoderLevel(zstdLevels[step]))
 			if err != nil {
 				return nil, nil, err
 			}
 		}
 		zw.Reset(out)
-		return zw, func() { zw.Reset(nil); zstdWriters.Put(zw) }, nil
+		return zw, func() { zw.Reset(nil); pool.Put(zw) }, nil
 	default:
 		return nil, nil, fmt.Errorf("unknown compression codec %d", int8(c))
 	}

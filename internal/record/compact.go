@@ -69,7 +69,7 @@ func Compact(batch []byte, c Compaction) (Compacted, error) {
 // rewrite makes a batch of the records that are kept, with h for a header.
 func rewrite(batch []byte, h Header, keep []bool, maxBytes int) ([]byte, error) {
 	out := &capped{b: append(make([]byte, 0, len(batch)), batch[:BatchOverhead]...), most: BatchOverhead + maxBytes}
-	w, release, err := compressor(h.Codec(), out)
+	w, release, err := compressor(h.Codec(), Levels{}, out)
 	if err != nil {
 		return nil, err
 	}

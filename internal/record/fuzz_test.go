@@ -25,7 +25,7 @@ func FuzzRecompress(f *testing.F) {
 		}
 		const limit = 256 << 10
 		target := Codec(to % 5)
-		out, err := Recompress(batch, target, limit, limit)
+		out, err := Recompress(batch, target, Levels{}, limit, limit)
 		if err != nil {
 			if !errors.Is(err, ErrInvalid) && !errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrTooLarge) {
 				t.Fatalf("untyped: %v", err)
@@ -50,7 +50,7 @@ func TestRecompressCountsTheRecords(t *testing.T) {
 	for _, c := range codecs {
 		b := build(t, c, sample(3))
 		binary.BigEndian.PutUint32(b[57:], 4)
-		if _, err := Recompress(b, None, 1<<20, 1<<20); !errors.Is(err, ErrInvalid) {
+		if _, err := Recompress(b, None, Levels{}, 1<<20, 1<<20); !errors.Is(err, ErrInvalid) {
 			t.Errorf("%s: four records claimed, three there: %v", c, err)
 		}
 	}
@@ -95,7 +95,7 @@ func TestBombsCostWindows(t *testing.T) {
 		b := bomb(t, c, size)
 		for range 2 { // the second time with pooled readers
 			got := allocated(func() {
-				if _, err := Recompress(b, LZ4, limit, limit); !errors.Is(err, ErrTooLarge) {
+				if _, err := Recompress(b, LZ4, Levels{}, limit, limit); !errors.Is(err, ErrTooLarge) {
 					t.Errorf("%s: %v", c, err)
 				}
 			})

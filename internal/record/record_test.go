@@ -338,7 +338,7 @@ func TestRecompressBetweenAllCodecs(t *testing.T) {
 		batch := build(t, from, want)
 		before := append([]byte{}, batch...)
 		for _, to := range codecs {
-			out, err := Recompress(batch, to, 16<<20, 16<<20)
+			out, err := Recompress(batch, to, Levels{}, 16<<20, 16<<20)
 			if err != nil {
 				t.Fatalf("%s to %s: %v", from, to, err)
 			}
@@ -353,8 +353,53 @@ func TestRecompressBetweenAllCodecs(t *testing.T) {
 		if !bytes.Equal(before, batch) {
 			t.Fatalf("%s: the source changed", from)
 		}
-		if _, err := Recompress(batch, Gzip, 1000, 16<<20); !errors.Is(err, ErrTooLarge) {
+		if _, err := Recompress(batch, Gzip, Levels{}, 1000, 16<<20); !errors.Is(err, ErrTooLarge) {
 			t.Fatalf("%s: %v", from, err)
+		}
+	}
+}
+
+// Every level that Kafka takes gives sound batches; a codec's hardest is smaller than its fastest, and none is its default.
+func TestRecompressAtEveryLevel(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	var want []kept
+	for i := range 400 {
+		v := make([]byte, 0, 200)
+		for len(v) < 180 {
+			v = fmt.Appendf(v, "word%d ", rng.IntN(300))
+		}
+		want = append(want, kept{Delta: int32(i), Timestamp: 1_700_000_000_000, Value: v})
+	}
+	batch := build(t, None, want)
+	at := func(to Codec, l Levels) []byte {
+		t.Helper()
+		out, err := Recompress(batch, to, l, 16<<20, 16<<20)
+		if err != nil {
+			t.Fatalf("%s at %+v: %v", to, l, err)
+		}
+		if h, err := Validate(out); err != nil || h.Count != 400 || !reflect.DeepEqual(all(t, out), want) {
+			t.Fatalf("%s at %+v: %+v %v", to, l, h, err)
+		}
+		return out
+	}
+	for _, c := range []struct {
+		codec                  Codec
+		of                     func(n int32) Levels
+		fast, hard, normal, hi int32
+	}{
+		{Gzip, func(n int32) Levels { return Levels{Gzip: n} }, 1, 9, -1, 9},
+		{LZ4, func(n int32) Levels { return Levels{LZ4: n} }, 9, 17, 9, 17},
+		{Zstd, func(n int32) Levels { return Levels{Zstd: n} }, -131072, 22, 3, 22},
+	} {
+		for n := int32(-1); n <= c.hi; n++ {
+			at(c.codec, c.of(n))
+		}
+		fast, hard := at(c.codec, c.of(c.fast)), at(c.codec, c.of(c.hard))
+		if len(hard) >= len(fast) {
+			t.Errorf("%s: %d bytes at level %d, %d at %d", c.codec, len(fast), c.fast, len(hard), c.hard)
+		}
+		if normal := at(c.codec, c.of(c.normal)); !bytes.Equal(normal, at(c.codec, Levels{})) || !bytes.Equal(normal, build(t, c.codec, want)) {
+			t.Errorf("%s: level %d is not the default", c.codec, c.normal)
 		}
 	}
 }

@@ -1,8 +1,11 @@
 package segment
 
 import (
+	"encoding/binary"
+	"hash/fnv"
 	"io/fs"
 	"math"
+	"time"
 
 	"github.com/chronik-go/chronik/internal/record"
 )
@@ -107,10 +110,23 @@ func (l *Log) fits(s *segment, batches []byte, cfg Config) (int, error) {
 // old reports whether segment.ms has passed: between the first batch's timestamp and this one's or, without timestamps,
 // since the segment was created here. That is local to a replica, and may be: where segments end is nobody else's matter.
 func (l *Log) old(s *segment, h record.Header, first int64, cfg Config) bool {
+	age := l.ageOf(s, cfg)
 	if first >= 0 && h.MaxTimestamp >= 0 {
-		return h.MaxTimestamp-first > cfg.SegmentAge.Milliseconds()
+		return h.MaxTimestamp-first > age.Milliseconds()
 	}
-	return l.clk.Now().Sub(s.created) > cfg.SegmentAge
+	return l.clk.Now().Sub(s.created) > age
+}
+
+// ageOf is the age at which a segment ends: less than segment.ms by a part of segment.jitter.ms, always the same for a segment of a log, and
+// another for each.
+func (l *Log) ageOf(s *segment, cfg Config) time.Duration {
+	jitter := min(cfg.SegmentJitter, cfg.SegmentAge)
+	if jitter <= 0 {
+		return cfg.SegmentAge
+	}
+	h := fnv.New64a()
+	_, _ = h.Write(binary.BigEndian.AppendUint64([]byte(l.dir), uint64(s.base)))
+	return cfg.SegmentAge - time.Duration(h.Sum64()%uint64(jitter))
 }
 
 // ensureFirst reads the first batch's timestamp if a restart forgot it. The caller holds appendMu.

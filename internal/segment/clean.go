@@ -99,9 +99,9 @@ func (l *Log) SealedEnd() int64 {
 	return l.end
 }
 
-// RollOld begins a new segment if the active one's first batch is older than age, so that it can be cleaned. It says whether it did: then
+// RollOld begins a new segment if the active one's first batch is older than cfg allows, so that it can be cleaned. It says whether it did: then
 // a Flush is due.
-func (l *Log) RollOld(now time.Time, age time.Duration) (bool, error) {
+func (l *Log) RollOld(now time.Time, cfg Config) (bool, error) {
 	l.appendMu.Lock()
 	defer l.appendMu.Unlock()
 	if err := l.usable(); err != nil {
@@ -121,7 +121,7 @@ func (l *Log) RollOld(now time.Time, age time.Duration) (bool, error) {
 	if first < 0 {
 		first = s.created.UnixMilli()
 	}
-	if now.UnixMilli()-first <= age.Milliseconds() {
+	if now.UnixMilli()-first <= l.ageOf(s, cfg).Milliseconds() {
 		return false, nil
 	}
 	_, err := l.roll()

@@ -256,7 +256,7 @@ func TestCompactionKeepsTheLastValueOfEachKey(t *testing.T) {
 				}
 			}
 			if rng.IntN(4) > 0 {
-				if _, err := l.RollOld(clk.Now().Add(time.Hour*24*365*20), 0); err != nil {
+				if _, err := l.RollOld(clk.Now().Add(time.Hour*24*365*20), Config{}); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -358,7 +358,7 @@ func compacted(t testing.TB, o opener, list ...string) (*Log, *compactModel) {
 
 func seal(t testing.TB, l *Log) {
 	t.Helper()
-	if _, err := l.RollOld(time.Now().Add(1000*time.Hour), 0); err != nil {
+	if _, err := l.RollOld(time.Now().Add(1000*time.Hour), Config{}); err != nil {
 		t.Fatal(err)
 	}
 	flush(t, l)
@@ -457,7 +457,7 @@ func TestCleaningStopsWhereItMust(t *testing.T) {
 	if err := l.Append(batchAt(t, 20, 1, 1, 80, record.None)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.RollOld(now, 0); err != nil {
+	if _, err := l.RollOld(now, Config{}); err != nil {
 		t.Fatal(err)
 	}
 	if able, err := l.Cleanable(100, now, 0); err != nil || able.To != 20 {

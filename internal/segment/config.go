@@ -10,6 +10,7 @@ import (
 type Config struct {
 	SegmentBytes       int64         // segment.bytes; 0 is 1 GiB; at most 2³¹-1, as positions in an index are 32 bits
 	SegmentAge         time.Duration // segment.ms; 0 is seven days
+	SegmentJitter      time.Duration // segment.jitter.ms: by how much at most a segment ends before SegmentAge
 	IndexIntervalBytes int32         // index.interval.bytes; 0 is 4096
 	IndexBytes         int           // segment.index.bytes; 0 is 10 MiB. A segment ends when an index is full
 	RetentionBytes     int64         // retention.bytes; 0 or less keeps everything (Kafka's 0 is 1 here: nothing is deleted by omission)
@@ -21,6 +22,7 @@ func (c Config) withDefaults() Config {
 		c.SegmentBytes = 1 << 30
 	}
 	c.SegmentBytes = min(c.SegmentBytes, math.MaxInt32)
+	c.SegmentJitter = max(c.SegmentJitter, 0)
 	if c.SegmentAge <= 0 {
 		c.SegmentAge = 7 * 24 * time.Hour
 	}

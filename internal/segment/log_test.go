@@ -127,6 +127,50 @@ func TestRollByTimeAndByFullIndex(t *testing.T) {
 	}
 }
 
+// With jitter segments end before their time, each by another part of it, and the same ones whenever they are asked.
+func TestJitterSpreadsTheEndsOfSegments(t *testing.T) {
+	cfg := Config{SegmentAge: time.Hour, SegmentJitter: 10 * time.Minute}
+	l := onDisk(t, cfg).open()
+	defer closeLog(t, l)
+	ages := map[time.Duration]bool{}
+	for base := range int64(100) {
+		s := &segment{base: base}
+		age := l.ageOf(s, cfg)
+		if age <= 50*time.Minute || age > time.Hour || age != l.ageOf(s, cfg) {
+			t.Fatalf("the segment at %d ends at %v", base, age)
+		}
+		ages[age] = true
+		if more := l.ageOf(s, Config{SegmentAge: time.Second, SegmentJitter: time.Hour}); more <= 0 || more > time.Second {
+			t.Fatalf("with more jitter than age it ends at %v", more)
+		}
+	}
+	if len(ages) < 90 {
+		t.Errorf("%d ages of 100 segments", len(ages))
+	}
+	b := record.NewBuilder()
+	add := func(base, ts int64) {
+		t.Helper()
+		b.BaseOffset = base
+		b.Add(ts, nil, []byte("v"))
+		out, err := b.Build()
+		if err == nil {
+			err = l.Append(out)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b = record.NewBuilder()
+	}
+	add(0, t0)
+	age := l.ageOf(l.segs[0], cfg)
+	if add(1, t0+age.Milliseconds()); l.Segments() != 1 {
+		t.Fatal("it ended too early")
+	}
+	if add(2, t0+age.Milliseconds()+1); l.Segments() != 2 {
+		t.Fatal("it did not end in its time")
+	}
+}
+
 // TestRetentionDecidesAndSetStartApplies is the log's half of RAFT.md rule 2: RetentionStart only says what the leader should
 // propose; files go when the start has moved.
 func TestRetentionDecidesAndSetStartApplies(t *testing.T) {

@@ -68,7 +68,7 @@ func (w *offlineWorld) step() string {
 		flush(w.t, l)
 		return "flush"
 	case 2:
-		_, err := l.RollOld(w.clk.Now().Add(time.Hour*24*365*20), 0)
+		_, err := l.RollOld(w.clk.Now().Add(time.Hour*24*365*20), Config{})
 		try(err)
 		return "roll"
 	case 3:

@@ -60,12 +60,44 @@ var allowed = []allowance{
 		reason: "Kafka's voters were configured, and have no directory ids then; Chronik's always have."},
 	{keys: []int16{75}, paths: []string{"Topics.AuthorizedOperations"}, steps: []string{"unknown"},
 		reason: "Nobody may do anything with a topic that does not exist."},
-	{keys: []int16{19, 32}, paths: []string{"Topics.Configs[file.delete.delay.ms].Source", "Topics.Configs[file.delete.delay.ms].Value", "Resources.Configs[file.delete.delay.ms].Source", "Resources.Configs[file.delete.delay.ms].Value"},
-		reason: "Set in the file that the recorded brokers were started with."},
-	{keys: []int16{19, 32}, paths: []string{"Topics.Configs[min.insync.replicas].Source", "Topics.Configs[min.insync.replicas].Value", "Resources.Configs[min.insync.replicas].Source", "Resources.Configs[min.insync.replicas].Value"},
-		reason: "Set on the recorded brokers; in Chronik a majority is always needed."},
+	{keys: []int16{19, 32}, paths: []string{"Topics.Configs[min.insync.replicas].Source", "Resources.Configs[min.insync.replicas].Source", "Resources.Configs[min.insync.replicas].ConfigSynonyms"},
+		reason: "Kafka sets it for all brokers at run time by itself, for its eligible leader replicas; in Chronik a majority is always needed."},
 	{keys: []int16{32}, paths: []string{"Resources.Configs"}, steps: []string{"all of them"},
 		reason: "As before: Kafka has min.insync.replicas set for all brokers."},
+	{keys: []int16{32}, paths: brokerConfigs("ReadOnly", "log.cleaner.io.buffer.load.factor", "log.cleaner.threads", "log.flush.interval.messages", "log.flush.interval.ms",
+		"log.local.retention.bytes", "log.local.retention.ms", "log.preallocate", "log.segment.delete.delay.ms", "min.insync.replicas", "unclean.leader.election.enable"),
+		kafka: false, ours: true, reason: "They change nothing here, so nobody can change them on a running broker and take it for done."},
+	{keys: []int16{32}, paths: brokerConfigs("ReadOnly", "listeners", "max.connections", "max.connections.per.ip"), kafka: false, ours: true,
+		reason: "A flag each, and fixed while the node runs."},
+	{keys: []int16{32}, paths: slices.Concat(brokerConfigs("Value", "advertised.listeners", "listeners", "log.dir", "log.dirs"), brokerConfigs("ConfigSynonyms", "listeners", "log.dir", "log.dirs"),
+		brokerConfigs("ConfigSynonyms[advertised.listeners].Value", "advertised.listeners"), brokerConfigs("Source", "log.dir")), steps: []string{"every one that is here"},
+		reason: "Where each broker listens and keeps its data."},
+	{keys: []int16{32}, paths: slices.Concat(brokerConfigs("Value", "max.connections", "max.connections.per.ip"), brokerConfigs("ConfigSynonyms[max.connections].Value", "max.connections"),
+		brokerConfigs("ConfigSynonyms[max.connections.per.ip].Value", "max.connections.per.ip")), kafka: "2147483647",
+		reason: "Bounded from the start, where Kafka's are not."},
+	{keys: []int16{32}, paths: brokerConfigs("ConfigSynonyms.Value", "default.replication.factor"), kafka: "1", ours: "0",
+		reason: "Three replicas, or one on each node if there are fewer; that has no number."},
+	{keys: []int16{32}, paths: []string{"Resources.Configs[follower.replication.throttled.rate]", "Resources.Configs[leader.replication.throttled.rate]", "Resources.Configs[replica.alter.log.dirs.io.max.bytes.per.second]"},
+		reason: "Kafka lists them once they are set, Chronik with their default, too."},
+	{keys: []int16{32}, paths: []string{"Resources.Configs[log.scrub.bytes.per.second]", "Resources.Configs[log.scrub.interval.ms]"},
+		reason: "Of what Kafka does not do."},
+	{keys: []int16{33}, paths: []string{""}, kafka: "error: no answer within 30s", steps: []string{"a topic twice"},
+		reason: "Kafka gives no answer, Chronik refuses (42)."},
+	{keys: []int16{44}, paths: []string{"Resources.ErrorCode", "Resources.ErrorMessage"}, steps: []string{"brokers, v0: an unknown name", "brokers, v1: an unknown name"},
+		reason: "Kafka keeps what it does not know for plugins; Chronik has none, and a name that is misspelt is refused (40)."},
+	{keys: []int16{44}, paths: []string{"Resources.ErrorCode", "Resources.ErrorMessage"}, steps: []string{": of another broker"},
+		reason: "Any node takes the change of any; in Kafka each its own alone."},
+	{keys: []int16{74}, paths: []string{"ConfigResources"}, steps: []string{": loggers", ": all"},
+		reason: "Kafka names every broker as one whose loggers have levels, too; Chronik's have none to change."},
+}
+
+// brokerConfigs are the paths of a field of configs.
+func brokerConfigs(field string, names ...string) []string {
+	var out []string
+	for _, name := range names {
+		out = append(out, "Resources.Configs["+name+"]."+field)
+	}
+	return out
 }
 
 // groupConfigsMissing are the configs that Kafka shows for a group and Chronik does not have.

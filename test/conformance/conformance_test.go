@@ -35,7 +35,8 @@ func chronik(t *testing.T) string {
 		cfg.NodeID, cfg.Peers, cfg.RaftAddr = p.ID, peers, p.Addr
 		cfg.KafkaAddr, cfg.AdminAddr, cfg.DataDir = "127.0.0.1:0", "127.0.0.1:0", "/data"
 		cfg.NumPartitions, cfg.AutoCreateTopics = 6, false
-		cfg.Kafka = map[string]string{"group.initial.rebalance.delay.ms": "0"}
+		cfg.Kafka = map[string]string{"group.initial.rebalance.delay.ms": "0", "offsets.topic.replication.factor": "3",
+			"log.segment.delete.delay.ms": "500", "min.insync.replicas": "2"}
 		cfg.Limits.WALFileBytes, cfg.Limits.WALMaxBytes = 2*config.MaxBatchBytes, 4*config.MaxBatchBytes
 		if err := cfg.Validate(); err != nil {
 			t.Fatal(err)

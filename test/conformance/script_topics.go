@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -111,7 +112,24 @@ func createTopicsCases() []testCase {
 			req = creates(s.name("a"), 2, 9)
 			req.ValidateOnly = true
 			s.ask("bad", 1, req)
+			for name, r := range map[string]*kmsg.CreateTopicsRequest{
+				"defaults":            creates(s.name("a"), -1, -1),
+				"assigned":            creates(s.name("a"), -1, -1, assigned(0, 1, 2), assigned(1, 2, 3)),
+				"with configs":        creates(s.name("a"), 1, 1, withConfig("retention.ms", ptr("1000"))),
+				"a bad value":         creates(s.name("a"), 1, 1, withConfig("retention.ms", ptr("soon"))),
+				"an unknown config":   creates(s.name("a"), 1, 1, withConfig("no.such.config", ptr("1"))),
+				"a bad name":          creates("a b", 1, 1),
+				"no partitions":       creates(s.name("a"), 0, 1),
+				"assigned a stranger": creates(s.name("a"), -1, -1, assigned(0, 77)),
+			} {
+				r.ValidateOnly = true
+				s.ask(name, 1, r)
+			}
 			s.ask("made afterwards", 1, creates(s.name("a"), 1, 1))
+			again := creates(s.name("a"), 1, 1)
+			again.ValidateOnly = true
+			s.await(s.name("a"), 1)
+			s.ask("there already", 1, again)
 		}},
 		{name: "refused", play: func(s *scene) {
 			s.ask("no partitions", 1, creates(s.name("a"), 0, 1))
@@ -224,6 +242,12 @@ func createPartitionsCases() []testCase {
 		checked := of(topic, 4)
 		checked.ValidateOnly = true
 		s.ask("only checked", 1, checked)
+		for name, r := range map[string]*kmsg.CreatePartitionsRequest{"fewer": of(topic, 1), "as many": of(topic, 2), "none": of(topic, 0), "assigned": of(topic, 3, []int32{1, 2, 3}),
+			"assigned to a stranger": of(topic, 3, []int32{1, 2, 99}), "assigned too few": of(topic, 5, []int32{1, 2, 3}), "no such topic": of(s.name("none"), 3)} {
+			r.ValidateOnly = true
+			s.ask(name+", only checked", 1, r)
+		}
+		s.record("partitions after all the checking", fmt.Sprint(len(s.describe(1, topic).Partitions)))
 		s.ask("more", 1, of(topic, 3))
 		s.ask("as many", 1, of(topic, 3))
 		s.ask("fewer", 1, of(topic, 1))
