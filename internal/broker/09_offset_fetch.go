@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -26,6 +27,9 @@ import (
 func handleOffsetFetch(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.OffsetFetchRequest)
 	resp := kmsg.NewPtrOffsetFetchResponse()
+	if err := b.reserveOffsets(ctx, rc, b.allOffsetBytes(rc, req)); err != nil {
+		return nil, err
+	}
 	if rc.Version < 8 {
 		g := kmsg.NewOffsetFetchRequestGroup()
 		g.Group = req.Group
@@ -37,6 +41,9 @@ func handleOffsetFetch(b *Broker, ctx context.Context, rc *RequestContext, r kms
 		}
 		out := kmsg.NewOffsetFetchResponseGroup()
 		b.fetchOffsets(ctx, rc, &g, &out)
+		if err := b.reserveOffsets(ctx, rc, metadataBytes(&g, &out)); err != nil {
+			return nil, err
+		}
 		oldOffsets(rc, &g, &out, resp)
 		return resp, nil
 	}
@@ -46,7 +53,62 @@ func handleOffsetFetch(b *Broker, ctx context.Context, rc *RequestContext, r kms
 		work = append(work, func() { b.fetchOffsets(ctx, rc, &req.Groups[i], &resp.Groups[i]) })
 	}
 	inParallel(b.cfg.Clock, work, lookups)
+	bytes := int64(0)
+	for i := range req.Groups {
+		bytes += metadataBytes(&req.Groups[i], &resp.Groups[i])
+	}
+	if err := b.reserveOffsets(ctx, rc, bytes); err != nil {
+		return nil, err
+	}
 	return resp, nil
+}
+
+// maxOffsetAnswer bounds one answer, which a request of a few bytes may ask for: the same group named a thousand times, or the same
+// offset, whose metadata is a thousand times as long as its number.
+const maxOffsetAnswer = 256 << 20
+
+// reserveOffsets is reserve for answers of any size.
+func (b *Broker) reserveOffsets(ctx context.Context, rc *RequestContext, n int64) error {
+	if n > maxOffsetAnswer {
+		return fmt.Errorf("API key %d, version %d: an answer of about %d MiB, at most %d are given: ask for fewer groups, or partitions, at a time",
+			rc.Key, rc.Version, n>>20, maxOffsetAnswer>>20)
+	}
+	return b.reserve(ctx, rc, n)
+}
+
+// allOffsetBytes is about what all offsets of those groups take of which all are asked for, where this node coordinates them.
+func (b *Broker) allOffsetBytes(rc *RequestContext, req *kmsg.OffsetFetchRequest) (n int64) {
+	if b.cfg.Groups == nil {
+		return 0
+	}
+	if rc.Version < 8 {
+		if req.Topics == nil {
+			n = b.cfg.Groups.OffsetBytes(req.Group)
+		}
+		return n
+	}
+	for i := range req.Groups {
+		if g := &req.Groups[i]; g.Topics == nil {
+			n += b.cfg.Groups.OffsetBytes(g.Group)
+		}
+	}
+	return n
+}
+
+// metadataBytes is what the metadata of offsets that were asked for one by one takes in the answer; the rest of it is about as large as
+// the question, which is counted.
+func metadataBytes(rg *kmsg.OffsetFetchRequestGroup, out *kmsg.OffsetFetchResponseGroup) (n int64) {
+	if rg.Topics == nil {
+		return 0
+	}
+	for i := range out.Topics {
+		for j := range out.Topics[i].Partitions {
+			if m := out.Topics[i].Partitions[j].Metadata; m != nil {
+				n += int64(len(*m))
+			}
+		}
+	}
+	return n
 }
 
 // oldOffsets puts one group's answer in the form before v8. v1 has no error but the partitions'.

@@ -66,7 +66,7 @@ It ends with exit code 0 only if no promise was broken and the faults it is ther
 	f := cmd.Flags()
 	f.Uint64Var(&o.from, "from", 1, "the first seed")
 	f.Uint64Var(&o.seeds, "seeds", 1000, "how many seeds")
-	f.Float64Var(&o.minutes, "minutes", 0, "stop after so many minutes, if the seeds have not ended before; 0: no limit")
+	f.Float64Var(&o.minutes, "minutes", 0, "stop after so many minutes, if the seeds or the cuts have not ended before; 0: no limit")
 	f.Uint64Var(&o.seed, "seed", 0, "run this one seed")
 	f.StringVar(&o.faults, "faults", "", "with --seed: only these of its faults, by number, such as 3,17 or none")
 	f.BoolVar(&o.bench, "bench", false, "run the benchmark: how many times faster than in real time three nodes with eight partitions live")
@@ -146,7 +146,7 @@ func simMany(o simOptions, out io.Writer) error {
 		return fmt.Errorf("%d of %d runs broke a promise", t.Violations, t.Runs)
 	case t.Runs == 0:
 		return errors.New("stopped before a run had ended")
-	case t.Cuts() < o.cuts:
+	case t.Cuts() < o.cuts && !t.Late:
 		return fmt.Errorf("stopped after %d of %d power cuts of the whole cluster", t.Cuts(), o.cuts)
 	case len(t.Missing) > 0:
 		return errors.New("no promise was broken, but the runs did not reach what they are there for (see above)")

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/group/consumer"
 	"github.com/chronik-go/chronik/internal/metadata"
@@ -266,18 +268,25 @@ func (c *Coordinator) with(group string, fail func(error), f func(s *shard)) {
 	})
 }
 
-// DropTopics removes the offsets of topics that have been deleted.
-func (c *Coordinator) DropTopics(topics []string) {
-	if len(topics) == 0 {
+// DropTopics removes the offsets of topics that have been deleted, by id with their names. What was committed for a topic that was made
+// again under such a name stays.
+func (c *Coordinator) DropTopics(gone map[uuid.UUID]string) {
+	if len(gone) == 0 {
 		return
-	}
-	gone := make(map[string]bool, len(topics))
-	for _, t := range topics {
-		gone[t] = true
 	}
 	for _, s := range c.all() {
 		s.do(func() { s.dropTopics(gone) })
 	}
+}
+
+// OffsetBytes returns about what an answer with all offsets of a group takes, in bytes; 0 where this node does not coordinate it.
+func (c *Coordinator) OffsetBytes(id string) (n int64) {
+	c.with(id, func(error) {}, func(s *shard) {
+		if g := s.groups[id]; g != nil {
+			n = int64(g.offsetBytes)
+		}
+	})
+	return n
 }
 
 // appendError says what a client is told when something could not be written.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/chronik-go/chronik/internal/group/consumer"
@@ -18,8 +19,9 @@ type loading struct {
 	next, end int64 // offsets; next is -1 until the end is fixed
 	buf       []byte
 	records   int
-	unknown   int             // records of kinds that this version does not know
-	dropped   map[string]bool // topics deleted meanwhile
+	unknown   int                  // records of kinds that this version does not know
+	topics    *consumer.Topics     // at the beginning
+	dropped   map[uuid.UUID]string // topics deleted meanwhile, with their names
 }
 
 // loadPause is the time between two attempts to read what could not be read.
@@ -46,6 +48,7 @@ func (s *shard) loadChunk() (more bool) {
 		// All that earlier leaders committed is below the high watermark by the time this one leads, and nothing else is
 		// written until the load is done.
 		l.next, l.end = s.from.Bounds()
+		l.topics = s.c.topics()
 	}
 	if l.next < l.end {
 		batches, err := s.from.Read(l.next, s.c.cfg.Limits.LoadBytes, l.buf)
@@ -144,7 +147,7 @@ func (s *shard) replayOffset(at int64, key, value []byte) error {
 	if err := v.ReadFrom(value); err != nil {
 		return err
 	}
-	o := &offset{offset: v.Offset, leaderEpoch: -1, metadata: v.Metadata, committed: v.CommitTimestamp, expires: -1, at: at}
+	o := &offset{offset: v.Offset, leaderEpoch: -1, metadata: v.Metadata, committed: v.CommitTimestamp, expires: -1, at: at, topic: topicID(s.load.topics, k.Topic)}
 	if v.Version >= 3 {
 		o.leaderEpoch = v.LeaderEpoch
 	}

@@ -4,7 +4,12 @@ import (
 	"cmp"
 	"errors"
 	"maps"
+	"math"
 	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/chronik-go/chronik/internal/group/consumer"
 )
 
 type topicPartition struct {
@@ -19,7 +24,8 @@ type offset struct {
 	expires     int64 // -1: as the settings say
 	at          int64 // its record's offset
 	metadata    string
-	leaderEpoch int32 // -1: none
+	leaderEpoch int32     // -1: none
+	topic       uuid.UUID // of that name when it was committed, or loaded; zero: there was none
 }
 
 // put takes a committed offset unless a later one is there.
@@ -105,8 +111,9 @@ func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
 	now := s.c.wall()
 	expires := int64(-1)
 	if req.RetentionMs >= 0 {
-		expires = now + req.RetentionMs
+		expires = now + min(req.RetentionMs, math.MaxInt64-now)
 	}
+	topics := s.c.topics()
 	var records []keyValue
 	var tps []topicPartition
 	var offsets []*offset
@@ -118,7 +125,7 @@ func (s *shard) commit(req *CommitRequest, done func([]error, error)) error {
 			continue
 		}
 		tp := topicPartition{p.Topic, p.Partition}
-		o := &offset{offset: p.Offset, leaderEpoch: p.LeaderEpoch, metadata: p.Metadata, committed: now, expires: expires}
+		o := &offset{offset: p.Offset, leaderEpoch: p.LeaderEpoch, metadata: p.Metadata, committed: now, expires: expires, topic: topicID(topics, p.Topic)}
 		if more += offsetSize(tp, o); g.offsets[tp] != nil {
 			more -= offsetSize(tp, g.offsets[tp])
 		}
@@ -349,17 +356,31 @@ func (s *shard) bury(g *group, gone []topicPartition, done func(error)) {
 	}, func(err error) { s.reply(func() { done(lostError(err)) }) })
 }
 
-// dropTopics removes the offsets of topics that have been deleted.
-func (s *shard) dropTopics(topics map[string]bool) {
+// topicID is the id of the topic that has a name, zero if none does.
+func topicID(topics *consumer.Topics, name string) uuid.UUID {
+	if t := topics.Named(name); t != nil {
+		return t.ID
+	}
+	return uuid.UUID{}
+}
+
+// dropTopics removes the offsets of topics that have been deleted. Of which topic of a name an offset is, only who took the commit
+// knows: the log does not say, so that one that was loaded counts as the topic's that had the name then.
+func (s *shard) dropTopics(deleted map[uuid.UUID]string) {
 	switch {
 	case s.term == 0:
 		return
 	case s.load != nil:
 		if s.load.dropped == nil {
-			s.load.dropped = map[string]bool{}
+			s.load.dropped = map[uuid.UUID]string{}
 		}
-		maps.Copy(s.load.dropped, topics)
+		maps.Copy(s.load.dropped, deleted)
 		return
+	}
+	// Where no topic had the name: it goes with the name, unless somebody has that again.
+	nameless, topics := map[string]bool{}, s.c.topics()
+	for _, name := range deleted {
+		nameless[name] = topics.Named(name) == nil
 	}
 	for _, g := range s.sorted() {
 		life := s.life
@@ -369,7 +390,8 @@ func (s *shard) dropTopics(topics map[string]bool) {
 			}
 			var gone []topicPartition
 			for _, tp := range g.sortedOffsets() {
-				if topics[tp.topic] {
+				id := g.offsets[tp].topic
+				if _, ok := deleted[id]; ok || id == (uuid.UUID{}) && nameless[tp.topic] {
 					gone = append(gone, tp)
 				}
 			}

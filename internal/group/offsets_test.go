@@ -2,12 +2,15 @@ package group
 
 import (
 	"errors"
+	"math"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/partition"
 	"github.com/chronik-go/chronik/internal/record"
@@ -332,13 +335,57 @@ func TestOffsetsOfTopicsNoLongerSubscribedExpire(t *testing.T) {
 func TestOffsetsOfDeletedTopicsGo(t *testing.T) {
 	w := newWorld(t, 2)
 	w.commit(outside(append(at("t", 0, 1), at("u", 0, 1)...))).ok()
-	w.lead().DropTopics([]string{"t"})
+	w.lead().DropTopics(map[uuid.UUID]string{{1}: "t"})
 	w.move(1)
 	if got := w.fetch("g"); len(got) != 1 || got[0].Topic != "u" {
 		t.Errorf("%+v", got)
 	}
-	w.lead().DropTopics([]string{"u"})
+	w.lead().DropTopics(map[uuid.UUID]string{{2}: "u"})
 	if got := w.fetch("g"); len(got) != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A topic is deleted and made again, and a consumer of the new one commits before the coordinator hears that the old one is gone: only
+// what was committed for the old one goes with it.
+func TestCommitsForATopicMadeAgainStay(t *testing.T) {
+	image := metadata.Empty()
+	is := func(id byte) {
+		next := *image
+		topic := &metadata.Topic{Name: "t", ID: uuid.UUID{id}, Partitions: make([]*metadata.Partition, 2)}
+		next.Topics = map[string]*metadata.Topic{"t": topic}
+		image = &next
+	}
+	w := newWorld(t, 2, func(c *Config) { c.Image = func() *metadata.Image { return image } })
+	is(1)
+	w.commit(outside(append(at("t", 0, 10), at("t", 1, 10)...))).ok()
+	is(2)
+	w.commit(outside(at("t", 1, 3))).ok()
+	left := func(when string) {
+		t.Helper()
+		if got := w.fetch("g"); len(got) != 1 || got[0].Partition != 1 || got[0].Offset != 3 {
+			t.Errorf("%s: %+v", when, got)
+		}
+	}
+	w.lead().DropTopics(map[uuid.UUID]string{{1}: "t"})
+	left("the old topic is gone")
+	w.move(1)
+	w.lead().DropTopics(map[uuid.UUID]string{{1}: "t"}) // another node hears of it later
+	left("loaded")
+	w.lead().DropTopics(map[uuid.UUID]string{{2}: "t"})
+	if got := w.fetch("g"); len(got) != 0 {
+		t.Errorf("both topics are gone: %+v", got)
+	}
+}
+
+// However long a client wants an offset to be kept, it is.
+func TestRetentionBeyondTheEndOfTime(t *testing.T) {
+	w := newWorld(t, 1)
+	req := outside(at("t", 0, 1))
+	req.RetentionMs = math.MaxInt64
+	w.commit(req).ok()
+	w.clock.Advance(30 * 24 * time.Hour)
+	if got := w.fetch("g"); len(got) != 1 {
 		t.Errorf("%+v", got)
 	}
 }

@@ -49,14 +49,27 @@ func (c *configs) topic(name string) partition.TopicConfig {
 	if t == nil {
 		return c.build(nil, img)
 	}
+	c.follow(img)
 	c.mu.RLock()
 	hit, ok := c.cache[t.ID]
+	ok = ok && c.index == img.Index
 	c.mu.RUnlock()
-	if ok && hit.topic == t && !c.stale(img) {
+	if ok && hit.topic == t {
 		return hit.value
 	}
 	v := c.build(t.Configs, img)
+	c.keep(img, t, v)
+	return v
+}
+
+// keep remembers a topic's configuration, if it was made from the brokers' configs as they are now: others may have gone on to a later
+// image meanwhile.
+func (c *configs) keep(img *metadata.Image, t *metadata.Topic, v partition.TopicConfig) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.index != img.Index {
+		return
+	}
 	c.cache[t.ID] = cachedTopic{t, v}
 	if len(c.cache) > 2*len(img.Topics)+64 {
 		for id := range c.cache {
@@ -65,23 +78,22 @@ func (c *configs) topic(name string) partition.TopicConfig {
 			}
 		}
 	}
-	c.mu.Unlock()
-	return v
 }
 
-// stale says whether the broker configs may have changed since the cache was filled, and empties it then.
-func (c *configs) stale(img *metadata.Image) bool {
+// follow empties the cache where the broker configs may have changed since it was filled. An image that is older than it changes nothing.
+func (c *configs) follow(img *metadata.Image) {
 	c.mu.RLock()
-	same := c.index == img.Index
+	current := c.index >= img.Index
 	c.mu.RUnlock()
-	if same {
-		return false
+	if current {
+		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.index = img.Index
-	clear(c.cache)
-	return true
+	if c.index < img.Index {
+		c.index = img.Index
+		clear(c.cache)
+	}
 }
 
 func (c *configs) build(set map[string]string, img *metadata.Image) partition.TopicConfig {

@@ -7,11 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/chronik-go/chronik/internal/config"
+	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/partition"
 )
 
@@ -109,6 +111,28 @@ func TestDynamicConfigsAreInForceAtOnce(t *testing.T) {
 				t.Errorf("%s taken away on %v: %v, was %v", d.Name, brokers, got, before)
 			}
 		}
+	}
+}
+
+// Who was asked for a topic's configuration, and took its time, does not leave behind what was in force before.
+func TestALateLookDoesNotBringOldConfigsBack(t *testing.T) {
+	topic := &metadata.Topic{Name: "t", ID: uuid.UUID{1}}
+	image := func(index uint64, bytes string) *metadata.Image {
+		img := metadata.Empty()
+		img.Index, img.Topics = index, map[string]*metadata.Topic{"t": topic}
+		img.BrokerConfigs = map[int32]map[string]string{-1: {"message.max.bytes": bytes}}
+		return img
+	}
+	before, after := image(1, "1000"), image(2, "2000")
+	now := &fixedImage{before}
+	c := newConfigs(config.Default(), now)
+	late := c.build(topic.Configs, before)
+	now.img = after
+	for range 2 {
+		if got := c.topic("t").MaxMessageBytes; got != 2000 {
+			t.Fatalf("%d bytes", got)
+		}
+		c.keep(before, topic, late)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 
 	"github.com/chronik-go/chronik/internal/clock"
@@ -47,5 +48,29 @@ func TestOnlyAConfirmedLeaderEndsAChange(t *testing.T) {
 		if told != c.told {
 			t.Errorf("%s: told %v", name, told)
 		}
+	}
+}
+
+// A group whose leader can't be confirmed does not keep the ends of others' changes from the controller.
+func TestEndsOfChangesDoNotWaitForEachOther(t *testing.T) {
+	core := &Core{ctx: context.Background(), log: slog.New(slog.DiscardHandler)}
+	core.env.Clock = clock.System{}
+	m := newMover(core)
+	var told []uint64
+	m.endChange = func(_ context.Context, group, _ uint64, _ []uint64) error {
+		told = append(told, group)
+		if group == 8 {
+			return errors.New("refused")
+		}
+		return nil
+	}
+	of := func(group uint64, err error) ended {
+		part := &metadata.Partition{Group: group, Change: &metadata.Change{Target: []uint64{1, 2, 3}}}
+		return ended{metadata.PartitionRef{Topic: &metadata.Topic{Name: "t"}, Partition: part}, deposed{err, 4}, 4}
+	}
+	m.end([]ended{of(7, errors.New("no quorum")), of(8, nil), of(9, nil)})
+	core.tasks.Wait()
+	if !slices.Equal(told, []uint64{8, 9}) {
+		t.Errorf("the controller was told of groups %v", told)
 	}
 }

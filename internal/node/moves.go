@@ -9,9 +9,11 @@ import (
 	"time"
 
 	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/membership"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
+	"github.com/chronik-go/chronik/internal/throttle"
 )
 
 // Bounds of the mover.
@@ -21,8 +23,10 @@ const (
 	moveInterval = 100 * time.Millisecond
 	// transferPause lies between two attempts to hand a leadership over.
 	transferPause = 2 * time.Second
-	// maxMoves is how many groups led by this node bring new replicas up at a time.
-	maxMoves = 4
+	// maxMoves is how many groups led by this node bring new replicas up at a time, as fast as they can; maxThrottled how many of
+	// those beside that a throttle bounds. They share its bytes however many they are, and may take days: others don't wait for them.
+	maxMoves     = 4
+	maxThrottled = 64
 	// endTimeout bounds telling the controller that a change has ended. It is told again.
 	endTimeout = 10 * time.Second
 )
@@ -100,19 +104,21 @@ func (m *mover) run(ctx context.Context) {
 // step looks once at every group that is led here and not where it is to be, and says whether there are any.
 func (m *mover) step() (more bool) {
 	m.follow(m.core.machine.Image())
-	active := 0
-	for _, s := range m.states {
-		if s.catching() {
-			active++
+	var quick, slow lane
+	quick.most, slow.most = maxMoves, maxThrottled
+	lanes := make([]*lane, len(m.changing))
+	for i, ref := range m.changing {
+		lanes[i] = &quick
+		if m.throttled(ref) {
+			lanes[i] = &slow
+		}
+		if s := m.states[ref.Partition.Group]; s != nil && s.catching() {
+			lanes[i].active++
 		}
 	}
-	may := func() bool {
-		active++
-		return active <= maxMoves
-	}
 	var over []ended
-	for _, ref := range m.changing {
-		goal := membership.Goal{May: may}
+	for i, ref := range m.changing {
+		goal := membership.Goal{May: lanes[i].may}
 		goal.Voters = ref.Partition.Change.Target
 		r, done := m.group(ref.Partition.Group, goal)
 		more = more || r != nil
@@ -126,6 +132,31 @@ func (m *mover) step() (more bool) {
 	}
 	m.end(over)
 	return more
+}
+
+// lane counts groups that bring new replicas up.
+type lane struct{ active, most int }
+
+// may says whether one more may, and counts it.
+func (l *lane) may() bool {
+	if l.active >= l.most {
+		return false
+	}
+	l.active++
+	return true
+}
+
+// throttled says whether a throttle bounds what a group's new replicas are sent by this node, or may take in.
+func (m *mover) throttled(ref metadata.PartitionRef) bool {
+	c, topic, index := m.core, ref.Topic.Name, ref.Partition.Index
+	if c.throttle.Sends(topic, index) && c.configs.number(config.LeaderThrottledRate) != throttle.Unlimited {
+		return true
+	}
+	return slices.ContainsFunc(ref.Partition.Change.Adding, func(r metadata.Replica) bool {
+		// What the node was started with is not known here.
+		set := cmp.Or(m.img.BrokerConfigs[r.Node][config.FollowerThrottledRate], m.img.BrokerConfigs[-1][config.FollowerThrottledRate])
+		return set != "" && c.throttle.Receives(topic, index, r.Node)
+	})
 }
 
 // follow takes a new image in.
@@ -289,7 +320,7 @@ func (m *mover) end(over []ended) {
 			}
 			if err != nil {
 				c.log.Warn("the end of a change of replicas could not be told; it will be again", "topic", ref.Topic.Name, "partition", ref.Partition.Index, "error", err)
-				return
+				continue // what stands in its way need not be in the others'
 			}
 			c.log.Info("replicas changed", "topic", ref.Topic.Name, "partition", ref.Partition.Index, "group", ref.Partition.Group, "nodes", ref.Partition.Nodes())
 		}

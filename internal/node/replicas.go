@@ -79,13 +79,13 @@ func (r *replicas) reconcile(img *metadata.Image) {
 	}
 	slices.Sort(names)
 	// First what goes: a topic made again under an old name takes its place.
-	var gone []string
+	gone := map[uuid.UUID]string{}
 	for _, name := range slices.Sorted(maps.Keys(r.seen)) {
 		old := r.seen[name]
 		if now := img.Topics[name]; now == nil || now.ID != old.ID {
 			r.drop(old)
 			delete(r.seen, name)
-			gone = append(gone, name)
+			gone[old.ID] = name
 		}
 	}
 	r.core.coordinator.DropTopics(gone)

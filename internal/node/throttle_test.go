@@ -88,6 +88,33 @@ func TestThrottledMove(t *testing.T) {
 	}
 }
 
+// Moves that a throttle holds up, more than go at a time without, keep no other from its end.
+func TestThrottledMovesHoldNobodyUp(t *testing.T) {
+	t.Parallel()
+	nodes := newTestCluster(t, 3)
+	startAll(nodes)
+	t.Cleanup(func() { stopAll(nodes) })
+	c := client(t, nodes)
+	admin := kadm.NewClient(c)
+	alter(t, nodes, "", set("leader.replication.throttled.rate", "0"), set("follower.replication.throttled.rate", "0"))
+	for i := range maxMoves + 1 {
+		topic := fmt.Sprint("slow-", i)
+		createOn(t, nodes, topic, 1)
+		produce(t, c, topic, 0, "x")
+		alter(t, nodes, topic, set("leader.replication.throttled.replicas", "*"), set("follower.replication.throttled.replicas", "*"))
+		reassign(t, nodes[0], topic, 0, 2)
+	}
+	createOn(t, nodes, "quick", 1)
+	produce(t, c, "quick", 0, "x")
+	reassign(t, nodes[0], "quick", 0, 3)
+	eventually(t, func() error { return onNodes(nodes, "quick", 0, 3) })
+	for i := range maxMoves + 1 {
+		if to := moving(t, admin, fmt.Sprint("slow-", i)); !slices.Equal(to, []int32{2}) {
+			t.Errorf("at a rate of nothing slow-%d has moved: to %v", i, to)
+		}
+	}
+}
+
 func testThrottledMove(t *testing.T, side string) {
 	const (
 		rate    = 128 << 10

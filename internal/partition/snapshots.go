@@ -85,18 +85,14 @@ func (p *Partition) stepSnapshots() {
 	p.rolled = nil
 	p.mu.Unlock()
 	_ = p.withLog(func(l *segment.Log) error {
-		logs, _, err := segmentNames(p, l)
 		for i := range rolls {
-			for _, base := range logs {
-				if base < rolls[i].from || base >= rolls[i].end || err != nil {
-					continue
-				}
+			for _, base := range l.Bases(rolls[i].from, rolls[i].end) {
 				name := filepath.Join(l.Dir(), segment.ProducerSnapshotName(base))
-				err = segment.WriteProducerSnapshot(p.m.cfg.FS, name, rolls[i].at(l, base))
+				if err := segment.WriteProducerSnapshot(p.m.cfg.FS, name, rolls[i].at(l, base)); err != nil {
+					p.logger.Warn("writing a producer snapshot, which only Kafka's tools would read", "error", err)
+					return nil
+				}
 			}
-		}
-		if err != nil {
-			p.logger.Warn("writing a producer snapshot, which only Kafka's tools would read", "error", err)
 		}
 		return nil
 	})

@@ -7,9 +7,11 @@
 package segment
 
 import (
+	"cmp"
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sort"
 	"sync"
 	"syscall"
@@ -77,6 +79,17 @@ func (l *Log) Size() int64 { l.mu.RLock(); defer l.mu.RUnlock(); return l.bytes 
 
 // Segments returns how many segment files the log has.
 func (l *Log) Segments() int { l.mu.RLock(); defer l.mu.RUnlock(); return len(l.segs) }
+
+// Bases returns the base offsets, ascending, of the segments that begin in [from, end).
+func (l *Log) Bases(from, end int64) (bases []int64) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	i, _ := slices.BinarySearchFunc(l.segs, from, func(s *segment, at int64) int { return cmp.Compare(s.base, at) })
+	for ; i < len(l.segs) && l.segs[i].base < end; i++ {
+		bases = append(bases, l.segs[i].base)
+	}
+	return bases
+}
 
 // Damage says what recovery found missing of what had been flushed; nil if nothing. The replica must not vote on it.
 func (l *Log) Damage() *DamageError { l.mu.RLock(); defer l.mu.RUnlock(); return l.damage }

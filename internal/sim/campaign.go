@@ -47,6 +47,8 @@ type Total struct {
 	Acknowledged int
 	Counts       Counts
 	Violations   int
+	// Late: Campaign.For ended it, before the seeds or the cuts had.
+	Late bool
 	// Missing is what never happened though it should have.
 	Missing []string
 }
@@ -87,6 +89,7 @@ func (c Campaign) Run() Total {
 		}
 	}
 	t.Wall = time.Since(began)
+	t.Late = c.For > 0 && t.Wall >= c.For
 	switch {
 	case t.Violations > 0:
 	case c.Power && t.Runs >= enoughStorms:
