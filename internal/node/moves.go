@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/config"
 	"github.com/chronik-go/chronik/internal/membership"
@@ -25,7 +27,7 @@ const (
 	transferPause = 2 * time.Second
 	// maxMoves is how many groups led by this node bring new replicas up at a time, as fast as they can; maxThrottled how many of
 	// those beside that a throttle bounds. They share its bytes however many they are, and may take days: others don't wait for them.
-	maxMoves     = 4
+	maxMoves     = 8
 	maxThrottled = 64
 	// endTimeout bounds telling the controller that a change has ended. It is told again.
 	endTimeout = 10 * time.Second
@@ -68,6 +70,7 @@ type moveState struct {
 	conf   multiraft.Configuration
 	commit uint64 // commit index at the look before
 	busy   bool   // a change is on its way through the log
+	adding bool   // a learner was added since conf was looked at
 	moved  time.Time
 	why    string
 }
@@ -250,6 +253,9 @@ func (s *moveState) take(r *multiraft.Replica) (conf multiraft.Configuration, ca
 	if s.fresh {
 		s.commit = s.conf.Commit
 	}
+	if fresh {
+		s.adding = false // conf has it now
+	}
 	s.fresh = false
 	ask := !s.asked
 	s.asked = true
@@ -271,6 +277,7 @@ func (s *moveState) take(r *multiraft.Replica) (conf multiraft.Configuration, ca
 func (s *moveState) propose(r *multiraft.Replica, step membership.Step) {
 	s.mu.Lock()
 	s.busy = true
+	s.adding = slices.ContainsFunc(step.Change.Changes, func(c raftpb.ConfChangeSingle) bool { return c.Type == raftpb.ConfChangeAddLearnerNode })
 	s.mu.Unlock()
 	r.ProposeConfChange(step.Change, func(error) {
 		s.mu.Lock()
@@ -284,7 +291,7 @@ func (s *moveState) propose(r *multiraft.Replica, step membership.Step) {
 func (s *moveState) catching() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.conf.Learners) > 0 || len(s.conf.Outgoing) > 0
+	return s.adding || len(s.conf.Learners) > 0 || len(s.conf.Outgoing) > 0
 }
 
 // end tells the controller what has ended, one after the other; while it does, what ends next waits. Replicas are deleted on that word.
