@@ -50,6 +50,8 @@ var mustHappen = []string{
 	"staged by delta", "staged whole", "snapshot installed", "consumers jumped to the log start", "elections",
 	"create topic: done", "delete topic: done", "alter config: done", "producer ids", "requests between nodes", "ends of a log asked for",
 	"group generations", "assignments told", "offsets committed", "offsets fetched", "coordinators moved", "coordinators back where they were",
+	"static members back without a rebalance", "static members restarted after healing", "static members fenced", "static members expired",
+	"twins of static members", "static members replaced", "members fenced", "groups downgraded",
 	"members expired", "members left", "members absent", "commits of an old generation refused", "logs compacted",
 	"compacted logs read whole", "records compacted away, as seen", "tombstones gone, as seen", "cut armed at a compaction", "partitions moved, whole",
 	"steps of members of consumer groups", "consumer heartbeats answered", "members of consumer groups expired",

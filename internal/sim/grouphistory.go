@@ -19,6 +19,8 @@ type consumerGroup struct {
 	// What is in the log.
 	generation  int32
 	generations map[int32]*generation
+	statics     map[string]string        // who has each instance id, by the last record of the classic group
+	replaced    map[string]*replacement  // static members whose place another one has taken
 	state       map[*partModel]*offsetOp // the last commit of each partition, or its removal
 	next        *nextModel               // its side by the consumer protocol
 	removals    []*removal               // that were asked for, in the order begun
@@ -57,7 +59,7 @@ type offsetOp struct {
 
 func (w *world) newGroup(name string, parts []*partModel) *consumerGroup {
 	g := &consumerGroup{w: w, name: name, parts: parts, generations: map[int32]*generation{}, state: map[*partModel]*offsetOp{},
-		removed: map[*partModel]int{}, holders: map[*partModel]string{}}
+		removed: map[*partModel]int{}, holders: map[*partModel]string{}, replaced: map[string]*replacement{}}
 	g.next = newNextModel(g)
 	w.groupLogs.groups = append(w.groupLogs.groups, g)
 	return g
@@ -264,6 +266,9 @@ func (w *world) finishGroups() {
 				w.fail("%s has not settled %v after healing: %s: %s", g.name, w.bound(groupsWithin), why, w.describe())
 			}
 		}
+	}
+	if w.failed == nil {
+		w.restartStatics(settled)
 	}
 	left := len(w.groupLogs.groups)
 	for _, g := range w.groupLogs.groups {

@@ -49,6 +49,7 @@ type groupBatch struct {
 	base, end int64
 	stamp     int64 // the coordinator's clock when it wrote it, ms since 1970
 	by        *proc // who wrote it; nil: it was read
+	index     int32 // of the partition
 	entries   []groupEntry
 }
 
@@ -90,7 +91,7 @@ type watchedLog struct {
 func (l watchedLog) Append(term uint64, batch []byte, done func(int64, error)) {
 	logs := l.p.node.w.groupLogs
 	b := logs.decode(batch)
-	b.by = l.p
+	b.by, b.index = l.p, l.index
 	l.Log.Append(term, batch, func(base int64, err error) {
 		if err == nil && !l.p.dead {
 			b.end += base - b.base
@@ -103,7 +104,7 @@ func (l watchedLog) Append(term uint64, batch []byte, done func(int64, error)) {
 
 // Bounds implements group.Log: a coordinator asks for them when it begins to load.
 func (l watchedLog) Bounds() (start, end int64) {
-	l.p.loads[l.index] = map[string]int64{}
+	l.p.loads[l.index], l.p.loadBegan[l.index] = map[string]int64{}, l.p.node.w.clk.Now()
 	return l.Log.Bounds()
 }
 
@@ -140,6 +141,7 @@ func (l *groupLog) read(from int64, batches []byte, seen map[string]int64) {
 	expect := from
 	err := record.Each(batches, func(h record.Header, raw []byte) error {
 		b := l.logs.decode(raw)
+		b.index = l.index
 		if expect <= l.next && b.base > l.next {
 			l.forward(b.base)
 		}
@@ -291,6 +293,9 @@ type generation struct {
 	members     []string          // sorted
 	since       int64             // when it came to its state, ms since 1970 by its coordinator's clock; -1: not known
 	assignments map[string]string // by member, once the leader's is there
+	statics     map[string]string // members by instance id
+	// upgraded: it has become a consumer group, which may become a classic one again before its epoch has grown.
+	upgraded bool
 }
 
 // apply checks a record against those before it.
@@ -300,7 +305,7 @@ func (s *groupLogs) apply(l *groupLog, at int64, b *groupBatch, e *groupEntry) {
 	case e.offset != nil:
 		s.applyOffset(at, g, e, l.ragged)
 	case e.group != nil:
-		s.applyGroup(at, g, e.group)
+		s.applyGroup(at, g, e.group, b, l.ragged)
 	case e.part != nil:
 		g.removeOffset(at, b, e.part, l.ragged)
 	case e.kind == kindClassic:
@@ -328,6 +333,8 @@ func (s *groupLogs) applyOffset(at int64, g *consumerGroup, e *groupEntry, ragge
 		}
 	case o.generation != g.generation:
 		w.fail("%s: a member of generation %d has committed %s at offset %d, after generation %d began", g.name, o.generation, o.part, at, g.generation)
+	case !ragged && !slices.Contains(g.generations[g.generation].members, o.member):
+		w.fail("%s: %s has committed %s at offset %d in generation %d, and is no member of it", g.name, o.member, o.part, at, g.generation)
 	}
 	w.log("%s: commit %d of %s: offset %d in generation %d at %d, given up or late: %v", g.name, o.id, o.part, o.offset, o.generation, at, o.late)
 	if before != nil && o.offset < before.offset && !o.late && !before.late {
@@ -340,14 +347,17 @@ func (s *groupLogs) applyOffset(at int64, g *consumerGroup, e *groupEntry, ragge
 
 // applyGroup checks a group's record: its generation does not fall, and one generation has one leader, one roster, and one
 // assignment, in which no partition has two owners.
-func (s *groupLogs) applyGroup(at int64, g *consumerGroup, v *kmsg.GroupMetadataValue) {
+func (s *groupLogs) applyGroup(at int64, g *consumerGroup, v *kmsg.GroupMetadataValue, b *groupBatch, ragged bool) {
 	w := s.w
-	next := &generation{number: v.Generation, since: v.CurrentStateTimestamp}
+	next := &generation{number: v.Generation, since: v.CurrentStateTimestamp, statics: map[string]string{}}
 	if v.Leader != nil {
 		next.leader = *v.Leader
 	}
 	for _, m := range v.Members {
 		next.members = append(next.members, m.MemberID)
+		if m.InstanceID != nil {
+			next.statics[*m.InstanceID] = m.MemberID
+		}
 		if len(m.Assignment) > 0 {
 			if next.assignments == nil {
 				next.assignments = map[string]string{}
@@ -360,7 +370,11 @@ func (s *groupLogs) applyGroup(at int64, g *consumerGroup, v *kmsg.GroupMetadata
 		w.fail("%s: generation %d is written at offset %d, after generation %d", g.name, v.Generation, at, g.generation)
 		return
 	}
-	if old := g.generations[v.Generation]; old != nil {
+	if was := g.generations[v.Generation]; was != nil && !was.upgraded {
+		old := was.successor(next)
+		if old != was {
+			w.counts["static members back without a rebalance"]++
+		}
 		switch {
 		case old.leader != next.leader || !slices.Equal(old.members, next.members):
 			w.fail("%s: generation %d has leader %s and members %v, then at offset %d leader %s and members %v", g.name, v.Generation, old.leader, old.members,
@@ -371,6 +385,7 @@ func (s *groupLogs) applyGroup(at int64, g *consumerGroup, v *kmsg.GroupMetadata
 	} else {
 		w.counts["group generations"]++
 	}
+	g.applyStatics(at, next, b, ragged)
 	g.generation, g.generations[v.Generation] = v.Generation, next
 	g.checkOwners(next)
 }
@@ -402,11 +417,12 @@ func (g *consumerGroup) checkOwners(gen *generation) {
 func (g *consumerGroup) toldJoin(r *kmsg.JoinGroupResponse) {
 	gen := g.generations[r.Generation]
 	switch {
+	case gen != nil && g.replaced[r.MemberID] != nil: // it is told what it was: there is another one in its place by now
 	case g.next.told[toldEpoch{r.MemberID, r.Generation}] != nil:
 		g.w.counts["joins of classic members of a consumer group"]++
 	case gen == nil:
 		g.w.fail("%s: %s is told of generation %d, which is not in the log", g.name, r.MemberID, r.Generation)
-	case gen.leader != r.LeaderID || !slices.Contains(gen.members, r.MemberID):
+	case g.now(gen.leader) != g.now(r.LeaderID) || !slices.Contains(gen.members, r.MemberID):
 		g.w.fail("%s: %s is told that %s leads generation %d; in the log it is led by %s and has the members %v", g.name, r.MemberID, r.LeaderID,
 			r.Generation, gen.leader, gen.members)
 	}
@@ -419,7 +435,7 @@ func (g *consumerGroup) toldSync(number int32, member string, assignment []byte)
 	if g.next.toldClassic(member, number, assignment) {
 		return
 	}
-	if gen == nil || gen.assignments[member] != string(assignment) {
+	if gen == nil || gen.assignments[member] != string(assignment) && gen.assignments[g.now(member)] != string(assignment) {
 		g.w.fail("%s: %s is told an assignment in generation %d that is not in the log", g.name, member, number)
 		return
 	}
@@ -446,6 +462,7 @@ func (s *groupLogs) loaded(p *proc, partition int32, groups int64) {
 	l, node := s.part(partition), p.node.id
 	l.loadedWhole(p.loads[partition])
 	delete(p.loads, partition)
+	p.loadDone[partition] = s.w.clk.Now()
 	if groups > 0 && l.loader != 0 {
 		if l.loader == node {
 			s.w.counts["coordinators back where they were"]++

@@ -86,12 +86,13 @@ func (g *consumerGroup) removeClassic(at int64, b *groupBatch, ragged bool) {
 	lives := gen != nil && len(gen.members) > 0
 	if lives && b.has(g, kindEpoch) { // its epochs go on from the generation; those of one without members begin anew
 		g.w.counts["groups upgraded"]++
+		g.statics, gen.upgraded = nil, true
 		return
 	}
 	if lives && !ragged {
 		g.w.fail("%s: it is removed at offset %d, with the members %v", g.name, at, gen.members)
 	}
-	g.generation, g.generations = 0, map[int32]*generation{}
+	g.generation, g.generations, g.statics = 0, map[int32]*generation{}, nil
 	g.w.counts["classic groups removed"]++
 }
 
@@ -115,7 +116,7 @@ func (l *groupLog) loadedWhole(seen map[string]int64) {
 		case last.e.part != nil:
 			g.gone(last.e.part, last.at)
 		case last.e.kind == kindClassic:
-			g.generation, g.generations = 0, map[int32]*generation{}
+			g.generation, g.generations, g.statics = 0, map[int32]*generation{}, nil
 		case last.e.kind == kindEpoch:
 			g.next.end()
 		case last.e.kind == kindMember:

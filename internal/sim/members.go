@@ -28,6 +28,7 @@ type groupMember struct {
 	session        time.Duration
 	rebalance      time.Duration
 	isLate         bool // all it does is one late commit
+	restarting     bool // its process is to end, and to begin anew
 	nextMember
 	refusal *kerr.Error
 }
@@ -117,12 +118,18 @@ func (m *groupMember) live() {
 	for {
 		if now := w.clk.Now(); !w.healed && now.After(turn) {
 			turn = now.Add(m.between(200*ms, 6*time.Second))
-			switch m.rng.IntN(4) {
-			case 0:
+			if m.static() {
+				turn = now.Add(m.between(200*ms, 3*time.Second)) // it is there to be restarted
+			}
+			switch what := m.rng.IntN(4); {
+			case what == 0 && !(m.static() && m.rng.IntN(3) > 0):
 				m.leave()
 				return
-			case 1:
+			case what <= 1:
 				w.counts["members gone without a word"]++
+				if m.static() && m.placed && m.rng.IntN(3) > 0 {
+					m.twin()
+				}
 				return
 			default:
 				m.absent()
@@ -152,6 +159,10 @@ func (m *groupMember) live() {
 // step is what a member does again and again.
 func (m *groupMember) step() {
 	w := m.w
+	if m.restarting {
+		m.restart()
+		return
+	}
 	if (m.changed || w.clk.Now().Sub(m.beaten) >= m.session/5) && !m.beat() {
 		return
 	}
@@ -231,8 +242,8 @@ func (m *groupMember) heard(what string, code int16, err error) bool {
 	return false
 }
 
-// join asks to be a member of the next generation, and for its assignment then.
-func (m *groupMember) join() {
+// joinRequest asks to be a member of the next generation.
+func (m *groupMember) joinRequest() *kmsg.JoinGroupRequest {
 	topics := kmsg.NewConsumerMemberMetadata()
 	for _, p := range m.g.parts {
 		if !slices.Contains(topics.Topics, p.topic) {
@@ -241,19 +252,36 @@ func (m *groupMember) join() {
 	}
 	req := kmsg.NewPtrJoinGroupRequest()
 	req.SetVersion(7)
-	req.Group, req.MemberID, req.ProtocolType = m.g.name, m.id, "consumer"
+	if m.static() && m.rng.IntN(2) == 0 {
+		req.SetVersion(9) // a leader that comes back is told that it is the leader, and need not assign again (KIP-814)
+	}
+	req.Group, req.MemberID, req.ProtocolType, req.InstanceID = m.g.name, m.id, "consumer", m.instanceID()
 	req.SessionTimeoutMillis, req.RebalanceTimeoutMillis = int32(m.session/time.Millisecond), int32(m.rebalance/time.Millisecond)
 	p := kmsg.NewJoinGroupRequestProtocol()
 	p.Name, p.Metadata = "range", topics.AppendTo(nil)
 	req.Protocols = append(req.Protocols, p)
-	m.owned = nil
-	m.g.release(m.id, nil) // it has nothing any more
+	return req
+}
+
+func (m *groupMember) askJoin(req *kmsg.JoinGroupRequest) (kmsg.Response, error) {
+	k, sent := m.conn, m.w.clk.Now()
 	// A newcomer's id that is not used holds the others up for a session.
-	resp, err := m.conn.askWithin(2*(m.session+m.rebalance)+requestTimeout, req, func(resp kmsg.Response) {
+	return k.askWithin(2*(m.session+m.rebalance)+requestTimeout, req, func(resp kmsg.Response) {
 		if r := resp.(*kmsg.JoinGroupResponse); r.ErrorCode == 0 {
 			m.g.toldJoin(r)
+			if req.MemberID != "" {
+				m.g.accepted("join", req.MemberID, sent, k.p)
+			}
 		}
 	})
+}
+
+// join asks to be a member of the next generation, and for its assignment then.
+func (m *groupMember) join() {
+	req := m.joinRequest()
+	m.owned = nil
+	m.g.release(m.id, nil) // it has nothing any more
+	resp, err := m.askJoin(req)
 	if err != nil {
 		m.heard("join", 0, err)
 		return
@@ -275,9 +303,9 @@ func (m *groupMember) join() {
 func (m *groupMember) sync(join *kmsg.JoinGroupResponse) {
 	req := kmsg.NewPtrSyncGroupRequest()
 	req.SetVersion(5)
-	req.Group, req.MemberID, req.Generation = m.g.name, m.id, m.generation
+	req.Group, req.MemberID, req.Generation, req.InstanceID = m.g.name, m.id, m.generation, m.instanceID()
 	req.ProtocolType, req.Protocol = kmsg.StringPtr("consumer"), kmsg.StringPtr("range")
-	if join.LeaderID == m.id {
+	if join.LeaderID == m.id && !join.SkipAssignment {
 		req.GroupAssignment = m.g.assign(join.Members)
 	}
 	for m.joined {
@@ -285,9 +313,10 @@ func (m *groupMember) sync(join *kmsg.JoinGroupResponse) {
 			m.find()
 			continue
 		}
-		k := m.conn
+		k, sent := m.conn, m.w.clk.Now()
 		resp, err := k.askWithin(m.rebalance+requestTimeout, req, func(resp kmsg.Response) {
 			if r := resp.(*kmsg.SyncGroupResponse); r.ErrorCode == 0 {
+				m.g.alive("sync", req.MemberID, sent, k.p)
 				m.g.toldSync(req.Generation, req.MemberID, r.MemberAssignment)
 				m.takes(k, req.MemberID, r.MemberAssignment)
 			}
@@ -423,8 +452,13 @@ func (m *groupMember) beat() bool {
 	}
 	req := kmsg.NewPtrHeartbeatRequest()
 	req.SetVersion(4)
-	req.Group, req.MemberID, req.Generation = m.g.name, m.id, m.generation
-	resp, err := m.conn.ask(req, nil)
+	req.Group, req.MemberID, req.Generation, req.InstanceID = m.g.name, m.id, m.generation, m.instanceID()
+	k, sent := m.conn, m.w.clk.Now()
+	resp, err := k.ask(req, func(resp kmsg.Response) {
+		if resp.(*kmsg.HeartbeatResponse).ErrorCode == 0 {
+			m.g.alive("heartbeat", req.MemberID, sent, k.p)
+		}
+	})
 	if err != nil {
 		return m.heard("heartbeat", 0, err)
 	}
@@ -447,7 +481,7 @@ func (m *groupMember) commit() (*kerr.Error, error) {
 	if m.next {
 		req.SetVersion(9)
 	}
-	req.Group, req.MemberID, req.Generation = m.g.name, m.id, m.generation
+	req.Group, req.MemberID, req.Generation, req.InstanceID = m.g.name, m.id, m.generation, m.instanceID()
 	var ops []*offsetOp
 	var owned []*ownedPart
 	for _, o := range m.owned {
@@ -477,7 +511,7 @@ func (m *groupMember) commit() (*kerr.Error, error) {
 			case nil:
 				m.g.committed(ops[i])
 			case kerr.IllegalGeneration, kerr.UnknownMemberID, kerr.RebalanceInProgress, kerr.CoordinatorLoadInProgress,
-				kerr.StaleMemberEpoch, kerr.GroupIDNotFound:
+				kerr.StaleMemberEpoch, kerr.GroupIDNotFound, kerr.FencedInstanceID:
 				m.g.refuse(ops[i])
 			}
 		}
@@ -517,9 +551,22 @@ func (m *groupMember) leave() {
 	req.SetVersion(4)
 	req.Group = m.g.name
 	l := kmsg.NewLeaveGroupRequestMember()
-	l.MemberID = m.id
+	l.MemberID, l.InstanceID = m.id, m.instanceID()
 	req.Members = append(req.Members, l)
-	if resp, err := m.conn.ask(req, nil); err == nil && resp.(*kmsg.LeaveGroupResponse).ErrorCode == 0 {
+	k, sent := m.conn, m.w.clk.Now()
+	resp, err := k.ask(req, func(resp kmsg.Response) {
+		if r := resp.(*kmsg.LeaveGroupResponse); r.ErrorCode == 0 && len(r.Members) == 1 && r.Members[0].ErrorCode == 0 {
+			m.g.accepted("leaving", l.MemberID, sent, k.p)
+		}
+	})
+	if err != nil {
+		return
+	}
+	switch r := resp.(*kmsg.LeaveGroupResponse); {
+	case r.ErrorCode != 0:
+	case len(r.Members) == 1 && r.Members[0].ErrorCode == kerr.FencedInstanceID.Code:
+		m.heard("leave", r.Members[0].ErrorCode, nil)
+	default:
 		m.w.counts["members left"]++
 	}
 }
@@ -527,13 +574,8 @@ func (m *groupMember) leave() {
 // late is a commit of the member's that has been under way for long: it comes when the next generation may have begun, in which the
 // member is, too.
 func (m *groupMember) late() {
-	l := &groupMember{g: m.g, name: m.name, id: m.id, generation: m.generation, session: m.session, rebalance: m.rebalance, isLate: true}
-	l.next = m.next
-	for _, o := range m.owned {
-		if o.at > 0 {
-			l.owned = append(l.owned, &ownedPart{consumer: &consumer{part: o.part, at: o.at}, committed: -1, placed: true})
-		}
-	}
+	l := m.double()
+	l.isLate = true
 	l.client = m.w.newClient("late commit", func(c *client) {
 		c.sleep(c.between(5*ms, time.Second))
 		if l.find(); l.conn != nil {
@@ -541,6 +583,18 @@ func (m *groupMember) late() {
 			l.hangUp()
 		}
 	})
+}
+
+// double is somebody else who goes by the member's id, in its generation, with what it has consumed.
+func (m *groupMember) double() *groupMember {
+	d := &groupMember{g: m.g, name: m.name, id: m.id, generation: m.generation, session: m.session, rebalance: m.rebalance}
+	d.next, d.instance = m.next, m.instance
+	for _, o := range m.owned {
+		if o.at > 0 {
+			d.owned = append(d.owned, &ownedPart{consumer: &consumer{part: o.part, at: o.at}, committed: -1, placed: true})
+		}
+	}
+	return d
 }
 
 // absent is a member that hangs for about as long as its session, and then commits as if nothing had happened.

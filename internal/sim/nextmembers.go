@@ -26,9 +26,11 @@ func (m *groupMember) draw() {
 	m.lives++
 	switch m.w.set.protocols {
 	case "classic":
+		m.drawStatic()
 		return
 	case "mixed":
 		if m.rng.IntN(2) == 0 {
+			m.drawStatic()
 			return
 		}
 	}
@@ -221,6 +223,7 @@ func (m *groupMember) heardNext(what string, code *kerr.Error) {
 		}
 		m.lost()
 	case kerr.FencedInstanceID:
+		m.w.counts["static members fenced"]++
 		m.fenced = true
 	case kerr.FencedMemberEpoch:
 		m.w.counts["members fenced"]++

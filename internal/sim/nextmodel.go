@@ -299,13 +299,16 @@ func (n *nextModel) become(at int64, member string, c *nextCurrent, ragged bool)
 // mayRemove says why a member must not be taken out by a batch: it lives, and nobody takes its place.
 func (n *nextModel) mayRemove(member string, b *groupBatch) (why string) {
 	w, m := n.g.w, n.members[member]
-	if m == nil || n.leaving[member] || m.classic || b.has(n.g, kindClassic) {
-		return ""
+	if m != nil && m.instance != "" {
+		for _, e := range b.entries {
+			if e.g == n.g && e.kind == kindMember && e.next != nil && e.next.member.instance == m.instance {
+				w.counts["static members replaced"]++
+				n.g.replace(member, e.member, b)
+				return ""
+			}
+		}
 	}
-	if m.instance != "" && slices.ContainsFunc(b.entries, func(e groupEntry) bool {
-		return e.g == n.g && e.kind == kindMember && e.next != nil && e.next.member.instance == m.instance
-	}) {
-		w.counts["static members replaced"]++
+	if m == nil || n.leaving[member] || m.classic || b.has(n.g, kindClassic) {
 		return ""
 	}
 	silent := w.clk.Now().Sub(m.since)

@@ -61,6 +61,8 @@ type proc struct {
 	registered bool
 	// loads are the keys of partitions of __consumer_offsets that are being loaded, with their last offsets.
 	loads map[int32]map[string]int64
+	// loadBegan and loadDone are when that began and ended last.
+	loadBegan, loadDone map[int32]time.Time
 	// cut is how many disk operations remain until the power fails; -1 is never.
 	cut     int
 	cutKeep vfs.PowerCut
@@ -126,7 +128,8 @@ func (n *node) boot(cut int, keep vfs.PowerCut) {
 		return
 	}
 	n.boots++
-	p := &proc{node: n, fs: n.fs, cut: cut, cutKeep: keep, views: map[uint64]*replicaView{}, loads: map[int32]map[string]int64{}}
+	p := &proc{node: n, fs: n.fs, cut: cut, cutKeep: keep, views: map[uint64]*replicaView{}, loads: map[int32]map[string]int64{},
+		loadBegan: map[int32]time.Time{}, loadDone: map[int32]time.Time{}}
 	n.proc = p
 	w.counts["boots"]++
 	w.log("node %d boots", n.id)

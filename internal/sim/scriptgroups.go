@@ -34,8 +34,8 @@ func (s *Script) Member(name, groupName, topic, protocol, instance string, regex
 		return err
 	}
 	m := &scriptMember{groupMember: g.newMember(name, scriptSession, scriptRebalance)}
-	if protocol == "consumer" {
-		m.next, m.version, m.id, m.instance, m.regex = true, 1, name, instance, regex
+	if m.instance = instance; protocol == "consumer" {
+		m.next, m.version, m.id, m.regex = true, 1, name, regex
 	}
 	s.members[name] = m
 	m.client = s.w.newClient(name, func(*client) { m.run() })
@@ -220,6 +220,15 @@ func (s *Script) remove(m *scriptMember) {
 	}
 }
 
+// Restart ends a static member's process without a word, and begins it anew.
+func (s *Script) Restart(member string) error {
+	_, err := s.tell(member, func(m *scriptMember) string {
+		m.restart()
+		return ""
+	})
+	return err
+}
+
 // Hang stops a member from beating, or lets it go on.
 func (s *Script) Hang(member string, hang bool) error {
 	m := s.members[member]
@@ -250,7 +259,7 @@ func (s *Script) Group(name string, members int) (string, error) {
 			return false
 		}
 		for _, m := range g.members {
-			if !m.placed || m.generation != g.generation {
+			if !m.placed || m.generation != g.generation || !slices.Contains(gen.members, m.id) {
 				continue
 			}
 			out = append(out, m.tells())

@@ -58,6 +58,7 @@ type settings struct {
 	protocols    string        // of the groups: "classic", "consumer", or "mixed" of both, with members that come by either
 	retention    time.Duration // offsets.retention.minutes, though not in minutes
 	keepers      int           // groups without members, that come and go
+	static       bool          // some members by the classic protocol are static (KIP-345)
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
@@ -124,6 +125,7 @@ func drawSettings(r *rand.Rand) settings {
 	s.patience = requestTimeout
 	s.protocols = pick(r, "classic", "classic", "consumer", "consumer", "mixed", "mixed")
 	s.retention, s.keepers = pick(r, 1500*ms, 4*time.Second, 7*24*time.Hour), pick(r, 0, 1, 1)
+	s.static = r.IntN(3) > 0
 	return s
 }
 

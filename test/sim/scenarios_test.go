@@ -32,7 +32,7 @@ import (
 //	resume-asked NODE GROUP                the same with a request for offsets that it finds waiting
 //	await NAME count=1                     something the simulator counts
 //	member NAME GROUP TOPIC                a consumer that joins and beats; leave NAME, hang NAME, wake NAME
-//	       protocol=consumer instance=I regex=1
+//	       protocol=consumer instance=I regex=1; restart NAME ends a static one without a word, and begins it anew
 //	group NAME members=2                   waits for a generation of so many, and tells who has what
 //	commit MEMBER OFFSET   offsets GROUP   of all that a member believes to own; what is committed
 //	keep GROUP TOPIC OFFSET                a commit of somebody who is no member
@@ -236,6 +236,8 @@ func (s *scenario) groups(d *datadriven.TestData) (string, error) {
 		return c.Offsets(arg(d, 0))
 	case "resume-asked":
 		return c.ResumeAsked(node(d, 0), arg(d, 1))
+	case "restart":
+		return "", c.Restart(arg(d, 0))
 	case "hang":
 		return "", c.Hang(arg(d, 0), true)
 	case "wake":
