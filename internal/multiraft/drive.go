@@ -54,6 +54,9 @@ func (r *Replica) receive(ev *event) {
 	case transport.KindRaft:
 		m := ev.env.Raft
 		r.heard(m)
+		if r.forgot(m) {
+			return
+		}
 		switch m.Type {
 		case raftpb.MsgTimeoutNow:
 			if r.declines() {

@@ -201,6 +201,22 @@ func (s *Service) Quarantine(log uint64, d wal.Damage) bool {
 	return ok
 }
 
+// forgot fences a replica that its leader knows to have acknowledged more than its log has: a leader's heartbeat tells what is committed of
+// what this replica has said to hold. A damaged end of the log looks to a restart like a write that a power cut interrupted; here it comes
+// to light. What was lost may be needed for a majority, so that the replica is replaced, and has no say until then.
+func (r *Replica) forgot(m raftpb.Message) bool {
+	if m.Type != raftpb.MsgHeartbeat || m.Term < r.hard.Term {
+		return false
+	}
+	last, err := r.store.LastIndex()
+	if err != nil || m.Commit <= last {
+		return false
+	}
+	r.fence(&DamagedError{Group: r.group, Reason: fmt.Sprintf(
+		"the log ends at index %d, and the leader of term %d has this replica's word that it holds all up to %d", last, m.Term, m.Commit)})
+	return true
+}
+
 // quarantineTick ends the part of a replica whose log is damaged, once it does not lead.
 func (r *Replica) quarantineTick() {
 	if q := r.quarantine; q != nil && (!r.view.Load().isLeader || r.tickCount >= r.quarantineAt) {

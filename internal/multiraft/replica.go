@@ -120,13 +120,16 @@ type prepared struct {
 // DamagedError says that a group's log was found damaged; its replica is fenced and must be replaced.
 type DamagedError struct {
 	Group  uint64
-	File   string
+	File   string // empty: the log has lost its end
 	Offset int64
 	Reason string
 }
 
 // Error implements error.
 func (e *DamagedError) Error() string {
+	if e.File == "" {
+		return fmt.Sprintf("the log of group %d has lost its end (%s): this replica takes no part until it is replaced under a new replica id", e.Group, e.Reason)
+	}
 	return fmt.Sprintf("the log of group %d is damaged at %s offset %d (%s): this replica takes no part until it is replaced under a new replica id",
 		e.Group, e.File, e.Offset, e.Reason)
 }
