@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -16,7 +17,7 @@ import (
 
 // DescribeQuorum (key 55), 0–2. KIP-595, KIP-836, KIP-853.
 //
-// v1  fetch timestamps: -1, raft's leader keeps none
+// v1  when each was heard from last, and was known to have everything
 // v2  directory ids, nodes and messages
 //
 // Of the metadata group only. Offsets are raft indexes, ends exclusive as Kafka's are. Any node takes it and asks the group's leader, one
@@ -87,6 +88,7 @@ func (b *Broker) describeQuorum(ctx context.Context, resp *kmsg.DescribeQuorumRe
 	for _, p := range a.all {
 		state := kmsg.NewDescribeQuorumResponseTopicPartitionReplicaState()
 		state.ReplicaID, state.LogEndOffset = p.Node, -1
+		state.LastFetchTimestamp, state.LastCaughtUpTimestamp = millisOf(p.Heard), millisOf(p.CaughtUp)
 		if p.Match > 0 {
 			state.LogEndOffset = int64(p.Match) + 1
 		}
@@ -106,6 +108,14 @@ func (b *Broker) describeQuorum(ctx context.Context, resp *kmsg.DescribeQuorumRe
 	t.Topic, t.Partitions = metadata.MetadataTopic, append(t.Partitions, part)
 	resp.Topics = append(resp.Topics, t)
 	return nil
+}
+
+// millisOf is a moment as the protocol has it, -1 for none.
+func millisOf(t time.Time) int64 {
+	if t.IsZero() {
+		return -1
+	}
+	return t.UnixMilli()
 }
 
 // quorumNode names where a voter is reached by the others.

@@ -3,6 +3,7 @@ package broker
 import (
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -92,7 +93,7 @@ type fakeQuorum struct{ err error }
 func (q fakeQuorum) Status() multiraft.Status { return multiraft.Status{Commit: 10, IsLeader: true} }
 func (q fakeQuorum) Progress(done func(uint64, []multiraft.Progress, error)) {
 	go done(4, []multiraft.Progress{
-		{Member: multiraft.Member{Replica: 1, Node: 1}, Match: 10, Active: true},
+		{Member: multiraft.Member{Replica: 1, Node: 1}, Match: 10, Active: true, Heard: time.UnixMilli(5000), CaughtUp: time.UnixMilli(4000)},
 		{Member: multiraft.Member{Replica: 2, Node: 2}, Match: 8},
 		{Member: multiraft.Member{Replica: 3, Node: 3}, Learner: true},
 	}, q.err)
@@ -122,6 +123,9 @@ func TestDescribeQuorum(t *testing.T) {
 		if p.LeaderID != 1 || p.LeaderEpoch != 4 || p.HighWatermark != 11 || len(p.CurrentVoters) != 2 || len(p.Observers) != 1 ||
 			p.CurrentVoters[1].LogEndOffset != 9 || p.Observers[0].LogEndOffset != -1 {
 			t.Errorf("%+v", p)
+		}
+		if a, b := p.CurrentVoters[0], p.CurrentVoters[1]; v >= 1 && (a.LastFetchTimestamp != 5000 || a.LastCaughtUpTimestamp != 4000 || b.LastFetchTimestamp != -1 || b.LastCaughtUpTimestamp != -1) {
+			t.Errorf("times: %+v %+v", a, b)
 		}
 		if v >= 2 && (len(resp.Nodes) != 2 || p.CurrentVoters[1].ReplicaDirectoryID != [16]byte{7} || resp.Nodes[1].Listeners[0].Host != "host2" || resp.Nodes[1].Listeners[0].Port != 5001) {
 			t.Errorf("%+v %+v", p.CurrentVoters, resp.Nodes)

@@ -68,6 +68,9 @@ func (r *Replica) receive(ev *event) {
 			// Nobody forwards these here; a peer that does is of another make.
 		case raftpb.MsgSnap:
 			r.offered(m, ev.node)
+		case raftpb.MsgAppResp, raftpb.MsgHeartbeatResp:
+			r.step(m)
+			r.answered(m)
 		default:
 			r.step(m)
 		}
@@ -323,6 +326,7 @@ func (r *Replica) leadership() {
 		r.confQueue = nil
 		clear(r.snapSends)
 		clear(r.allowances)
+		clear(r.contacts)
 	}
 }
 

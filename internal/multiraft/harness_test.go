@@ -179,6 +179,8 @@ type cluster struct {
 	conf  raftpb.ConfState
 	walOf func(*wal.Options)
 	tune  func(*Config)
+	// keepTimes is RegisterOptions.KeepTimes.
+	keepTimes bool
 	// noLog and noApply hold a node's log writer or applier back.
 	noLog, noApply map[int32]bool
 }
@@ -270,7 +272,7 @@ func (c *cluster) register(id int32, group uint64, campaign bool) *Replica {
 	sm.decode(n.log.Group(group).Checkpoint().State)
 	n.sm[group] = sm
 	r, err := n.svc.Register(RegisterOptions{Topic: "t", Partition: int32(group), Group: group, Replica: replicaOf(id),
-		Members: c.members(), SM: sm, Campaign: campaign})
+		Members: c.members(), SM: sm, Campaign: campaign, KeepTimes: c.keepTimes})
 	if err != nil {
 		c.t.Fatal(err)
 	}

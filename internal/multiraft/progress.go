@@ -3,8 +3,10 @@ package multiraft
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // Progress is how far a replica of a group has come, as the group's leader sees it.
@@ -15,6 +17,47 @@ type Progress struct {
 	Learner bool
 	// Active says that the leader has heard from the replica within the last election timeout.
 	Active bool
+	// Heard is when the leader heard from the replica last, and CaughtUp the last moment at which the replica is known to have had all that
+	// the leader had (KIP-836): zero if it has not been so in this term, or the group keeps no times (RegisterOptions.KeepTimes).
+	Heard, CaughtUp time.Time
+}
+
+// contact is what a leader noted of a follower's answers.
+type contact struct {
+	heard, caughtUp time.Time
+	end             uint64 // the leader's last index when it heard
+}
+
+// answered notes an answer that raft has taken. One that names what the leader had at the answer before caught up with that moment.
+func (r *Replica) answered(m raftpb.Message) {
+	if r.contacts == nil {
+		return
+	}
+	if st := r.rn.BasicStatus(); st.RaftState != raft.StateLeader || m.Term != st.Term {
+		return
+	}
+	var match, end uint64
+	known := false
+	r.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr raftProgress) {
+		switch id {
+		case m.From:
+			match, known = pr.Match, true
+		case r.id:
+			end = pr.Match
+		}
+	})
+	if !known {
+		return
+	}
+	c, now := r.contacts[m.From], r.svc.cfg.Clock.Now()
+	switch {
+	case match >= end:
+		c.caughtUp = now
+	case c.end > 0 && match >= c.end:
+		c.caughtUp = c.heard
+	}
+	c.heard, c.end = now, end
+	r.contacts[m.From] = c
 }
 
 // Progress asks for the progress of all replicas, this one included, by ascending replica id, together with the term they
@@ -43,6 +86,13 @@ func (r *Replica) progress() []Progress {
 		p := Progress{Member: Member{Replica: id, Node: -1}, Match: pr.Match, Learner: typ == raft.ProgressTypeLearner, Active: pr.RecentActive || id == r.id}
 		if node, ok := r.nodeOf(id); ok {
 			p.Node = node
+		}
+		if c, ok := r.contacts[id]; ok {
+			p.Heard, p.CaughtUp = c.heard, c.caughtUp
+		}
+		if id == r.id && r.contacts != nil {
+			now := r.svc.cfg.Clock.Now()
+			p.Heard, p.CaughtUp = now, now
 		}
 		all = append(all, p)
 	})

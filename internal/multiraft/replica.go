@@ -68,6 +68,7 @@ type Replica struct {
 	staging     *staging
 	snapSends   map[uint64]uint64    // replica -> tick at which the attempt is given up
 	allowances  map[uint64]allowance // of learners, while this replica leads
+	contacts    map[uint64]contact   // of the others, while this replica leads; nil: not kept
 	asked       asked
 	reads       readQueue
 	tickCount   uint64
@@ -149,6 +150,9 @@ func newReplica(s *Service, sh *shard, a *applier, log *wal.Group, o RegisterOpt
 		r.campaignTil = uint64(2 * s.cfg.ElectionTicks)
 	}
 	r.fitness.unfit = o.Unfit
+	if o.KeepTimes {
+		r.contacts = make(map[uint64]contact)
+	}
 	r.lg = s.cfg.Logger.With("topic", r.topic, "partition", r.partition, "group", r.group)
 	cp := log.Checkpoint()
 	log.SetApplied(cp.Index)

@@ -142,6 +142,9 @@ type RegisterOptions struct {
 	Campaign bool
 	// Unfit: see Replica.SetUnfit.
 	Unfit bool
+	// KeepTimes has the replica, while it leads, note when it heard from each of the others, for Progress: a look at the clock for each
+	// answer of a follower, which a group that nobody asks of can do without.
+	KeepTimes bool
 }
 
 // Register adds a replica and starts it. A group whose log is damaged comes up fenced: it neither votes nor leads.

@@ -160,7 +160,7 @@ func OpenCore(ctx context.Context, env CoreConfig) (*Core, error) {
 	}
 	c.metadata, err = c.groups.Register(multiraft.RegisterOptions{
 		Topic: metadata.MetadataTopic, Group: metadata.MetadataGroup, Replica: self.replica, Members: self.members, SM: c.machine,
-		Campaign: self.first,
+		Campaign: self.first, KeepTimes: true,
 	})
 	if err != nil {
 		return nil, err

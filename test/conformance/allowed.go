@@ -52,8 +52,6 @@ var allowed = []allowance{
 		reason: "Kafka answers a duplicate with its time though the topic is CreateTime; the protocol says -1 then."},
 	{keys: []int16{44}, paths: []string{"Resources.ErrorCode", "Resources.ErrorMessage"}, steps: []string{"an unknown operation"},
 		reason: "A bad request (42), where Kafka meets an exception it did not expect (-1)."},
-	{keys: []int16{55}, paths: []string{"Topics.Partitions.CurrentVoters.LastCaughtUpTimestamp", "Topics.Partitions.CurrentVoters.LastFetchTimestamp"}, ours: "-1",
-		reason: "Not known: raft's leader keeps no times of its followers."},
 	{keys: []int16{55}, paths: []string{"Nodes.Listeners[CONTROLLER]", "Nodes.Listeners[RAFT]", "Nodes.Listeners.Name"},
 		reason: "The voters' listener is called what it is."},
 	{keys: []int16{55}, paths: []string{"Topics.Partitions.CurrentVoters.ReplicaDirectoryID"}, kafka: "no id",

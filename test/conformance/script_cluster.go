@@ -103,6 +103,16 @@ func quorumCases() []testCase {
 			req.Topics = []kmsg.DescribeQuorumRequestTopic{{Topic: topic, Partitions: []kmsg.DescribeQuorumRequestTopicPartition{{Partition: part}}}}
 			return req
 		}
+		heard := func() bool { // of every voter, in the leader's term
+			req := of("__cluster_metadata", 0)
+			req.Version = 1
+			r := s.must(2, req).(*kmsg.DescribeQuorumResponse)
+			return r.ErrorCode == 0 && !slices.ContainsFunc(r.Topics[0].Partitions[0].CurrentVoters, func(v kmsg.DescribeQuorumResponseTopicPartitionReplicaState) bool {
+				return v.LastFetchTimestamp < 0 || v.LastCaughtUpTimestamp < 0
+			})
+		}
+		for end := time.Now().Add(patience); !heard() && time.Now().Before(end); pause() {
+		}
 		s.ask("it", 2, of("__cluster_metadata", 0))
 		s.ask("another partition", 2, of("__cluster_metadata", 1))
 		s.ask("another topic", 2, of("t", 0))
