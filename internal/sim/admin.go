@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -17,6 +18,11 @@ type admin struct {
 
 // passing is how many names the topics that come and go have: few, so that they are used again and again.
 const passing = 3
+
+const passingPrefix = "passing"
+
+// comesAndGoes says whether a topic is one of those: what has its name now may be another than what had it before.
+func comesAndGoes(topic string) bool { return strings.HasPrefix(topic, passingPrefix) }
 
 func (w *world) newClients() {
 	w.admin = &admin{}
@@ -170,7 +176,7 @@ func (b *bystander) run() {
 		if w.ending {
 			return
 		}
-		name := fmt.Sprintf("passing%d", b.rng.IntN(passing))
+		name := fmt.Sprintf(passingPrefix+"%d", b.rng.IntN(passing))
 		var op *metaOp
 		var code *kerr.Error
 		var err error

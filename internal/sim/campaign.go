@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -95,7 +96,7 @@ func (c Campaign) Run() Total {
 	case c.Power && t.Runs >= enoughStorms:
 		t.Missing = t.Counts.missing(powerFaults, mustHappenInStorms)
 	case !c.Power && t.Runs >= enoughSeeds:
-		t.Missing = t.Counts.missing(faults, mustHappen)
+		t.Missing = t.Counts.missing(slices.Concat(faults, changes), mustHappen)
 	}
 	return t
 }

@@ -41,7 +41,9 @@ func (w *world) heal() {
 			n.proc.thaw()
 			continue
 		}
-		n.boot(-1, w.cutKind())
+		if n.standing == member {
+			n.boot(-1, w.cutKind())
+		}
 	}
 }
 
@@ -71,6 +73,7 @@ func (w *world) finish() {
 			}
 		}
 	}
+	w.finishChange()
 	w.lastWrites()
 	w.finishGroups()
 	if w.failed != nil {
@@ -86,6 +89,7 @@ func (w *world) finish() {
 	if w.failed == nil {
 		w.checkMetadata()
 		w.checkMoves()
+		w.checkMembers()
 		w.checkGroups()
 	}
 	for _, p := range w.model.parts {
@@ -129,7 +133,7 @@ func (w *world) lastWrites() {
 // equal says whether every replica of every partition has applied the same, and everybody runs with the same metadata.
 func (w *world) equal() bool {
 	var img *metadata.Image
-	for _, n := range w.nodes {
+	for _, n := range w.members {
 		if n.ruined {
 			continue
 		}
@@ -161,6 +165,9 @@ func (w *world) equalReplicas(t *metadata.Topic, p *metadata.Partition) bool {
 	for _, r := range p.Replicas {
 		if w.nodes[r.Node-1].ruined || w.letGo(p, r) {
 			continue
+		}
+		if w.nodes[r.Node-1].standing != member {
+			return false
 		}
 		core := w.nodes[r.Node-1].proc.core
 		v, ok := core.Partitions().Lookup(t.Name, p.Index)
@@ -195,7 +202,7 @@ func (w *world) flipped() bool {
 }
 
 func (w *world) ruins() bool {
-	return slices.ContainsFunc(w.nodes, func(n *node) bool { return n.ruined })
+	return slices.ContainsFunc(w.members, func(n *node) bool { return n.ruined })
 }
 
 // stays says whether damage can't be mended: below the log start, in the same segment, there is more, of which nobody has a copy.
@@ -204,7 +211,7 @@ func (w *world) stays(p *partition.Partition) bool { return w.hopeless[p.Replica
 
 // intact returns a node that runs.
 func (w *world) intact() *node {
-	return w.nodes[slices.IndexFunc(w.nodes, func(n *node) bool { return !n.ruined })]
+	return w.members[slices.IndexFunc(w.members, func(n *node) bool { return !n.ruined })]
 }
 
 func (w *world) describe() string {
@@ -215,7 +222,7 @@ func (w *world) describe() string {
 			continue
 		}
 		if !n.up() || n.proc.core == nil {
-			fmt.Fprintf(&b, " node %d is down;", n.id)
+			fmt.Fprintf(&b, " node %d is down (standing %d);", n.id, n.standing)
 			continue
 		}
 		fmt.Fprintf(&b, " node %d, metadata %d, registered %v:", n.id, n.proc.core.Metadata().Image().Index, n.proc.registered)
@@ -241,7 +248,7 @@ func (w *world) describe() string {
 // checkMetadata compares every node's metadata, byte by byte, and looks for an order that explains it.
 func (w *world) checkMetadata() {
 	var first []byte
-	for _, n := range w.nodes {
+	for _, n := range w.members {
 		if n.ruined {
 			continue
 		}
@@ -253,7 +260,7 @@ func (w *world) checkMetadata() {
 		if first == nil {
 			first = b
 		} else if !bytes.Equal(first, b) {
-			w.fail("node %d holds other metadata than node %d", n.id, w.nodes[0].id)
+			w.fail("node %d holds other metadata than node %d", n.id, w.intact().id)
 			return
 		}
 	}

@@ -241,6 +241,6 @@ func (k *conn) askWithin(d time.Duration, req kmsg.Request, heard func(kmsg.Resp
 }
 
 // anyNode connects to a node of the client's choosing.
-func (c *client) anyNode() *conn { return c.w.dial(c, c.w.nodes[c.rng.IntN(len(c.w.nodes))].id) }
+func (c *client) anyNode() *conn { return c.w.dial(c, c.w.members[c.rng.IntN(len(c.w.members))].id) }
 
 var _ = broker.MethodProduce

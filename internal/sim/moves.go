@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/metadata"
 )
@@ -19,6 +21,29 @@ type move struct {
 	// What came of it: unknown until the answer is there, and for ever where its node dies.
 	known, accepted bool
 	image           uint64 // in which it began, if accepted: the images order all moves
+}
+
+// reassign asks a node, which runs, for moves, and returns when it has answered, or has died: a client may call it. over is set by then.
+func (w *world) reassign(n *node, asks []controller.Reassignment) (over func() bool) {
+	p, done := n.proc, false
+	var moves []*move
+	for _, a := range asks {
+		moves = append(moves, w.newMove(n, a.Topic, a.Partition, a.Nodes, a.Cancel))
+	}
+	w.spawn(p, func() {
+		ctx, cancel := clock.WithTimeout(never, machineClock{p}, 5*time.Second)
+		defer cancel()
+		for i, res := range p.core.Controller().Reassign(ctx, asks, true) {
+			m := moves[i]
+			m.ended(res)
+			w.log("%s-%d goes to nodes %v (turned back: %v): %v", m.topic, m.index, asks[i].Nodes, m.cancel, res.Err)
+			if res.Err == nil {
+				w.counts["moves of replicas begun"]++
+			}
+		}
+		done = true
+	})
+	return func() bool { return done || p.dead }
 }
 
 func (w *world) newMove(n *node, topic string, index int32, to []int32, cancel bool) *move {
@@ -69,7 +94,7 @@ func (w *world) checkMoved(t *metadata.Topic, p *metadata.Partition) {
 			w.fail("%s: node %d still holds a replica, and its replicas are on %v", name, n.id, now)
 		}
 	}
-	if p.Change == nil { // under way for ever: only where a node is ruined, see equalReplicas
+	if p.Change == nil && !comesAndGoes(t.Name) { // under way for ever: only where a node is ruined, see equalReplicas
 		w.checkWanted(t.Name, p.Index, now)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/group"
 	"github.com/chronik-go/chronik/internal/multiraft"
@@ -160,7 +159,7 @@ func (w *world) unleash() {
 	}
 }
 
-func (w *world) anyNode(r *rand.Rand) *node { return w.nodes[r.IntN(len(w.nodes))] }
+func (w *world) anyNode(r *rand.Rand) *node { return w.members[r.IntN(len(w.members))] }
 
 // anyUp draws a node that runs, nil if none does.
 func (w *world) anyUp(r *rand.Rand) *node {
@@ -326,7 +325,7 @@ func powerInStep(w *world, r *rand.Rand) bool {
 // powerAll takes the power from all machines: each as it is, or, now and then, one of them in the middle of a step.
 func powerAll(w *world, r *rand.Rand) bool {
 	longest := pick(r, 30*ms, 800*ms)
-	for _, n := range w.nodes {
+	for _, n := range w.members {
 		n.powerCut()
 		n.restartIn(between(r, 5*ms, longest))
 	}
@@ -426,9 +425,9 @@ func flipBits(w *world, r *rand.Rand) bool {
 	if w.set.replication < 3 {
 		return false
 	}
-	n := w.nodes[w.seed%uint64(len(w.nodes))]
+	n := w.nodes[w.seed%uint64(w.set.nodes)]
 	files := n.files(dataDir, nil)
-	if n.ruined || len(files) == 0 {
+	if n.ruined || n.standing != member || w.oneDiskLess(n) || len(files) == 0 {
 		return false
 	}
 	for range 1 + r.IntN(3) {
@@ -478,24 +477,18 @@ func moveReplicas(w *world, r *rand.Rand) bool {
 		return false
 	}
 	var to []int32
-	for _, i := range r.Perm(len(w.nodes))[:w.set.replication] {
-		to = append(to, w.nodes[i].id)
+	nodes := w.staying()
+	if len(nodes) < int(w.set.replication) {
+		return false
+	}
+	for _, i := range r.Perm(len(nodes))[:w.set.replication] {
+		to = append(to, nodes[i].id)
 	}
 	ask := controller.Reassignment{Topic: topic, Partition: index, Nodes: to}
 	if r.IntN(5) == 0 {
 		ask.Nodes, ask.Cancel = nil, true
 	}
-	p, m := n.proc, w.newMove(n, topic, index, to, ask.Cancel)
-	w.spawn(p, func() {
-		ctx, cancel := clock.WithTimeout(never, machineClock{p}, 5*time.Second)
-		defer cancel()
-		res := p.core.Controller().Reassign(ctx, []controller.Reassignment{ask}, true)
-		m.ended(res[0])
-		w.log("%s-%d goes to nodes %v (turned back: %v): %v", topic, index, to, ask.Cancel, res[0].Err)
-		if res[0].Err == nil {
-			w.counts["moves of replicas begun"]++
-		}
-	})
+	w.reassign(n, []controller.Reassignment{ask})
 	return true
 }
 

@@ -62,15 +62,20 @@ type exchange struct {
 
 func newNetwork(w *world) *network {
 	n := &network{w: w}
-	for range w.nodes {
+	n.grow()
+	return n
+}
+
+// grow makes the links to and from nodes that are new.
+func (n *network) grow() {
+	for len(n.links) < len(n.w.nodes) {
 		n.links = append(n.links, nil)
 	}
-	for i, a := range w.nodes {
-		for _, b := range w.nodes {
+	for i, a := range n.w.nodes {
+		for _, b := range n.w.nodes[len(n.links[i]):] {
 			n.links[i] = append(n.links[i], &link{from: a, to: b})
 		}
 	}
-	return n
 }
 
 func (n *network) link(from, to int32) *link {
@@ -91,10 +96,11 @@ func (n *network) each(f func(l *link)) {
 	}
 }
 
-// open says whether the connection of a link can work at all: it takes both directions.
+// open says whether the connection of a link can work at all: it takes both directions. A node that was removed from the cluster is dialled by
+// nobody, and dials the others if it is started.
 func (n *network) open(l *link) bool {
 	back := n.link(l.to.id, l.from.id)
-	return l.from.up() && l.to.up() && !l.cut && !back.cut && !l.deaf && !back.deaf
+	return l.from.up() && l.to.up() && l.to.standing != removed && !l.cut && !back.cut && !l.deaf && !back.deaf
 }
 
 // check looks at a link's connection again after its state may have changed: what can't work any more breaks after a while, and
@@ -115,7 +121,7 @@ func (n *network) check(l *link, after time.Duration) {
 			l.last = [streams]time.Time{}
 			from := l.from.proc
 			n.w.log("%d reaches %d", l.from.id, l.to.id)
-			from.callback(func() { from.core.HandlePeerUp(l.to.id) })
+			from.withCore(func(c *nodepkg.Core) { c.HandlePeerUp(l.to.id) })
 		}
 	})
 }
@@ -127,7 +133,7 @@ func (n *network) down(l *link) {
 	n.w.log("%d has lost %d", l.from.id, l.to.id)
 	pending := l.pending
 	l.pending = nil
-	p.callback(func() { p.core.HandlePeerDown(l.to.id) })
+	p.withCore(func(c *nodepkg.Core) { c.HandlePeerDown(l.to.id) })
 	for _, x := range pending {
 		n.finish(p, x, nil, fmt.Errorf("asking node %d: %w", l.to.id, transport.ErrUnknownOutcome))
 	}
@@ -308,7 +314,7 @@ func (n *network) deliver(p, dest *proc, l *link, envs []transport.Envelope) {
 		n.w.messages++
 		n.w.traceMessage(l, &envs[i])
 	}
-	if !lost {
+	if !lost && dest.core != nil {
 		dest.core.HandleEnvelopes(l.from.id, envs)
 		n.w.touch(dest)
 	}
@@ -332,6 +338,7 @@ func (w *world) traceMessage(l *link, env *transport.Envelope) {
 	if m.Reject {
 		reject = 1
 	}
+	w.checkVote(env)
 	t.mix(uint64(m.Type), m.Term, m.Index, m.LogTerm, m.Commit, uint64(len(m.Entries)), reject)
 	if t.sink != nil {
 		t.print(at, fmt.Sprintf("%d->%d g%d %v term %d index %d logterm %d commit %d entries %d reject %v", l.from.id, l.to.id, env.Group, m.Type, m.Term,
@@ -368,9 +375,9 @@ func (n *network) lose(p *proc, l *link, env *transport.Envelope) {
 		}
 		lost := l.lost
 		l.lost = nil
-		p.callback(func() {
+		p.withCore(func(c *nodepkg.Core) {
 			for _, d := range lost {
-				p.core.HandleDropped(l.to.id, d.group, d.to, d.snapshot)
+				c.HandleDropped(l.to.id, d.group, d.to, d.snapshot)
 			}
 		})
 	})
@@ -416,8 +423,36 @@ func (n *network) exchange(p *proc, l *link, stream int, size int, x *exchange, 
 	})
 }
 
+var errStarting = errors.New("the node is still starting")
+
+// withCore tells the node of something of its peers, if it belongs to the cluster yet.
+func (p *proc) withCore(tell func(*nodepkg.Core)) {
+	p.callback(func() {
+		if p.core != nil {
+			tell(p.core)
+		}
+	})
+}
+
 // Call implements node.Peers.
 func (p *proc) Call(ctx context.Context, to int32, method uint16, body []byte) ([]byte, error) {
+	request, from := bytes.Clone(body), p.node.id
+	return p.call(ctx, to, len(body), func(dest *proc, reply func([]byte, error)) {
+		p.node.w.spawn(dest, func() {
+			out, err := []byte(nil), errStarting
+			if dest.core != nil {
+				out, err = dest.core.HandleCall(never, from, method, request)
+			}
+			if err != nil {
+				err = remoteError(dest.node.id, method, err)
+			}
+			reply(out, err)
+		})
+	})
+}
+
+// call asks another process something, and waits for the answer while ctx lives.
+func (p *proc) call(ctx context.Context, to int32, size int, handle func(dest *proc, reply func([]byte, error))) ([]byte, error) {
 	n, clk := p.node.w.links, machineClock{p}
 	l := n.link(p.node.id, to)
 	switch {
@@ -430,16 +465,7 @@ func (p *proc) Call(ctx context.Context, to int32, method uint16, body []byte) (
 	var failure error
 	x := &exchange{}
 	x.done = func(body []byte, err error) { answer, failure = body, err }
-	request, from := bytes.Clone(body), p.node.id
-	n.exchange(p, l, streamControl, len(body), x, func(dest *proc, reply func([]byte, error)) {
-		n.w.spawn(dest, func() {
-			out, err := dest.core.HandleCall(never, from, method, request)
-			if err != nil {
-				err = remoteError(dest.node.id, method, err)
-			}
-			reply(out, err)
-		})
-	})
+	n.exchange(p, l, streamControl, size, x, handle)
 	clk.WaitUntil(func() bool { return x.over || ctx.Err() != nil })
 	if !x.over {
 		x.over = true
@@ -476,6 +502,10 @@ func (p *proc) Forward(to int32, method uint16, body []byte, done func([]byte, e
 		n.finish(p, x, nil, fmt.Errorf("forward to node %d: %w", to, transport.ErrUnknownOutcome))
 	})
 	n.exchange(p, l, streamForward, len(body), x, func(dest *proc, reply func([]byte, error)) {
+		if dest.core == nil {
+			reply(nil, remoteError(dest.node.id, method, errStarting))
+			return
+		}
 		dest.core.HandleForward(from, method, request, func(body []byte, err error) {
 			if err != nil {
 				err = remoteError(dest.node.id, method, err)
@@ -488,10 +518,10 @@ func (p *proc) Forward(to int32, method uint16, body []byte, done func([]byte, e
 // AddPeer implements node.Peers: whoever is there is known.
 func (p *proc) AddPeer(int32, string) error { return nil }
 
-// Peers implements node.Peers.
+// Peers implements node.Peers: a node that was removed is forgotten.
 func (p *proc) Peers() (ids []int32) {
 	for _, o := range p.node.w.nodes {
-		if o != p.node {
+		if o != p.node && o.standing != removed && o.standing != discarded {
 			ids = append(ids, o.id)
 		}
 	}

@@ -38,7 +38,22 @@ type node struct {
 	full      bool // its disk has little room, or none
 	flips     int  // bits that have changed on its disk
 	ruined    bool // it has found its metadata damaged, and waits for a person
+	standing  standing
+	leaving   bool // its replicas are being moved away
+	off       bool // it has been stopped by its operator, and stays so
+	disks     int  // how many it has had
+	refused   int  // how often it was told that it is none of the cluster's
 }
+
+// standing is what a node is to the cluster.
+type standing int
+
+const (
+	member    standing = iota
+	wiped              // its disk was emptied: it must be refused under its old id
+	removed            // taken out of the cluster: what is on its disk must not come back
+	discarded          // switched off for good
+)
 
 // proc is one life of a node's process.
 type proc struct {
@@ -49,14 +64,16 @@ type proc struct {
 	touched bool
 	slow    time.Duration // added to whatever a worker does
 	log     *wal.Log
-	core    *nodepkg.Core
-	actors  []*actor
-	tasks   []*task
-	timers  *machineTimer           // armed
-	held    []func()                // callbacks while frozen
-	later   []unit                  // what was about to run when it was frozen
-	views   map[uint64]*replicaView // by replica
-	fatal   error
+	// identity is that of the data directory, nil until it has been read.
+	identity *bootstrap.Identity
+	core     *nodepkg.Core // nil until the node belongs to the cluster, and has opened what it has
+	actors   []*actor
+	tasks    []*task
+	timers   *machineTimer           // armed
+	held     []func()                // callbacks while frozen
+	later    []unit                  // what was about to run when it was frozen
+	views    map[uint64]*replicaView // by replica
+	fatal    error
 	// registered: the cluster knows this life's address, and all it shall hold is open.
 	registered bool
 	// loads are the keys of partitions of __consumer_offsets that are being loaded, with their last offsets.
@@ -75,12 +92,26 @@ type replicaView struct {
 	term  uint64
 }
 
+// newNode makes a machine with an empty disk.
 func newNode(w *world, id int32) *node {
-	n := &node{w: w, id: id, fs: vfs.NewMem(w.seed<<8 + uint64(id)), since: epoch, rate: 1}
-	n.fs.SetNow(w.clk.Now)
+	n := &node{w: w, id: id, since: epoch, rate: 1}
+	n.newDisk()
+	return n
+}
+
+// newDisk puts an empty disk into the machine.
+func (n *node) newDisk() {
+	n.fs = vfs.NewMem(n.w.seed<<8 + uint64(n.id) + uint64(n.disks)<<32)
+	n.disks++
+	n.fs.SetNow(n.w.clk.Now)
 	if err := vfs.MkdirAllSync(n.fs, dataDir); err != nil {
 		panic(err)
 	}
+}
+
+// newFounder makes one of the nodes that formed the cluster.
+func newFounder(w *world, id int32) *node {
+	n := newNode(w, id)
 	identity := &bootstrap.Identity{
 		Format: bootstrap.FormatVersion, Dir: dirOf(id), Node: id, ClusterID: bootstrap.ClusterID(w.founders), Founders: w.founders,
 	}
@@ -124,7 +155,7 @@ func (n *node) up() bool { return n.proc != nil && !n.proc.dead }
 // boot starts a process on the node. A power cut armed before may hit it at any point.
 func (n *node) boot(cut int, keep vfs.PowerCut) {
 	w := n.w
-	if n.ruined {
+	if n.ruined || n.off || n.standing == discarded {
 		return
 	}
 	n.boots++
@@ -135,9 +166,12 @@ func (n *node) boot(cut int, keep vfs.PowerCut) {
 	w.log("node %d boots", n.id)
 	n.fs.SetHook(func(op vfs.Op, name string, _ time.Duration) { p.operation(op, name) })
 	w.spawn(p, func() {
+		w.links.started(p)
 		err := p.open()
 		switch {
 		case p.dead: // the power failed on the way
+		case isRefusal(err):
+			n.isRefused(err)
 		case (err != nil || p.fatal != nil) && n.flips > 0 && !n.syncFired() && !n.full:
 			n.ruin(errors.Join(err, p.fatal))
 		case p.fatal != nil || err != nil && (n.syncFired() || n.full):
@@ -147,10 +181,18 @@ func (n *node) boot(cut int, keep vfs.PowerCut) {
 			n.tree(dataDir)
 			w.fail("node %d does not start: %v", n.id, err)
 		default:
-			w.links.started(p)
+			if n.standing == wiped {
+				w.fail("node %d takes part under its old id with an emptied disk", n.id)
+			}
 			n.tickLater(p, w.upTo(w.set.tick))
-			if err := p.core.Register(never, host(n.id), kafkaPort); err != nil {
+			switch err := p.core.Register(never, host(n.id), kafkaPort); {
+			case isRefusal(err):
+				n.isRefused(err)
+				return
+			case err != nil:
 				w.fail("node %d can't register: %v", n.id, err)
+			case n.standing != member:
+				w.fail("node %d is one of the cluster again, with what it had before it was removed", n.id)
 			}
 			p.registered = true
 		}
@@ -160,6 +202,8 @@ func (n *node) boot(cut int, keep vfs.PowerCut) {
 const kafkaPort = 9092
 
 func host(id int32) string { return fmt.Sprintf("sim-%d", id) }
+
+func raftAddr(id int32) string { return host(id) + ":5001" }
 
 // open does what a server does from its data directory on.
 func (p *proc) open() error {
@@ -172,10 +216,16 @@ func (p *proc) open() error {
 			w.log("node %d must stop: %v", n.id, err)
 		}
 	}
-	identity, err := bootstrap.Open(bootstrap.OpenOptions{FS: p.fs, Dir: dataDir, Node: n.id, Ignore: []string{"wal"}})
+	identity, err := bootstrap.Open(bootstrap.OpenOptions{FS: p.fs, Dir: dataDir, Node: n.id, Ignore: []string{"wal"}, Rand: n.newUUID()})
 	if err != nil {
 		return err
 	}
+	if !identity.Member() {
+		if identity, err = p.form(identity, logger); err != nil || p.dead {
+			return err
+		}
+	}
+	p.identity = identity
 	p.log, err = wal.Open(wal.Options{
 		FS: p.fs, Dir: dataDir + "/wal", Clock: clk, Logger: logger, FileBytes: w.set.walFile,
 		MaxBytes: 4 * w.set.walFile, CacheBytes: w.set.walCache, OnFatal: fatal,
@@ -203,10 +253,10 @@ func (p *proc) open() error {
 func (p *proc) config() *config.Node {
 	c, set := config.Default(), &p.node.w.set
 	c.NodeID, c.DataDir, c.AdminAddr = p.node.id, dataDir, ""
-	for _, f := range p.node.w.founders {
-		c.Peers = append(c.Peers, config.Peer{ID: f.Node, Addr: host(f.Node) + ":5001"})
+	for _, id := range p.node.peers() {
+		c.Peers = append(c.Peers, config.Peer{ID: id, Addr: raftAddr(id)})
 	}
-	c.RaftAddr, c.KafkaAddr = host(p.node.id)+":5001", fmt.Sprintf("%s:%d", host(p.node.id), kafkaPort)
+	c.RaftAddr, c.KafkaAddr = raftAddr(p.node.id), fmt.Sprintf("%s:%d", host(p.node.id), kafkaPort)
 	c.AutoCreateTopics = false
 	c.Limits.ElectionTimeout, c.Limits.HeartbeatInterval = 10*set.tick, time.Duration(set.beat)*set.tick
 	c.Limits.MaxOpenFiles = 16

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -30,11 +31,16 @@ type world struct {
 	set   settings
 
 	founders []bootstrap.Founder
-	nodes    []*node
-	links    *network
-	model    *model
+	// nodes are all that there ever were, by id from 1 on; members those that are the cluster's as its operator sees it.
+	nodes   []*node
+	members []*node
+	links   *network
+	model   *model
 	// groupLogs hold what coordinators write against what they tell.
 	groupLogs *groupLogs
+	// change is the last change of the cluster's members, nil before the first.
+	change *change
+	votes  map[vote]uint64 // to whom each was given
 	// moves are the reassignments that were asked for, in the order asked.
 	moves  []*move
 	plan   []event // of faults
@@ -96,7 +102,11 @@ func newWorld(o Options) *world {
 	if o.Bench {
 		set = benchSettings()
 	}
-	return newWorldOf(o, set, planFaults(draw(5), set, o.Bench))
+	plan := planFaults(draw(5), set, o.Bench)
+	if !o.Bench {
+		plan = append(plan, planChanges(draw(6), set)...)
+	}
+	return newWorldOf(o, set, plan)
 }
 
 // newWorldOf makes a cluster with these settings, for which this is planned.
@@ -104,7 +114,7 @@ func newWorldOf(o Options, set settings, plan []event) *world {
 	seed, draw := o.Seed, drawer(o.Seed)
 	w := &world{
 		seed: seed, sched: draw(1), net: draw(2), rng: draw(3),
-		counts: Counts{}, hopeless: map[uint64]bool{}, topicNames: map[[16]byte]string{}, trace: trace{sink: o.Trace},
+		counts: Counts{}, hopeless: map[uint64]bool{}, topicNames: map[[16]byte]string{}, votes: map[vote]uint64{}, trace: trace{sink: o.Trace},
 		noise: noise{unreportedLoss: 0.1},
 	}
 	w.scheduler.clk, w.scheduler.rng = clock.NewSim(epoch), w.sched
@@ -122,8 +132,9 @@ func newWorldOf(o Options, set settings, plan []event) *world {
 		w.founders = append(w.founders, bootstrap.Founder{Node: id, Dir: dirOf(id)})
 	}
 	for _, f := range w.founders {
-		w.nodes = append(w.nodes, newNode(w, f.Node))
+		w.nodes = append(w.nodes, newFounder(w, f.Node))
 	}
+	w.members = slices.Clone(w.nodes)
 	w.links = newNetwork(w)
 	w.newClients()
 	return w

@@ -38,6 +38,8 @@ import (
 //	keep GROUP TOPIC OFFSET                a commit of somebody who is no member
 //	delete-group GROUP   delete-offset GROUP TOPIC   forgotten GROUP
 //	transfer TOPIC NODE   reassign TOPIC 1/2/4
+//	wipe NODE   join   remove NODE         an emptied disk, tried under its old id; a node more; one less
+//	refused NODE   quorum 1/2/4            waits until a node that was started is told to go; until these vote on the metadata
 //	move TOPIC 1/2/4   turn-back TOPIC     only begins; moved TOPIC 1/2/4 waits for the end, replicas NODE TOPIC tells
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -274,6 +276,17 @@ func (s *scenario) breakage(d *datadriven.TestData) (string, error) {
 		return "", c.PowerIn(node(d, 0), option(d, "operations", 0))
 	case "start":
 		return "", c.Start(node(d, 0))
+	case "wipe":
+		return "refused under its old id", c.Wipe(node(d, 0))
+	case "refused":
+		return "", c.Refused(node(d, 0))
+	case "join":
+		id, err := c.Join()
+		return fmt.Sprint("node ", id), err
+	case "remove":
+		return c.Remove(node(d, 0))
+	case "quorum":
+		return c.Quorum(numbers(arg(d, 0))...)
 	case "pause":
 		c.Pause(node(d, 0), true)
 	case "resume":
