@@ -57,6 +57,7 @@ var mustHappen = []string{
 	"steps of members of consumer groups", "consumer heartbeats answered", "members of consumer groups expired",
 	"members left by heartbeat", "groups upgraded", "joins of classic members of a consumer group",
 	"delete a group: done", "delete a group: NON_EMPTY_GROUP", "delete an offset: done", "offsets deleted", "offsets expired", "logs of groups read whole",
+	"wiped nodes refused under their old id", "wiped disks filled again", "nodes joined", "nodes removed", "removed nodes refused", "quorums asked for",
 }
 
 // mustHappenInStorms is the same for Campaign.Power.

@@ -18,6 +18,7 @@
 //	network  links between processes, with streams in order (network.go)
 //	clients  producers, consumers, members of groups, administrators, over Kafka's requests (kafka.go, producer.go, members.go, ...)
 //	nemesis  what goes wrong, and when (nemesis.go)
+//	operator changes what nodes the cluster has (changes.go, operator.go, joining.go)
 //	model    what clients were told, and the checks (model.go, history.go, grouplog.go, grouphistory.go, finish.go)
 //
 // Every actor (a shard, an applier, the log's writer, its background, the partitions' background) is one step function. A step
