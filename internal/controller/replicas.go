@@ -308,17 +308,14 @@ func (r *round) removeNode(d *decision, id int32) *controllerpb.Command {
 	}
 	op := &controllerpb.RemoveNode{Node: id, Dir: n.Dir[:], Successor: -1}
 	if n.Voter {
-		voters := 0
+		voters, live := 0, false
+		op.Successor, live = r.successor(id)
 		r.b.EachNode(func(m *metadata.Node) {
 			if m.Voter {
 				voters++
-				return
-			}
-			if s := r.placer().spot(m.ID); m.ID != id && s != nil && s.live && (op.Successor < 0 || m.ID < op.Successor) {
-				op.Successor = m.ID
 			}
 		})
-		if voters == 1 && op.Successor < 0 {
+		if voters == 1 && !live {
 			item.Error = refuse(ErrNodeInUse, "node %d is the only one that votes on the cluster's metadata: add another node first", id).proto()
 			return nil
 		}
@@ -327,6 +324,24 @@ func (r *round) removeNode(d *decision, id int32) *controllerpb.Command {
 	r.bytes += proto.Size(cmd)
 	r.places = nil
 	return cmd
+}
+
+// successor chooses the node that takes over a removed one's vote on the metadata: one that has none, -1 if all have. Where none of them can be
+// reached, one that can't gets it as soon as it is back: the group changes its voters once that has caught up, and until then
+// it takes as many of the others as without it. Given to nobody, the vote would be gone for good.
+func (r *round) successor(id int32) (node int32, live bool) {
+	node = -1
+	r.b.EachNode(func(m *metadata.Node) {
+		if m.Voter || m.ID == id {
+			return
+		}
+		s := r.placer().spot(m.ID)
+		up := s != nil && s.live
+		if node < 0 || up && !live || up == live && m.ID < node {
+			node, live = m.ID, up
+		}
+	})
+	return node, live
 }
 
 // holds names partitions that keep a node in the cluster, nil if there are none.

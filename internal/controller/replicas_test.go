@@ -199,6 +199,22 @@ func TestReplacementOfALostReplica(t *testing.T) {
 	wantErr(t, "a group that has gone", fc.ctl(1).ReplaceReplica(testContext(t), 999, lost.ID), nil)
 }
 
+// A removed node's vote on the metadata waits for a node that is away, if no other is there: it would be lost for good otherwise, since nodes are
+// given votes at no other time (simulator seed 89: two voters of three nodes were left).
+func TestRemovedNodesVoteWaitsForANodeThatIsAway(t *testing.T) {
+	fc, l := changing(t)
+	l.dead = []int32{3, 4}
+	wantErr(t, "moving", fc.reassign(t, 1, moveTo(1, 2)), nil)
+	p := fc.part()
+	wantErr(t, "the end", fc.ctl(1).EndChange(testContext(t), p.Group, p.Change.Number, p.Change.Target), nil)
+	wantErr(t, "removing", fc.ctl(2).RemoveNode(testContext(t), 3), nil)
+	img := fc.nodes[2].machine.Image()
+	if img.Nodes[3] != nil || !img.Nodes[4].Voter {
+		t.Fatalf("node 3 %+v, node 4 %+v: two voters are left of three", img.Nodes[3], img.Nodes[4])
+	}
+	fc.encodedAll(t)
+}
+
 func TestRemoveNode(t *testing.T) {
 	fc, l := changing(t)
 	remove := func(node int32) error { return fc.ctl(2).RemoveNode(testContext(t), node) }

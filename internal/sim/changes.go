@@ -21,7 +21,8 @@ import (
 // The rule for disks that are lost: one at a time, and the next only once nothing counts on the one before. A group of three survives the loss of
 // one disk, so that every group must have three voters or more, the metadata's too, and no other disk may be in doubt. That is over when all
 // replicas of the node have been moved away, the node is removed, and its vote on the metadata is another's (DescribeQuorum says so): before that
-// a majority may still be counted with a voter that has nothing. A disk on which bits have changed is in doubt until it is replaced.
+// a majority may still be counted with a voter that has nothing. A disk on which bits have changed is in doubt until it is replaced,
+// and while it is no other node leaves.
 
 // changes are the faults of this kind.
 var changes = []*fault{
@@ -64,9 +65,15 @@ type change struct {
 
 func (w *world) changing() bool { return w.change != nil && !w.change.over }
 
-// oneDiskLess says whether a disk has been lost, of another node than n, and something counts on it still.
-func (w *world) oneDiskLess(n *node) bool {
-	return w.changing() && w.change.old != n && w.change.old != nil && w.change.old.disks > 1
+// leaving says whether a node is on its way out: until it is gone, the others must not lose anything.
+func (w *world) leaving() bool { return w.changing() && w.change.old != nil }
+
+// doubtful is a node on whose disk bits have changed, nil if there is none: it may be ruined with its next start.
+func (w *world) doubtful() *node {
+	if i := slices.IndexFunc(w.members, func(n *node) bool { return n.flips > 0 }); i >= 0 {
+		return w.members[i]
+	}
+	return nil
 }
 
 // stand makes a node something else to the cluster.
@@ -124,10 +131,8 @@ func wipeDisk(w *world, r *rand.Rand) bool {
 		return false
 	}
 	n := w.members[r.IntN(len(w.members))]
-	for _, m := range w.members {
-		if m.flips > 0 {
-			n = m
-		}
+	if d := w.doubtful(); d != nil {
+		n = d
 	}
 	if img.Nodes[n.id] == nil {
 		return false // it has not arrived
@@ -160,7 +165,7 @@ func joinNode(w *world, _ *rand.Rand) bool {
 func drainNode(w *world, r *rand.Rand) bool {
 	img := w.newest()
 	few := len(w.members) <= int(w.set.replication)
-	if w.changing() || w.ruins() || img == nil || few && !w.mayAdd() {
+	if w.changing() || w.doubtful() != nil || img == nil || few && !w.mayAdd() {
 		return false
 	}
 	n := w.members[r.IntN(len(w.members))]

@@ -76,10 +76,10 @@ func (p *proc) hello(to int32) (info bootstrap.Info, err error) {
 	return info, err
 }
 
-// peers are the nodes that are named to a node as its --peers: those that formed the cluster to one of them, those that are there now to one
+// peers are the nodes that are named to a node as its --peers: those that formed the cluster to one of them, those that are there now to a disk
 // that comes later.
 func (n *node) peers() (ids []int32) {
-	if n.id <= int32(len(n.w.founders)) {
+	if n.id <= int32(len(n.w.founders)) && n.disks == 1 {
 		for _, f := range n.w.founders {
 			ids = append(ids, f.Node)
 		}

@@ -427,7 +427,7 @@ func flipBits(w *world, r *rand.Rand) bool {
 	}
 	n := w.nodes[w.seed%uint64(w.set.nodes)]
 	files := n.files(dataDir, nil)
-	if n.ruined || n.standing != member || w.oneDiskLess(n) || len(files) == 0 {
+	if n.ruined || n.standing != member || w.leaving() || len(files) == 0 {
 		return false
 	}
 	for range 1 + r.IntN(3) {
