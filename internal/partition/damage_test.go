@@ -330,6 +330,42 @@ func TestChangedEpochInTheSegmentOfTheLogStart(t *testing.T) {
 	bad.check(t, 0, "epoch")
 }
 
+// The last batch of a segment with another epoch makes the segments behind it look wrong, which are not. What another replica sends for those
+// says so, and the batch is fetched as well; else they were fetched again and again (simulator, seed 2224).
+func TestChangedEpochInTheSegmentBeforeOthers(t *testing.T) {
+	c := newCluster(t, 2, nil)
+	c.elect(0, false)
+	c.fillAll(50)
+	bad := c.nodes[1]
+	bad.flush()
+	if bases := bad.p.log.Bases(0, bad.p.log.EndOffset()); len(bases) < 3 {
+		t.Fatalf("segments begin at %v", bases)
+	}
+	log := path.Join(bad.p.log.Dir(), "00000000000000000000.log")
+	raw, err := vfs.ReadFile(bad.fs, log, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := 0
+	for at := 0; at < len(raw); {
+		h, err := record.ParseHeader(raw[at:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		last, at = at, at+h.Size()
+	}
+	bad.down(1, true)
+	if err := bad.fs.FlipBit(log, int64(last)+13, 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := bad.fs.Remove(path.Join(path.Dir(log), "leader-epoch-checkpoint")); err != nil {
+		t.Fatal(err)
+	}
+	bad.open()
+	bad.apply()
+	bad.check(t, 0, "epoch")
+}
+
 // The only copy: what is sound is served and written to; what is not has an error, and its bytes stay where they are.
 func TestDamageOfTheOnlyCopyDeletesNothing(t *testing.T) {
 	c := newCluster(t, 1, nil)

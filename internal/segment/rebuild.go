@@ -80,7 +80,7 @@ func (r *Rebuild) AllowHoles(below int64) { r.holes = max(r.holes, below) }
 func (r *Rebuild) Next() int64 { return r.next }
 
 // Append adds whole batches, each of which is checked, CRC included. The first may begin below what is missing in front of
-// a log. A leader epoch that goes back is an *EpochError: then nothing that the old file said of epochs from there on counts.
+// a log. A leader epoch that goes back is an *EpochError: then nothing that the log said of epochs from there on counts.
 func (r *Rebuild) Append(batches []byte) error {
 	next, base := r.next, r.base
 	for rest := batches; len(rest) > 0; {
@@ -98,11 +98,10 @@ func (r *Rebuild) Append(batches []byte) error {
 		if h.LastOffset() >= r.end {
 			return &SequenceError{Got: h.LastOffset() + 1, Want: r.end}
 		}
-		if n := len(r.starts); n > 0 && h.LeaderEpoch >= 0 && h.LeaderEpoch < r.starts[n-1].epoch {
-			i := slices.IndexFunc(r.starts, func(e epochStart) bool { return e.epoch > h.LeaderEpoch })
+		if e := r.higher(h.LeaderEpoch); e.epoch >= 0 {
 			return &EpochError{
-				File: r.log.file(fileName(r.base, logExt)), Offset: r.pos, From: r.starts[i].start,
-				Reason: fmt.Sprintf("leader epoch %d after %d: one of them is damaged", h.LeaderEpoch, r.starts[n-1].epoch),
+				File: r.log.file(fileName(r.base, logExt)), Offset: r.pos, From: e.start,
+				Reason: fmt.Sprintf("leader epoch %d after %d: one of them is damaged", h.LeaderEpoch, e.epoch),
 			}
 		}
 		if e, changed := r.starts.note(h.LeaderEpoch, h.BaseOffset); changed {
@@ -117,6 +116,20 @@ func (r *Rebuild) Append(batches []byte) error {
 	r.pos += int64(len(batches))
 	r.next, r.base = next, base
 	return nil
+}
+
+// higher returns the first epoch above one that comes now, of what lies before it in the log; its epoch is -1 if there is none.
+func (r *Rebuild) higher(epoch int32) epochStart {
+	above := func(e epochStart) bool { return epoch >= 0 && e.epoch > epoch }
+	if i := slices.IndexFunc(r.starts, above); i >= 0 {
+		return r.starts[i]
+	}
+	r.log.mu.RLock()
+	defer r.log.mu.RUnlock()
+	if i := slices.IndexFunc(r.log.epochs, above); i >= 0 && r.log.epochs[i].start < r.base {
+		return r.log.epochs[i]
+	}
+	return epochStart{epoch: -1}
 }
 
 // Skip says that a compacted log has nothing up to offset.
