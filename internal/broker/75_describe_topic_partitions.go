@@ -8,13 +8,15 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/metadata"
 )
 
 // DescribeTopicPartitions (key 75), 0. KIP-966.
 //
 // Topics come in order of name, partitions in order of index, at most so many in one answer; the cursor says where to go on.
-// No topics named means all. The cursor's topic need not exist any more: the next by name is taken.
+// No topics named means all: the cursor's topic need not exist any more then, the next by name is taken. Where topics are named it must be
+// one of them.
 
 // maxDescribedPartitions bounds the partitions of one answer (Kafka's max.request.partition.size.limit).
 const maxDescribedPartitions = 2000
@@ -26,13 +28,13 @@ func handleDescribeTopicPartitions(b *Broker, ctx context.Context, rc *RequestCo
 	names := describedTopics(req, img)
 	first := int32(0)
 	if c := req.Cursor; c != nil {
-		if c.Partition < 0 {
+		at, found := slices.BinarySearch(names, c.Topic)
+		if c.Partition < 0 || !found && len(req.Topics) > 0 {
 			for i := range req.Topics { // there is no other place for an error
 				resp.Topics = append(resp.Topics, b.failedTopic(rc, req.Topics[i].Topic, kerr.InvalidRequest))
 			}
 			return resp, nil
 		}
-		at, found := slices.BinarySearch(names, c.Topic)
 		names = names[at:]
 		if found {
 			first = c.Partition
@@ -53,7 +55,11 @@ func handleDescribeTopicPartitions(b *Broker, ctx context.Context, rc *RequestCo
 		}
 		t := img.Topics[name]
 		if t == nil || name == metadata.MetadataTopic {
-			resp.Topics = append(resp.Topics, b.failedTopic(rc, name, kerr.UnknownTopicOrPartition))
+			kerror := kerr.UnknownTopicOrPartition
+			if controller.CheckTopicName(name) != nil {
+				kerror = kerr.InvalidTopicException
+			}
+			resp.Topics = append(resp.Topics, b.failedTopic(rc, name, kerror))
 			left-- // or a request of unknown names would not be bounded
 			first = 0
 			continue

@@ -66,6 +66,8 @@ func TestDescribeTopicPartitionsPages(t *testing.T) {
 		{topicsAsked(0, nil), "a=0..0 next a/1"},
 		{topicsAsked(-5, nil), "a=0..0 next a/1"},
 		{topicsAsked(9, at("a", -1), "a"), "a:42 "},
+		{topicsAsked(9, at("b", 0), "a", "c"), "a:42 c:42 "}, // its topic is not one of those
+		{topicsAsked(9, nil, "a b", ""), ":17 a b:17 "},
 		{topicsAsked(9, nil, metadata.MetadataTopic), metadata.MetadataTopic + ":3 "},
 		{topicsAsked(1, nil, "x", "y"), "x:3 next y/0"},
 	} {

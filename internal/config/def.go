@@ -198,7 +198,7 @@ func (d *Def) refuseNumber(value string) string {
 	switch d.Type {
 	case Double:
 		var err error
-		if f, err = strconv.ParseFloat(v, 64); err != nil || math.IsNaN(f) {
+		if f, err = strconv.ParseFloat(v, 64); err != nil || math.IsNaN(f) || strings.Contains(v, "_") {
 			return "not a number"
 		}
 	default:

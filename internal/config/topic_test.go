@@ -96,6 +96,7 @@ func TestTopicConfigValues(t *testing.T) {
 		{"min.cleanable.dirty.ratio", "0.25", nil},
 		{"min.cleanable.dirty.ratio", "1.5", ErrInvalidValue},
 		{"min.cleanable.dirty.ratio", "NaN", ErrInvalidValue},
+		{"min.cleanable.dirty.ratio", "0_1", ErrInvalidValue},
 		{"message.timestamp.type", "LogAppendTime", nil},
 		{"message.timestamp.type", "logappendtime", ErrInvalidValue},
 		{"unclean.leader.election.enable", "TRUE", nil},
