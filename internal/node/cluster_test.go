@@ -104,7 +104,7 @@ func oneCluster(t *testing.T, nodes []*testNode) {
 // first partition of a topic.)
 func TestMultiPartitionInit(t *testing.T) {
 	t.Parallel()
-	nodes := newTestCluster(t, 3)
+	nodes := newTestCluster(t, 3, steady)
 	startAll(nodes)
 	c := client(t, nodes, kgo.AllowAutoTopicCreation())
 	ways := map[string]func() []string{
@@ -236,7 +236,7 @@ func produceRequest(t *testing.T, topic string, partition, sequence int32, value
 // under load), is another test's matter: the next topic is tried then.
 func TestFollowerProxiesProduce(t *testing.T) {
 	t.Parallel()
-	nodes := newTestCluster(t, 3)
+	nodes := newTestCluster(t, 3, steady)
 	startAll(nodes)
 	const attempts = 12
 	for i := range attempts {

@@ -141,6 +141,9 @@ func newTestCluster(t *testing.T, n int, change ...func(*config.Node)) []*testNo
 	return nodes
 }
 
+// steady has leaders stay in tests in which nobody dies, on a machine that does other things beside.
+func steady(c *config.Node) { c.Limits.ElectionTimeout = bound }
+
 // freePeers returns n nodes on free ports.
 func freePeers(t *testing.T, n int) config.Peers {
 	t.Helper()

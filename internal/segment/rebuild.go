@@ -150,7 +150,9 @@ func (r *Rebuild) Abort() {
 }
 
 // Commit puts the file, durably and at once, in the place of the old one. What it does not reach of the range remains
-// missing, as an empty segment of its own. Errors: ErrReplaced, *IOError, ErrClosed.
+// missing, as an empty segment of its own. What it changes of the epochs is durable with the next Flush only: until then whoever keeps a
+// mark of the damage must not take it away, so that a crash in between finds it, and the file is made anew. Errors: ErrReplaced, *IOError,
+// ErrClosed.
 func (r *Rebuild) Commit() error {
 	defer r.Abort()
 	l := r.log

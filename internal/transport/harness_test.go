@@ -158,8 +158,8 @@ func newNode(t *testing.T, id int32, change ...func(*Config, *recorder)) *testNo
 		NodeID: id, Dir: uuid.New(), Listen: "127.0.0.1:0",
 		ClusterID:  func() string { return testCluster },
 		BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond,
-		CloseTimeout: 500 * time.Millisecond,
-		Logger:       slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		CloseTimeout: 500 * time.Millisecond, CallTimeout: bound, ForwardTimeout: bound, KeepaliveTime: bound, KeepaliveTimeout: bound,
+		Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	n.cfg.OnInbound = func(node int32) { n.cl.Wake(node) }
 	for _, f := range change {

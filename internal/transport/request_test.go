@@ -117,6 +117,39 @@ func TestServerCloseWaitsForCallsInFlight(t *testing.T) {
 	}
 }
 
+// A handler that takes its time to notice that its context has ended, as on an overloaded machine, is no error (two nodes of a test at a load
+// of 67 failed to close).
+func TestServerCloseWaitsForHandlersThatAreSlowToEnd(t *testing.T) {
+	inside, release := make(chan struct{}), make(chan struct{})
+	const grace = 30 * time.Millisecond
+	a := newNode(t, 1)
+	b := newNode(t, 2, func(c *Config, r *recorder) {
+		c.CloseTimeout = grace
+		r.onCall = func(ctx context.Context, _ int32, _ uint16, _ []byte) ([]byte, error) {
+			close(inside)
+			<-ctx.Done()
+			<-release
+			return nil, ctx.Err()
+		}
+	}).started()
+	a.connect(b)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { _, _ = a.cl.Call(context.Background(), 2, 1, nil) }) // it is cut
+	<-inside
+	closed := make(chan error, 1)
+	go func() { closed <- b.srv.Close() }()
+	select {
+	case err := <-closed:
+		t.Fatalf("closed, with a handler inside: %v", err)
+	case <-time.After(5 * grace): // it may pass by being slow, never fail by it
+	}
+	close(release)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
 // outcome collects the ends of forwards, in the order told.
 type outcome struct {
 	mu   sync.Mutex
@@ -282,13 +315,31 @@ func TestForwardThatCannotBeSent(t *testing.T) {
 	a.connect(b)
 	one(2, MaxBodyBytes+1, ErrNotSent, ErrTooLarge)
 	var o outcome
-	a.cl.Forward(2, 1, make([]byte, 900), o.done("held"))
-	held := <-hold // it is written, and not answered yet
+	handled := func(name string) (reply func([]byte, error)) {
+		t.Helper()
+		for end := time.Now().Add(bound); time.Now().Before(end); time.Sleep(time.Millisecond) { // its stream may come up after the others
+			failed := make(chan error, 1)
+			a.cl.Forward(2, 1, make([]byte, 900), func(body []byte, err error) {
+				if err == nil {
+					o.done(name)(body, nil)
+				}
+				failed <- err
+			})
+			select {
+			case reply := <-hold:
+				return reply
+			case <-failed:
+			case <-time.After(bound):
+			}
+		}
+		t.Fatalf("%s is not handled", name)
+		return nil
+	}
+	held := handled("held") // it is written, and not answered yet
 	one(2, 900, ErrNotSent, ErrOverloaded)
 	held([]byte("late"), nil)
 	o.wait(t, 1)
-	a.cl.Forward(2, 1, make([]byte, 900), o.done("next")) // there is room again
-	(<-hold)([]byte("fine"), nil)
+	handled("next")([]byte("fine"), nil) // there is room again
 	if ends, _ := o.wait(t, 2); !slices.Equal(ends, []string{"held=late", "next=fine"}) {
 		t.Errorf("ends %v", ends)
 	}
@@ -299,14 +350,19 @@ func TestForwardWithoutAnAnswerIsBounded(t *testing.T) {
 	a := newNode(t, 1, func(c *Config, _ *recorder) { c.ForwardBytes = 1000; c.ForwardTimeout = 60 * time.Millisecond })
 	b := newNode(t, 2, func(_ *Config, r *recorder) { r.onForward = func(int32, uint16, []byte, func([]byte, error)) {} }).started()
 	a.connect(b)
-	var o outcome
-	for n := range 3 { // each takes nearly all of the room
+	late := 0
+	within(t, "three forwards, each of which takes nearly all of the room, are given up", func() bool {
+		var o outcome
 		a.cl.Forward(2, 1, make([]byte, 900), o.done("x"))
-		_, errs := o.wait(t, n+1)
-		if !errors.Is(errs[n], ErrUnknownOutcome) || !strings.Contains(errs[n].Error(), "no answer within") {
-			t.Errorf("forward %d: %v", n, errs[n])
+		_, errs := o.wait(t, 1)
+		switch {
+		case errors.Is(errs[0], ErrUnknownOutcome) && strings.Contains(errs[0].Error(), "no answer within"):
+			late++
+		case errors.Is(errs[0], ErrOverloaded) || !errors.Is(errs[0], ErrNotSent): // its stream may come up after the others
+			t.Fatalf("forward after %d: %v", late, errs[0])
 		}
-	}
+		return late == 3
+	})
 }
 
 func TestForwardsEndWhenTheClientCloses(t *testing.T) {

@@ -115,6 +115,10 @@ func (s *Server) Start() {
 	}()
 }
 
+// stuckAfter is when a handler whose context has ended is taken for stuck: long after it could have returned on a machine that is
+// overloaded.
+const stuckAfter = 30 * time.Second
+
 // Close ends the streams, refuses new calls, waits CloseTimeout for those in flight, cuts the rest off, and returns when all
 // handlers have returned (an error if they don't, for as long again). It is idempotent.
 func (s *Server) Close() error {
@@ -146,12 +150,12 @@ func (s *Server) Close() error {
 		s.cfg.Logger.Warn("closing the peer server with calls in flight")
 	}
 	go s.grpc.Stop() // ends the contexts of what is left, and makes GracefulStop return
-	grace.Reset(s.cfg.CloseTimeout)
+	grace.Reset(stuckAfter)
 	select {
 	case <-stopped:
 		return nil
 	case <-grace.C:
-		return fmt.Errorf("transport: a handler did not return within %v of its context's end", s.cfg.CloseTimeout)
+		return fmt.Errorf("transport: a handler did not return within %v of its context's end", stuckAfter)
 	}
 }
 

@@ -59,7 +59,7 @@ func startCluster(ctx context.Context, bin, dir, peer string) (*cluster, error) 
 		if nodes, err = harness.New(bin, dir, nodeCount); err != nil {
 			return nil, err
 		}
-		ready, cancel := context.WithTimeout(ctx, 30*time.Second)
+		ready, cancel := context.WithTimeout(ctx, 2*time.Minute)
 		defer cancel()
 		if err := nodes.Start(ready); err != nil {
 			nodes.Stop()

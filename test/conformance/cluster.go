@@ -2,7 +2,9 @@ package conformance
 
 import (
 	"fmt"
+	"math"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -99,7 +101,14 @@ func (c *cluster) topic(name string, partitions int32, configs ...string) {
 	c.await(name, int(partitions))
 }
 
-// await waits until every broker names a leader for every partition of a topic, and learns its id.
+// until waits for a condition. What is compared afterwards says that it never came about.
+func until(cond func() bool) {
+	for end := time.Now().Add(patience); !cond() && time.Now().Before(end); pause() {
+	}
+}
+
+// await waits until every broker names a leader for every partition of a topic, and its replicas have heard of theirs, and learns
+// the topic's id.
 func (c *cluster) await(name string, partitions int) {
 	end := time.Now().Add(patience)
 	for node := int32(1); node <= 3; node++ {
@@ -113,6 +122,7 @@ func (c *cluster) await(name string, partitions int) {
 			}
 			if t.ErrorCode == 0 && led == partitions {
 				c.ids[t.TopicID], c.topics[name] = name, t.TopicID
+				until(func() bool { return c.heard(node, &t) })
 				break
 			}
 			if time.Now().After(end) {
@@ -121,6 +131,27 @@ func (c *cluster) await(name string, partitions int) {
 			pause()
 		}
 	}
+}
+
+// heard says whether a broker's replicas of a topic know their leaders' epochs: then they know a later one for one to come.
+func (c *cluster) heard(node int32, t *kmsg.MetadataResponseTopic) bool {
+	req := epochEnds(*t.Topic, 0, math.MaxInt32, 0)
+	req.Topics[0].Partitions = nil
+	for _, p := range t.Partitions {
+		if slices.Contains(p.Replicas, node) {
+			req.Topics[0].Partitions = append(req.Topics[0].Partitions, kmsg.OffsetForLeaderEpochRequestTopicPartition{Partition: p.Partition, CurrentLeaderEpoch: math.MaxInt32})
+		}
+	}
+	if len(req.Topics[0].Partitions) == 0 {
+		return true
+	}
+	req.SetVersion(3)
+	for _, p := range c.must(node, req).(*kmsg.OffsetForLeaderEpochResponse).Topics[0].Partitions {
+		if p.ErrorCode != kerr.UnknownLeaderEpoch.Code {
+			return false
+		}
+	}
+	return true
 }
 
 func (c *cluster) describe(node int32, name string) kmsg.MetadataResponseTopic {

@@ -92,6 +92,12 @@ func logDirsCases() []testCase {
 		}
 		s.record("all", s.normalize(resp))
 		s.moveTo(topic, 0, leader, leader%3+1)
+		gone := of(topic, 0)
+		gone.Version = s.v
+		until(func() bool { // it is deleted a little later
+			r := s.must((leader+1)%3+1, gone).(*kmsg.DescribeLogDirsResponse)
+			return len(r.Dirs) > 0 && len(r.Dirs[0].Topics) == 0
+		})
 		s.ask("moved away", (leader+1)%3+1, of(topic, 0, 1))
 	}}}
 }
@@ -189,6 +195,9 @@ func producersCases() []testCase {
 		bare.Topics = nil
 		s.ask("nothing", leader, bare)
 		s.moveTo(topic, 0, leader, leader%3+1)
+		until(func() bool { // it is deleted a little later
+			return s.must((leader+1)%3+1, of(topic, 0)).(*kmsg.DescribeProducersResponse).Topics[0].Partitions[0].ErrorCode != 0
+		})
 		s.ask("moved away", (leader+1)%3+1, of(topic, 0))
 	}}, {name: "times", play: func(s *scene) {
 		topic, ours := s.name("t"), s.name("appended")

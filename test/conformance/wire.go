@@ -12,7 +12,7 @@ import (
 )
 
 // patience bounds every request.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // errClosed says that the server closed the connection instead of answering.
 var errClosed = errors.New("connection closed")
