@@ -170,6 +170,7 @@ func (r *Replica) process() (more bool) {
 	for range 4 {
 		r.propose()
 		r.proposeConf()
+		r.proposeMark()
 		r.issueReads()
 		if r.installing || !r.rn.HasReady() {
 			break
@@ -256,6 +257,34 @@ func (r *Replica) proposeConf() {
 	r.confWaiters = append(r.confWaiters, confWaiter{data: data, done: p.done})
 }
 
+// proposeMark puts one empty entry into the log for all that wait for one.
+func (r *Replica) proposeMark() {
+	if len(r.marks) == 0 || r.marked != nil {
+		return
+	}
+	v := r.view.Load()
+	if v.isLeader && !v.ready {
+		return
+	}
+	if !v.isLeader || r.rn.Propose(nil) != nil {
+		r.failMarks(r.notLeader())
+		return
+	}
+	marks := r.marks
+	r.marks, r.marked = nil, func(err error) {
+		for _, done := range marks {
+			done(err)
+		}
+	}
+}
+
+func (r *Replica) failMarks(err error) {
+	for _, done := range r.marks {
+		done(err)
+	}
+	r.marks = nil
+}
+
 func (r *Replica) failQueue(err error) {
 	queue := r.queue
 	r.queue = nil
@@ -324,6 +353,7 @@ func (r *Replica) leadership() {
 			p.done(r.notLeader())
 		}
 		r.confQueue = nil
+		r.failMarks(r.notLeader())
 		clear(r.snapSends)
 		clear(r.allowances)
 		clear(r.contacts)
@@ -445,7 +475,7 @@ func (r *Replica) deliver(responses []raftpb.Message) {
 // anything else is stepped, so the new entries appear here in the order proposed.
 func (r *Replica) bind(entries []raftpb.Entry) {
 	for i := range entries {
-		if len(r.prepared) == 0 && len(r.confWaiters) == 0 {
+		if len(r.prepared) == 0 && len(r.confWaiters) == 0 && r.marked == nil {
 			return
 		}
 		e := &entries[i]
@@ -456,8 +486,10 @@ func (r *Replica) bind(entries []raftpb.Entry) {
 			r.prepared = append(r.prepared[:0], r.prepared[1:]...)
 		case e.Type != raftpb.EntryNormal && len(r.confWaiters) > 0 && bytes.Equal(e.Data, r.confWaiters[0].data):
 			// Raft proposes changes of its own (it leaves a joint configuration by itself): those are not this one.
-			w.conf = r.confWaiters[0].done
+			w.single = r.confWaiters[0].done
 			r.confWaiters = slices.Delete(r.confWaiters, 0, 1)
+		case e.Type == raftpb.EntryNormal && len(e.Data) == 0 && r.marked != nil:
+			w.single, r.marked = r.marked, nil
 		default:
 			continue
 		}
@@ -595,6 +627,11 @@ func (r *Replica) drain(err error) {
 	r.reads.fail(err)
 	for _, p := range r.confQueue {
 		p.done(err)
+	}
+	r.failMarks(err)
+	if r.marked != nil {
+		r.marked(ErrUnknownOutcome)
+		r.marked = nil
 	}
 	for _, w := range r.confWaiters {
 		w.done(ErrUnknownOutcome)

@@ -59,12 +59,14 @@ type Replica struct {
 	queue       []Proposal // accepted from callers, not yet prepared
 	prepared    []prepared // proposed, index not yet known
 	confQueue   []confProposal
-	confWaiters []confWaiter // proposed, index not yet known
-	toldApplied uint64       // what raft knows to be applied; trails applied
-	restored    uint64       // index of the last snapshot that raft took: its configuration is in force
-	checkpoints []checkpoint // wait until raft knows of their index
-	smClosed    bool         // the applier's: the state is closed
-	installing  bool         // a snapshot is on its way into log and state: no Ready meanwhile
+	marks       []func(error) // of Confirm, for whom no entry is proposed yet
+	marked      func(error)   // those for whom one is, until it has its index
+	confWaiters []confWaiter  // proposed, index not yet known
+	toldApplied uint64        // what raft knows to be applied; trails applied
+	restored    uint64        // index of the last snapshot that raft took: its configuration is in force
+	checkpoints []checkpoint  // wait until raft knows of their index
+	smClosed    bool          // the applier's: the state is closed
+	installing  bool          // a snapshot is on its way into log and state: no Ready meanwhile
 	staging     *staging
 	snapSends   map[uint64]uint64    // replica -> tick at which the attempt is given up
 	allowances  map[uint64]allowance // of learners, while this replica leads
@@ -332,6 +334,14 @@ func (r *Replica) ReadIndex(done func(error)) {
 		return
 	}
 	r.shard.post(event{r: r, kind: evFunc, fn: func() { r.reads.queued = append(r.reads.queued, done) }, refuse: done})
+}
+
+// Confirm puts an empty entry into the log, and calls done with nil once it is committed and applied here. A commit index alone is not
+// written to disk; it travels with entries. So a majority has then on disk that everything is committed that was when Confirm was called, the
+// configuration in force among it: should all lose their power, a majority starts with that one, and not with one before, in which
+// replicas may count that are deleted by then. Errors: as Propose. done must not block.
+func (r *Replica) Confirm(done func(error)) {
+	r.shard.post(event{r: r, kind: evFunc, fn: func() { r.marks = append(r.marks, done) }, refuse: done})
 }
 
 // Checkpoint tells the log that the state at index is durable outside it, described by state. Older checkpoints than the last

@@ -18,15 +18,15 @@ type waiter struct {
 	index, term uint64
 	size        int64
 	bound       []Proposal
-	conf        func(error) // a configuration change's waiter
+	single      func(error) // of a configuration change, or of empty entries
 }
 
 func (w *waiter) done(err error) {
 	for _, p := range w.bound {
 		p.Done(err)
 	}
-	if w.conf != nil {
-		w.conf(err)
+	if w.single != nil {
+		w.single(err)
 	}
 }
 

@@ -13,7 +13,7 @@ func TestProposalUnderASnapshotIsUnknown(t *testing.T) {
 	l.list = []waiter{{index: 5, term: 2}, {index: 6, term: 2}, {index: 9, term: 2}, {index: 10, term: 4}}
 	for i := range l.list {
 		index := l.list[i].index
-		l.list[i].conf = func(err error) { got[index] = err }
+		l.list[i].single = func(err error) { got[index] = err }
 	}
 	l.covered(6, 3)
 	for _, index := range []uint64{5, 6} {

@@ -18,8 +18,8 @@ type deposed struct {
 	term uint64
 }
 
-func (d deposed) ReadIndex(done func(error)) { done(d.err) }
-func (d deposed) Term() uint64               { return d.term }
+func (d deposed) Confirm(done func(error)) { done(d.err) }
+func (d deposed) Term() uint64             { return d.term }
 
 // The controller hears from a leader that a quorum has confirmed, in the term in which it saw its group where it is to be, and from no
 // other: replicas are deleted on that word.

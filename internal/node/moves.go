@@ -58,7 +58,7 @@ type ended struct {
 
 // leader is a group's, as far as confirmed needs it: a *multiraft.Replica.
 type leader interface {
-	ReadIndex(done func(error))
+	Confirm(done func(error))
 	Term() uint64
 }
 
@@ -294,9 +294,11 @@ func (s *moveState) catching() bool {
 	return s.adding || len(s.conf.Learners) > 0 || len(s.conf.Outgoing) > 0
 }
 
-// end tells the controller what has ended, one after the other; while it does, what ends next waits. Replicas are deleted on that word.
-// So a quorum confirms first that it is the leader's: one that was deposed and does not know it remembers a configuration that was left
-// (a change may have been cancelled meanwhile), and raft's own check of the quorum is no lease.
+// end tells the controller what has ended, one after the other; while it does, what ends next waits. Replicas are deleted on that word. So
+// an entry of this leader's is committed first, in the configuration that is final. That a leader that was deposed and does not know it can't: it
+// remembers a configuration that was left (a change may have been cancelled meanwhile), and raft's own check of the quorum is no lease.
+// And a majority has on disk then that the configuration is in force: else all of them could go back to one before it with the power,
+// which the deleted replicas are needed for.
 func (m *mover) end(over []ended) {
 	if m.ending != nil {
 		select {
@@ -334,10 +336,10 @@ func (m *mover) end(over []ended) {
 	})
 }
 
-// confirmed waits until a quorum has confirmed that a replica leads, and that in a term.
+// confirmed waits until a quorum has an entry of a replica's that leads, and that in a term.
 func confirmed(ctx context.Context, clk clock.Clock, l leader, term uint64) error {
 	answer := make(chan error, 1)
-	l.ReadIndex(func(err error) { answer <- err })
+	l.Confirm(func(err error) { answer <- err })
 	err, late := clock.Recv(clk, ctx, answer)
 	switch {
 	case late != nil:
