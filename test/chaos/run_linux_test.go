@@ -65,7 +65,7 @@ type run struct {
 }
 
 // recovers bounds every wait for the cluster to be well again once it is healed: an election, a start, a write on each partition.
-const recovers = 30 * time.Second
+const recovers = 90 * time.Second
 
 // start lays out and starts a cluster. onCables: on a network of the kernel's in place of proxies; disks: each node on a disk of its own.
 func (r *run) start(ctx context.Context, machines int, onCables, disks bool) error {
