@@ -51,6 +51,7 @@ var mustHappen = []string{
 	"create topic: done", "delete topic: done", "alter config: done", "producer ids", "requests between nodes", "ends of a log asked for",
 	"group generations", "assignments told", "offsets committed", "offsets fetched", "coordinators moved", "coordinators back where they were",
 	"static members back without a rebalance", "static members restarted after healing", "static members fenced", "static members expired",
+	"throttles set", "throttles taken away", "bytes for learners under a throttle", "words about a throttle", "partitions moved under a throttle, whole",
 	"twins of static members", "static members replaced", "members fenced", "groups downgraded",
 	"members expired", "members left", "members absent", "commits of an old generation refused", "logs compacted",
 	"compacted logs read whole", "records compacted away, as seen", "tombstones gone, as seen", "cut armed at a compaction", "partitions moved, whole",

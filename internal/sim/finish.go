@@ -76,6 +76,7 @@ func (w *world) finish() {
 	w.finishChange()
 	w.lastWrites()
 	w.finishGroups()
+	w.liftThrottles()
 	if w.failed != nil {
 		return
 	}
@@ -90,6 +91,7 @@ func (w *world) finish() {
 		w.checkMetadata()
 		w.checkMoves()
 		w.checkMembers()
+		w.throttles.check()
 		w.checkGroups()
 	}
 	for _, p := range w.model.parts {

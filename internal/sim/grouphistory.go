@@ -21,6 +21,7 @@ type consumerGroup struct {
 	generations map[int32]*generation
 	statics     map[string]string        // who has each instance id, by the last record of the classic group
 	replaced    map[string]*replacement  // static members whose place another one has taken
+	toldOf      map[string]int32         // the last generation that a member was told of
 	state       map[*partModel]*offsetOp // the last commit of each partition, or its removal
 	next        *nextModel               // its side by the consumer protocol
 	removals    []*removal               // that were asked for, in the order begun
@@ -59,7 +60,7 @@ type offsetOp struct {
 
 func (w *world) newGroup(name string, parts []*partModel) *consumerGroup {
 	g := &consumerGroup{w: w, name: name, parts: parts, generations: map[int32]*generation{}, state: map[*partModel]*offsetOp{},
-		removed: map[*partModel]int{}, holders: map[*partModel]string{}, replaced: map[string]*replacement{}}
+		removed: map[*partModel]int{}, holders: map[*partModel]string{}, replaced: map[string]*replacement{}, toldOf: map[string]int32{}}
 	g.next = newNextModel(g)
 	w.groupLogs.groups = append(w.groupLogs.groups, g)
 	return g

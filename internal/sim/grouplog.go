@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -47,9 +48,10 @@ type groupKeyAt struct {
 // groupBatch is one batch, decoded.
 type groupBatch struct {
 	base, end int64
-	stamp     int64 // the coordinator's clock when it wrote it, ms since 1970
-	by        *proc // who wrote it; nil: it was read
-	index     int32 // of the partition
+	stamp     int64     // the coordinator's clock when it wrote it, ms since 1970
+	by        *proc     // who wrote it; nil: it was read
+	index     int32     // of the partition
+	at        time.Time // when its coordinator wrote it, by the simulator's clock; zero: it was read
 	entries   []groupEntry
 }
 
@@ -91,7 +93,7 @@ type watchedLog struct {
 func (l watchedLog) Append(term uint64, batch []byte, done func(int64, error)) {
 	logs := l.p.node.w.groupLogs
 	b := logs.decode(batch)
-	b.by, b.index = l.p, l.index
+	b.by, b.index, b.at = l.p, l.index, l.p.node.w.clk.Now()
 	l.Log.Append(term, batch, func(base int64, err error) {
 		if err == nil && !l.p.dead {
 			b.end += base - b.base
@@ -416,6 +418,7 @@ func (g *consumerGroup) checkOwners(gen *generation) {
 // toldJoin checks what a coordinator tells a member that joins: the generation is in the log, with that leader and that member.
 func (g *consumerGroup) toldJoin(r *kmsg.JoinGroupResponse) {
 	gen := g.generations[r.Generation]
+	g.toldOf[r.MemberID] = r.Generation
 	switch {
 	case gen != nil && g.replaced[r.MemberID] != nil: // it is told what it was: there is another one in its place by now
 	case g.next.told[toldEpoch{r.MemberID, r.Generation}] != nil:

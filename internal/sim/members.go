@@ -588,7 +588,7 @@ func (m *groupMember) late() {
 // double is somebody else who goes by the member's id, in its generation, with what it has consumed.
 func (m *groupMember) double() *groupMember {
 	d := &groupMember{g: m.g, name: m.name, id: m.id, generation: m.generation, session: m.session, rebalance: m.rebalance}
-	d.next, d.instance = m.next, m.instance
+	d.next, d.instance, d.version = m.next, m.instance, m.version
 	for _, o := range m.owned {
 		if o.at > 0 {
 			d.owned = append(d.owned, &ownedPart{consumer: &consumer{part: o.part, at: o.at}, committed: -1, placed: true})

@@ -20,6 +20,7 @@ type move struct {
 	before []int32 // where its replicas were when it was asked for, as the node that was asked knew; nil: it did not know the topic yet
 	// What came of it: unknown until the answer is there, and for ever where its node dies.
 	known, accepted bool
+	throttled       bool   // there was a throttle when it was asked for
 	image           uint64 // in which it began, if accepted: the images order all moves
 }
 
@@ -47,7 +48,7 @@ func (w *world) reassign(n *node, asks []controller.Reassignment) (over func() b
 }
 
 func (w *world) newMove(n *node, topic string, index int32, to []int32, cancel bool) *move {
-	m := &move{topic: topic, index: index, to: slices.Clone(to), cancel: cancel}
+	m := &move{topic: topic, index: index, to: slices.Clone(to), cancel: cancel, throttled: w.underThrottle(topic)}
 	slices.Sort(m.to)
 	if t := n.proc.core.Metadata().Image().Topics[topic]; t != nil && int(index) < len(t.Partitions) {
 		m.before = nodesOf(t.Partitions[index])
@@ -106,6 +107,9 @@ func (w *world) checkWanted(topic string, index int32, now []int32) {
 		return
 	}
 	w.counts["partitions moved, whole"]++
+	if slices.ContainsFunc(asked, func(m *move) bool { return m.throttled && m.accepted }) {
+		w.counts["partitions moved under a throttle, whole"]++
+	}
 	var last []*move // several, if one round of the controller decided on them: in what order is not told
 	open := false
 	for _, m := range asked {

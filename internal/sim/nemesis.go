@@ -70,6 +70,7 @@ var faults = []*fault{
 	{name: "clock drift", strike: clockDrift},
 	{name: "bits flipped", strike: flipBits},
 	{name: "replicas moved", strike: moveReplicas},
+	{name: "replicas moved under a throttle", strike: moveThrottled},
 	{name: "coordinator killed", strike: killCoordinator},
 	{name: "coordinator moved", strike: moveCoordinator},
 	{name: "coordinator paused", strike: pauseCoordinator},

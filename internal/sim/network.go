@@ -236,6 +236,7 @@ func (p *proc) Send(to int32, env transport.Envelope) {
 	if p.dead || l == nil {
 		return
 	}
+	n.w.throttles.sent(p, &env)
 	if !l.up || n.swallows(l) {
 		n.lose(p, l, &env)
 		return
@@ -313,6 +314,7 @@ func (n *network) deliver(p, dest *proc, l *link, envs []transport.Envelope) {
 		}
 		n.w.messages++
 		n.w.traceMessage(l, &envs[i])
+		n.w.throttles.arrived(p, dest, &envs[i])
 	}
 	if !lost && dest.core != nil {
 		dest.core.HandleEnvelopes(l.from.id, envs)

@@ -19,6 +19,7 @@ type nextMember struct {
 	version  int16 // of its heartbeats
 	changed  bool  // what it has is not yet what the coordinator has heard of
 	fenced   bool  // another one has taken its place
+	earlier  int32 // an epoch that it was in before; 0: none
 }
 
 // draw decides by which protocol the next life goes, and how.
@@ -110,6 +111,9 @@ func (m *groupMember) joinNext() {
 
 // beatNext says that the member lives, and now and then all that there is to say.
 func (m *groupMember) beatNext() bool {
+	if m.earlier > 0 && !m.w.scripted && m.rng.IntN(20) == 0 {
+		m.lateBeat()
+	}
 	req := m.heartbeat(m.generation)
 	full := m.rng.IntN(4) == 0
 	if full {
@@ -123,6 +127,18 @@ func (m *groupMember) beatNext() bool {
 		return false
 	}
 	return m.placed
+}
+
+// lateBeat is a heartbeat of an epoch before, which has been under way for long.
+func (m *groupMember) lateBeat() {
+	l := m.double()
+	l.isLate, l.generation = true, m.earlier
+	l.client = m.w.newClient("late heartbeat", func(*client) {
+		if l.find(); l.conn != nil {
+			l.send(l.heartbeat(l.generation), "late heartbeat")
+			l.hangUp()
+		}
+	})
 }
 
 // send sends a heartbeat and does what its answer says.
@@ -159,8 +175,11 @@ func (m *groupMember) send(req *kmsg.ConsumerGroupHeartbeatRequest, what string)
 	if !m.heard(what, r.ErrorCode, nil) {
 		return false
 	}
-	if req.MemberEpoch < 0 {
+	if req.MemberEpoch < 0 || m.isLate {
 		return true
+	}
+	if r.MemberEpoch > m.generation && m.generation > 0 {
+		m.earlier = m.generation
 	}
 	m.id, m.generation, m.joined, m.beaten = id, r.MemberEpoch, true, w.clk.Now()
 	if req.Topics != nil {

@@ -239,7 +239,9 @@ func (g *consumerGroup) applyNext(at int64, b *groupBatch, e *groupEntry, ragged
 		delete(n.members, e.member)
 		n.drop(e.member)
 	case e.kind == kindMember:
-		e.next.member.since = w.clk.Now()
+		if e.next.member.since = b.at; b.by == nil {
+			e.next.member.since = w.clk.Now()
+		}
 		if old := n.members[e.member]; old != nil {
 			e.next.member.since, e.next.member.revoking = old.since, old.revoking
 		}
@@ -405,7 +407,7 @@ func (g *consumerGroup) hold(member string, parts []*partModel) {
 				continue
 			}
 		}
-		if other := g.holders[p]; other != "" && other != member && g.isMember(other) {
+		if other := g.holders[p]; other != "" && other != member && g.isMember(other) && !g.staysAway(other) {
 			g.w.fail("%s: %s is told to use %s, which %s uses and has not given back", g.name, member, p, other)
 		}
 		g.holders[p] = member

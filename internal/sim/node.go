@@ -525,6 +525,17 @@ func (n *node) tickLater(p *proc, d time.Duration) {
 	n.w.after(d, tick)
 }
 
+// askLearners asks a group's leader who learns.
+func (p *proc) askLearners(r *multiraft.Replica, told func(term uint64, learners []uint64)) {
+	p.callback(func() {
+		r.Configuration(func(c multiraft.Configuration, err error) {
+			if err == nil && !p.dead {
+				told(c.Term, c.Learners)
+			}
+		})
+	})
+}
+
 // leader notes a change of a replica's view in the trace.
 func (p *proc) leader(r *multiraft.Replica, st multiraft.Status) {
 	if p.dead {

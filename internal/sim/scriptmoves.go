@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"sort"
+	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -18,15 +19,7 @@ func (s *Script) BeginMove(topic string, nodes ...int32) (string, error) {
 	req := kmsg.NewPtrAlterPartitionAssignmentsRequest()
 	req.TimeoutMillis, req.Topics = int32(requestTimeout/time.Millisecond), append(req.Topics, t)
 	return s.client(func(c *client) string {
-		var k *conn
-		for k == nil {
-			for _, n := range s.w.nodes {
-				if k == nil && n.up() && !n.proc.frozen {
-					k = c.w.dial(c, n.id)
-				}
-			}
-			c.sleep(10 * ms)
-		}
+		k := s.anybody(c)
 		defer k.close(errReset)
 		resp, err := k.ask(req, nil)
 		if err != nil {
@@ -43,6 +36,19 @@ func (s *Script) BeginMove(topic string, nodes ...int32) (string, error) {
 	})
 }
 
+// anybody connects to a node that runs and is not paused.
+func (s *Script) anybody(c *client) (k *conn) {
+	for k == nil {
+		for _, n := range s.w.members {
+			if k == nil && n.up() && !n.proc.frozen {
+				k = s.w.dial(c, n.id)
+			}
+		}
+		c.sleep(10 * ms)
+	}
+	return k
+}
+
 // Reassign moves a topic's partition to other nodes and waits until the move is over.
 func (s *Script) Reassign(topic string, nodes ...int32) (string, error) {
 	answer, err := s.BeginMove(topic, nodes...)
@@ -56,7 +62,7 @@ func (s *Script) Reassign(topic string, nodes ...int32) (string, error) {
 func (s *Script) Moved(topic string, nodes ...int32) error {
 	sort.Slice(nodes, func(i, j int) bool { return nodes[i] < nodes[j] })
 	return s.until("the move", func() bool {
-		for _, n := range s.w.nodes {
+		for _, n := range s.w.members {
 			if !n.up() || n.proc.core == nil {
 				continue
 			}
@@ -82,4 +88,40 @@ func (s *Script) Replicas(node int32, topic string) (string, error) {
 		out += fmt.Sprintf(", adding %v, removing %v", adding, removing)
 	}
 	return out, nil
+}
+
+// Throttle bounds what replicas of a topic that catch up are sent and receive, in bytes a second on each node, or with a rate below 0 no longer.
+// It waits until every node that runs, and is not paused, knows it.
+func (s *Script) Throttle(topic string, rate int64) error {
+	among := [2]string{"*", "*"}
+	if rate < 0 {
+		among = [2]string{}
+		s.w.throttles.check()
+	}
+	known := func() bool {
+		for _, n := range s.w.members {
+			if n.up() && n.proc.core != nil && !n.proc.frozen && !throttledTo(n, topic, rate) {
+				return false
+			}
+		}
+		return true
+	}
+	_, err := s.client(func(c *client) string {
+		for !known() {
+			// Where a node is paused there is no answer: it comes when all show the change, or after a while.
+			_ = mover{c}.alter(s.anybody(c), rate, among, []string{topic})
+			c.sleep(100 * ms)
+		}
+		return ""
+	})
+	return err
+}
+
+// throttledTo says whether a node knows that it may send so much for a topic in a second.
+func throttledTo(n *node, topic string, rate int64) bool {
+	const name = "leader.replication.throttled."
+	if v, ok := image(n).BrokerConfigs[n.id][name+"rate"]; ok != (rate >= 0) || ok && v != strconv.FormatInt(rate, 10) {
+		return false
+	}
+	return (image(n).Topics[topic].Configs[name+"replicas"] != "") == (rate >= 0)
 }

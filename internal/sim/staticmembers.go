@@ -4,7 +4,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
@@ -48,11 +47,12 @@ func (m *groupMember) restart() {
 // if it were the only one, until it is told that it is not.
 func (m *groupMember) twin() {
 	t := m.double()
-	t.joined, t.placed = true, true
+	t.isLate = true
 	m.w.counts["twins of static members"]++
 	t.client = m.w.newClient("twin", func(c *client) {
-		for n := 4 + c.rng.IntN(16); n > 0 && !m.w.healed && !t.fenced && t.joined; n-- {
+		for n := 8 + c.rng.IntN(24); n > 0 && !m.w.healed && !t.fenced && t.id != ""; n-- {
 			c.sleep(c.between(20*ms, t.session/4))
+			t.joined, t.placed = true, true // whatever it was told
 			if t.conn == nil || t.conn.broken {
 				t.conn = nil
 				t.find()
@@ -78,16 +78,13 @@ func (m *groupMember) twin() {
 
 // rejoin asks for the member's place in the present generation, or the next one, and does no more about it.
 func (m *groupMember) rejoin() {
-	req, k := m.joinRequest(), m.conn
-	resp, err := m.askJoin(req)
+	resp, err := m.askJoin(m.joinRequest())
 	if err != nil {
 		m.heard("join", 0, err)
 		return
 	}
-	if r := resp.(*kmsg.JoinGroupResponse); r.ErrorCode == 0 {
+	if r := resp.(*kmsg.JoinGroupResponse); m.heard("join", r.ErrorCode, nil) {
 		m.generation = r.Generation
-	} else if m.heard("join", r.ErrorCode, nil); typed(r.ErrorCode) == kerr.RebalanceInProgress {
-		m.joined = k == m.conn
 	}
 }
 
@@ -148,6 +145,17 @@ func (g *consumerGroup) applyStatics(at int64, next *generation, b *groupBatch, 
 		}
 	}
 	g.statics = next.statics
+}
+
+// staysAway says whether a static member of a classic group has not come to join the generation that there is: what it uses still, as one
+// of an earlier generation, is another's by now, and the coordinator refuses what it commits.
+func (g *consumerGroup) staysAway(member string) bool {
+	for _, id := range g.statics {
+		if id == member {
+			return g.next.epoch == 0 && g.toldOf[member] < g.generation
+		}
+	}
+	return false
 }
 
 // mayMiss says why a static member must not be put out by a batch.

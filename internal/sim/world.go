@@ -42,10 +42,11 @@ type world struct {
 	change *change
 	votes  map[vote]uint64 // to whom each was given
 	// moves are the reassignments that were asked for, in the order asked.
-	moves  []*move
-	plan   []event // of faults
-	keep   map[int]bool
-	partly bool // only those of keep happen
+	moves     []*move
+	throttles *throttles
+	plan      []event // of faults
+	keep      map[int]bool
+	partly    bool // only those of keep happen
 	// noise is what goes wrong all the time until the cluster is healed.
 	noise noise
 	storm *storm // of power cuts; nil: things go wrong by the clock
@@ -127,6 +128,7 @@ func newWorldOf(o Options, set settings, plan []event) *world {
 	}
 	w.model = newModel(w)
 	w.groupLogs = &groupLogs{w: w, parts: map[int32]*groupLog{}}
+	w.throttles = &throttles{w: w, led: map[ledTerm]time.Time{}}
 	w.made = make([]bool, len(w.set.topics))
 	for id := int32(1); id <= int32(w.set.nodes); id++ {
 		w.founders = append(w.founders, bootstrap.Founder{Node: id, Dir: dirOf(id)})
@@ -187,6 +189,7 @@ func (w *world) run(d time.Duration, stop func() bool) bool {
 			if !look.After(w.clk.Now()) {
 				look = w.clk.Now().Add(watchEvery)
 				w.model.watch()
+				w.throttles.look()
 				if w.storm != nil {
 					w.storm.look()
 				}

@@ -40,6 +40,7 @@ import (
 //	transfer TOPIC NODE   reassign TOPIC 1/2/4
 //	wipe NODE   join   remove NODE         an emptied disk, tried under its old id; a node more; one less
 //	refused NODE   quorum 1/2/4            waits until a node that was started is told to go; until these vote on the metadata
+//	throttle TOPIC 2000   throttle TOPIC none   what its replicas that catch up are sent in a second
 //	move TOPIC 1/2/4   turn-back TOPIC     only begins; moved TOPIC 1/2/4 waits for the end, replicas NODE TOPIC tells
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -210,6 +211,11 @@ func (s *scenario) command(d *datadriven.TestData) (string, error) {
 		return c.BeginMove(arg(d, 0))
 	case "moved":
 		return "", c.Moved(arg(d, 0), numbers(arg(d, 1))...)
+	case "throttle":
+		if arg(d, 1) == "none" {
+			return "", c.Throttle(arg(d, 0), -1)
+		}
+		return "", c.Throttle(arg(d, 0), int64(number(arg(d, 1))))
 	case "replicas":
 		return c.Replicas(node(d, 0), arg(d, 1))
 	}
