@@ -132,6 +132,23 @@ func (r *Replica) applyConf(e raftpb.Entry) {
 	}
 	r.confs.add(e.Index, *r.rn.ApplyConfChange(cc))
 	r.confApplied = e.Index
+	r.keepCommit(e.Index)
+}
+
+// keepCommit makes durable that a membership change is committed. A restart applies again what is committed by the log, and elects by the
+// configuration that this comes to: replicas that had heard of the end of a joint configuration only, and forgot it, would need votes of those
+// that have left, whose copies are deleted by then. No other entry needs this: what is committed without anybody left who knows is found out by
+// the next leader, but only if there can be one.
+func (r *Replica) keepCommit(index uint64) {
+	if r.commitKept >= index || r.hard.Commit < index {
+		return
+	}
+	r.commitKept = r.hard.Commit
+	r.svc.cfg.Log.Append(wal.Write{Group: r.logID, HardState: r.hard, Sync: true, Done: func(err error) {
+		if err != nil {
+			r.refused(err)
+		}
+	}})
 }
 
 // told notes that raft knows entries up to index to be applied. Only now may they leave memory, and the log: an election looks
@@ -403,8 +420,9 @@ func (r *Replica) appendLog(m *raftpb.Message) {
 	w.Sync = w.Sync || len(m.Entries) > 0 || m.Snapshot != nil
 	if w.Sync {
 		// A commit index alone is not worth a record: it is learned again from the leader, and until then a restart begins at
-		// the last one that travelled with something that counts (or at the checkpoint, whichever is later).
-		w.HardState = r.hard
+		// the last one that travelled with something that counts (or at the checkpoint, whichever is later). That of a membership
+		// change is the exception (keepCommit).
+		w.HardState, r.commitKept = r.hard, r.hard.Commit
 	}
 	r.bind(m.Entries)
 	if m.Snapshot != nil && !raft.IsEmptySnap(*m.Snapshot) {

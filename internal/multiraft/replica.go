@@ -54,6 +54,7 @@ type Replica struct {
 	yieldTerm   uint64
 	backlog     int64 // received entry bytes not yet given to the log
 	hard        raftpb.HardState
+	commitKept  uint64 // the commit index last given to the log
 	confs       confHistory
 	confApplied uint64
 	queue       []Proposal // accepted from callers, not yet prepared
@@ -169,7 +170,7 @@ func (r *Replica) open() {
 	r.store = storage{r: r, log: r.log}
 	c := &r.svc.cfg
 	hs, _, _ := r.store.InitialState()
-	r.hard = hs
+	r.hard, r.commitKept = hs, hs.Commit
 	r.commit.Store(hs.Commit)
 	rn, err := raft.NewRawNode(&raft.Config{
 		ID:                        r.id,
