@@ -231,13 +231,11 @@ func (w *world) checkMembers() {
 	if have, want := voters(img), min(len(w.founders), len(w.members), 3); have < want {
 		w.fail("%d nodes vote on the metadata of %d", have, len(w.members))
 	}
-	if w.failed == nil && w.change != nil && !w.ruins() {
-		w.checkQuorums(img)
-	}
 }
 
 // checkQuorums asks the leader of every group whom it counts: the replicas that the metadata names, and nobody else.
-func (w *world) checkQuorums(img *metadata.Image) {
+func (w *world) checkQuorums() {
+	img := w.intact().proc.core.Metadata().Image()
 	want := map[uint64][2][]uint64{} // voters and learners, by group
 	for _, ref := range partitionsOf(img) {
 		want[ref.Partition.Group] = [2][]uint64{sortedReplicas(ref.Partition.Replicas), nil}

@@ -84,8 +84,10 @@ func (w *world) finish() {
 		// Everything is read over at least once more, so that all damage is found.
 		w.run(2*w.set.scrub+5*time.Second, nil)
 	}
-	if !w.run(w.bound(equalWithin), w.equal) && w.failed == nil {
-		w.fail("the replicas are not equal %v after healing: %s", w.bound(equalWithin), w.describe())
+	w.untilEqual()
+	if w.failed == nil && w.change != nil && !w.ruins() {
+		w.checkQuorums()
+		w.untilEqual() // it takes time, and somebody may have committed an offset meanwhile
 	}
 	if w.failed == nil {
 		w.checkMetadata()
@@ -99,6 +101,13 @@ func (w *world) finish() {
 	}
 	if w.failed == nil {
 		w.checkBatches()
+	}
+}
+
+// untilEqual waits until all replicas hold the same.
+func (w *world) untilEqual() {
+	if !w.run(w.bound(equalWithin), w.equal) && w.failed == nil {
+		w.fail("the replicas are not equal %v after healing: %s", w.bound(equalWithin), w.describe())
 	}
 }
 
