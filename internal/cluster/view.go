@@ -40,6 +40,7 @@ type View struct {
 	news    map[uint64]uint64 // part of own not yet sent to everybody
 	told    uint64            // own metadata index last sent
 	full    map[int32]bool    // peers to be told everything
+	heard   map[int32]bool    // peers that have said something since they came up
 	changed chan struct{}     // closed at the next change
 	wake    chan struct{}     // capacity 1: there is something to send
 }
@@ -54,7 +55,7 @@ func NewView(self int32, images metadata.Source, sender Sender, clk clock.Clock)
 	return &View{
 		self: self, images: images, sender: sender, clk: clk,
 		leaders: make(map[uint64]leadership), indexes: make(map[int32]uint64), live: make(map[int32]bool),
-		own: make(map[uint64]uint64), news: make(map[uint64]uint64), full: make(map[int32]bool),
+		own: make(map[uint64]uint64), news: make(map[uint64]uint64), full: make(map[int32]bool), heard: make(map[int32]bool),
 		changed: make(chan struct{}), wake: make(chan struct{}, 1),
 	}
 }
@@ -157,6 +158,7 @@ func (v *View) PeerUp(node int32) {
 	defer v.mu.Unlock()
 	v.live[node] = true
 	v.full[node] = true
+	delete(v.heard, node)
 	v.poke()
 	v.change()
 }
@@ -167,6 +169,7 @@ func (v *View) PeerDown(node int32) {
 	defer v.mu.Unlock()
 	delete(v.live, node)
 	delete(v.full, node)
+	delete(v.heard, node)
 	v.change()
 }
 
@@ -233,7 +236,8 @@ func (v *View) Step() (more bool) {
 	return false
 }
 
-// HandleGossip takes a KindLeaders body from a peer.
+// HandleGossip takes a KindLeaders body from a peer. One that speaks for the first time since it came up is told everything again: a node that is
+// still starting can be reached, and drops what it is told (a node's first Step tells all its peers something).
 func (v *View) HandleGossip(from int32, body []byte) error {
 	index, own, err := decodeGossip(body)
 	if err != nil {
@@ -241,6 +245,10 @@ func (v *View) HandleGossip(from int32, body []byte) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if !v.heard[from] && v.live[from] {
+		v.heard[from], v.full[from] = true, true
+		v.poke()
+	}
 	if index > v.indexes[from] {
 		v.indexes[from] = index
 	}

@@ -245,6 +245,41 @@ func TestGossipIsIncrementalAndPeersThatReturnAreToldAll(t *testing.T) {
 }
 
 // What one view sends, another takes: the leader and the index arrive.
+// A node that is still starting drops what it is told, and says nothing. So its first word has everything told again: before, it did not know who
+// led the groups that it has no replica of until the next refresh, five seconds of coordinators that it could not find (simulator seed 144).
+func TestAPeersFirstWordHasItToldAllAgain(t *testing.T) {
+	out := &outbox{}
+	v := NewView(1, newImages(1, 2), out, clock.System{})
+	r := replicas(t, 2)
+	v.Observe(r[2], status(7, 1, true))
+	v.PeerUp(2)
+	v.Step()
+	if got := out.take(t); got[2][2] != 7 {
+		t.Fatalf("a peer that is there was told %v", got)
+	}
+	word := encodeGossip(1, nil)
+	for i, want := range []uint64{7, 0, 0} {
+		if err := v.HandleGossip(2, word); err != nil {
+			t.Fatal(err)
+		}
+		v.Step()
+		if got := out.take(t); got[2][2] != want {
+			t.Errorf("after word %d it was told %v, want term %d", i+1, got, want)
+		}
+	}
+	v.PeerDown(2)
+	v.PeerUp(2)
+	v.Step()
+	out.take(t)
+	if err := v.HandleGossip(2, word); err != nil {
+		t.Fatal(err)
+	}
+	v.Step()
+	if got := out.take(t); got[2][2] != 7 {
+		t.Errorf("it came back, and after its first word was told %v", got)
+	}
+}
+
 func TestGossipBetweenViews(t *testing.T) {
 	rs := replicas(t, 2)
 	out := &outbox{}
