@@ -203,7 +203,7 @@ func (w *world) checkVote(env *transport.Envelope) {
 // finishChange waits for the change under way: within a bound its node must be whole, or gone.
 func (w *world) finishChange() {
 	if w.changing() && !w.run(w.bound(equalWithin), func() bool { return w.change.over }) && w.failed == nil {
-		w.fail("%s: %s, still %v after healing: %s", w.change.kind, w.change.doing, w.bound(equalWithin), w.describe())
+		w.fail("%s: %s, still %v after all was healed, and no throttle left: %s", w.change.kind, w.change.doing, w.bound(equalWithin), w.describe())
 	}
 }
 

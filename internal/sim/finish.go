@@ -73,10 +73,13 @@ func (w *world) finish() {
 			}
 		}
 	}
-	w.finishChange()
 	w.lastWrites()
 	w.finishGroups()
 	w.liftThrottles()
+	if w.failed == nil && w.change != nil {
+		w.finishChange()
+		w.lastWrites() // with the nodes that there are now
+	}
 	if w.failed != nil {
 		return
 	}
