@@ -304,6 +304,10 @@ func (w *world) checkPartition(p *partModel) {
 			continue
 		}
 		start, hw := v.LogStart(), v.HighWatermark()
+		if p.shown > hw {
+			w.fail("%s on node %d: the log ends at %d, and a consumer has read up to %d", p, r.Node, hw, p.shown)
+			return
+		}
 		raw, err := readReplica(v, start, hw)
 		if err != nil {
 			w.fail("%s on node %d: reading from %d to %d: %v", p, r.Node, start, hw, err)

@@ -30,6 +30,7 @@ type groupModel struct {
 	name string
 	// leaders names who led a term.
 	leaders map[uint64]int32
+	latest  uint64 // the highest term of those
 	// readHW is, for each term, the highest watermark that its ready leader has shown; terms ascending.
 	readHW []termHW
 	part   *partModel // nil: of a topic that comes and goes
@@ -46,6 +47,8 @@ type partModel struct {
 	batches []*batch
 	// stored maps the offset a batch begins at to what it is: one value for ever, on every replica.
 	stored map[int64]storedBatch
+	// shown is up to where consumers have been given records: what was read once is committed, and stays.
+	shown int64
 	// asked is the highest log start that anybody asked for.
 	asked int64
 	// kept is what is known of its keys, nil unless the topic is compacted.
@@ -275,7 +278,7 @@ func (m *model) elected(r *multiraft.Replica, term uint64, node int32) {
 	if other, ok := g.leaders[term]; ok && other != node {
 		m.w.fail("%s: nodes %d and %d lead term %d", g.name, other, node, term)
 	}
-	g.leaders[term] = node
+	g.leaders[term], g.latest = node, max(g.latest, term)
 }
 
 // watch looks at every replica: watermarks and log starts never go back within a life, and a leader that serves knows all that
@@ -319,6 +322,9 @@ func (m *model) watchReplica(n *node, p *partition.Partition, st multiraft.Statu
 	}
 	v.hw, v.start, v.term = hw, start, st.Term
 	if st.Ready {
+		if g.part != nil && st.Term == g.latest && hw < g.part.shown {
+			w.fail("%s: node %d serves term %d with high watermark %d, and a consumer has read up to %d", g.name, n.id, st.Term, hw, g.part.shown)
+		}
 		m.leaderShows(g, n.id, st.Term, hw)
 	}
 }

@@ -90,17 +90,22 @@ func (s *Script) Replicas(node int32, topic string) (string, error) {
 	return out, nil
 }
 
-// Throttle bounds what replicas of a topic that catch up are sent and receive, in bytes a second on each node, or with a rate below 0 no longer.
-// It waits until every node that runs, and is not paused, knows it.
-func (s *Script) Throttle(topic string, rate int64) error {
-	among := [2]string{"*", "*"}
+// Throttle bounds what replicas of a topic that catch up are sent and receive, in bytes a second on each node, or with a rate below 0 no longer;
+// side, if it is not empty, says that only what is sent (leader) is bounded, or what is received (follower). It waits until every node that runs, and
+// is not paused, knows it.
+func (s *Script) Throttle(topic, side string, rate int64) error {
+	var among [2]string
+	for i, of := range sides {
+		if rate >= 0 && (side == "" || side == of) {
+			among[i] = "*"
+		}
+	}
 	if rate < 0 {
-		among = [2]string{}
 		s.w.throttles.check()
 	}
 	known := func() bool {
 		for _, n := range s.w.members {
-			if n.up() && n.proc.core != nil && !n.proc.frozen && !throttledTo(n, topic, rate) {
+			if n.up() && n.proc.core != nil && !n.proc.frozen && !throttledTo(n, topic, among, rate) {
 				return false
 			}
 		}
@@ -117,11 +122,14 @@ func (s *Script) Throttle(topic string, rate int64) error {
 	return err
 }
 
-// throttledTo says whether a node knows that it may send so much for a topic in a second.
-func throttledTo(n *node, topic string, rate int64) bool {
-	const name = "leader.replication.throttled."
-	if v, ok := image(n).BrokerConfigs[n.id][name+"rate"]; ok != (rate >= 0) || ok && v != strconv.FormatInt(rate, 10) {
-		return false
+// throttledTo says whether a node knows a throttle.
+func throttledTo(n *node, topic string, among [2]string, rate int64) bool {
+	for i, side := range sides {
+		name := side + ".replication.throttled."
+		v, ok := image(n).BrokerConfigs[n.id][name+"rate"]
+		if ok != (rate >= 0) || ok && v != strconv.FormatInt(rate, 10) || image(n).Topics[topic].Configs[name+"replicas"] != among[i] {
+			return false
+		}
 	}
-	return (image(n).Topics[topic].Configs[name+"replicas"] != "") == (rate >= 0)
+	return true
 }

@@ -65,6 +65,9 @@ type ledTerm struct {
 	group, term uint64
 }
 
+// sides are who may be throttled: who sends, and who receives.
+var sides = [2]string{"leader", "follower"}
+
 // settling is how long after a change of throttles, or of leaders, nothing is counted: requests of the time before are under way.
 const settling = time.Second
 
@@ -175,8 +178,9 @@ func (t *throttles) look() {
 		p := n.proc
 		img := p.core.Metadata().Image()
 		for _, topic := range img.Topics {
-			t.budget(p, "leader").look(topic)
-			t.budget(p, "follower").look(topic)
+			for _, side := range sides {
+				t.budget(p, side).look(topic)
+			}
 		}
 		for _, r := range p.core.Groups().Replicas() {
 			topic := img.Topics[r.Topic()]
@@ -345,7 +349,7 @@ func (m mover) alter(k *conn, rate int64, among [2]string, topics []string) erro
 	add := func(kind kmsg.ConfigResourceType, resource, name string, values [2]string) {
 		r := kmsg.NewIncrementalAlterConfigsRequestResource()
 		r.ResourceType, r.ResourceName = kind, resource
-		for i, side := range []string{"leader", "follower"} {
+		for i, side := range sides {
 			c := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
 			if c.Name = side + ".replication.throttled." + name; values[i] == "" {
 				c.Op = kmsg.IncrementalAlterConfigOpDelete

@@ -40,7 +40,7 @@ import (
 //	transfer TOPIC NODE   reassign TOPIC 1/2/4
 //	wipe NODE   join   remove NODE         an emptied disk, tried under its old id; a node more; one less
 //	refused NODE   quorum 1/2/4            waits until a node that was started is told to go; until these vote on the metadata
-//	throttle TOPIC 2000   throttle TOPIC none   what its replicas that catch up are sent in a second
+//	throttle TOPIC 2000 side=leader        what its replicas that catch up are sent in a second; throttle TOPIC none moved=1/2/4
 //	move TOPIC 1/2/4   turn-back TOPIC     only begins; moved TOPIC 1/2/4 waits for the end, replicas NODE TOPIC tells
 func TestScenarios(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
@@ -212,10 +212,15 @@ func (s *scenario) command(d *datadriven.TestData) (string, error) {
 	case "moved":
 		return "", c.Moved(arg(d, 0), numbers(arg(d, 1))...)
 	case "throttle":
-		if arg(d, 1) == "none" {
-			return "", c.Throttle(arg(d, 0), -1)
+		rate := int64(-1)
+		if arg(d, 1) != "none" {
+			rate = int64(number(arg(d, 1)))
 		}
-		return "", c.Throttle(arg(d, 0), int64(number(arg(d, 1))))
+		err := c.Throttle(arg(d, 0), text(d, "side"), rate)
+		if to := nodes(d, "moved"); err == nil && to != nil {
+			err = c.Moved(arg(d, 0), to...)
+		}
+		return "", err
 	case "replicas":
 		return c.Replicas(node(d, 0), arg(d, 1))
 	}
