@@ -1,9 +1,11 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 )
 
 // Broker configs that Kafka does not have.
@@ -38,6 +40,9 @@ func brokerDefs() []*Def {
 		for i, s := range t.Synonyms {
 			d := *t
 			d.Name, d.Synonyms, d.Internal = s.Name, nil, false
+			if t.Name == "retention.ms" {
+				d.check = unlimitedOrSome
+			}
 			for _, next := range t.Synonyms[i+1:] {
 				d.fallbacks = append(d.fallbacks, next.Name)
 			}
@@ -66,6 +71,14 @@ func brokerDefs() []*Def {
 		}
 	}
 	return defs
+}
+
+// unlimitedOrSome: a topic may have all of its records deleted at once, a broker's default may not say that of every topic.
+func unlimitedOrSome(value string) error {
+	if n, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64); err == nil && n == 0 {
+		return errors.New("must be -1, for no limit, or at least 1")
+	}
+	return nil
 }
 
 func (d *Def) setDefault(topicDefault string, factor int64) {

@@ -86,6 +86,8 @@ type Def struct {
 	Min, Max float64
 	// OneOf, when set, holds all values a String, or an element of a List, may have.
 	OneOf []string
+	// Repeats says that a List may hold an element twice, which then counts once.
+	Repeats bool
 	// Synonyms are the broker configs that give a topic config its default; earlier ones win.
 	Synonyms []Synonym
 	// fallbacks are the broker configs that count, one after the other, where this broker config is not set.
@@ -183,7 +185,7 @@ func (d *Def) refuse(value string) string {
 			if len(d.OneOf) > 0 && !slices.Contains(d.OneOf, v) {
 				return "each element must be " + d.Valid()
 			}
-			if seen[v] {
+			if seen[v] && !d.Repeats {
 				return fmt.Sprintf("holds %s twice", clip(v))
 			}
 			seen[v] = true

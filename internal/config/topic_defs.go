@@ -65,9 +65,9 @@ func topicLimitDefs() []*Def {
 			Doc: "Without effect: a write always waits for a majority of the replicas, which then hold it on disk."},
 		{Name: "unclean.leader.election.enable", Type: Boolean, Default: "false", Inert: true, Synonyms: syn("unclean.leader.election.enable"),
 			Doc: "Without effect: a replica that lacks an acknowledged record is never elected."},
-		{Name: "leader.replication.throttled.replicas", Type: List, Default: "", check: checkThrottled,
+		{Name: "leader.replication.throttled.replicas", Type: List, Default: "", Repeats: true, check: checkThrottled,
 			Doc: "The replicas that, as leaders, send others what they lack within leader.replication.throttled.rate: partition:broker pairs, or * for all."},
-		{Name: "follower.replication.throttled.replicas", Type: List, Default: "", check: checkThrottled,
+		{Name: "follower.replication.throttled.replicas", Type: List, Default: "", Repeats: true, check: checkThrottled,
 			Doc: "The replicas that receive what they lack within follower.replication.throttled.rate: partition:broker pairs, or * for all."},
 	}
 }
@@ -99,7 +99,7 @@ func topicSegmentDefs() []*Def {
 
 func topicCleanupDefs() []*Def {
 	return []*Def{
-		{Name: "cleanup.policy", Type: List, Default: "delete", OneOf: []string{"compact", "delete"}, Synonyms: syn("log.cleanup.policy"),
+		{Name: "cleanup.policy", Type: List, Default: "delete", OneOf: []string{"compact", "delete"}, Repeats: true, Synonyms: syn("log.cleanup.policy"),
 			Doc: "What happens to old segments: delete removes them by retention.ms and retention.bytes; compact keeps the latest record of each key, and refuses records without one; compact,delete does both; empty keeps everything."},
 		{Name: "retention.bytes", Type: Long, Default: "-1", Min: math.MinInt64, Max: maxLong, Synonyms: syn("log.retention.bytes"),
 			Doc: "The size in bytes to which a partition may grow before its oldest segments are deleted; -1: no limit."},

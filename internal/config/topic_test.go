@@ -86,7 +86,7 @@ func TestTopicConfigValues(t *testing.T) {
 		{"cleanup.policy", "", nil},
 		{"cleanup.policy", "compact", nil},
 		{"cleanup.policy", "delete, compact", nil},
-		{"cleanup.policy", "delete,delete", ErrInvalidValue},
+		{"cleanup.policy", "delete,delete", nil},
 		{"cleanup.policy", "delete,", ErrInvalidValue},
 		{"cleanup.policy", "shred", ErrInvalidValue},
 		{"compression.type", "zstd", nil},

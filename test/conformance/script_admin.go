@@ -17,7 +17,7 @@ func adminAPIs() []api {
 	return []api{
 		{key: 32, min: 1, max: 4, cases: describeConfigsCases()},
 		{key: 33, min: 0, max: 2, cases: alterConfigsCases()},
-		{key: 44, min: 0, max: 1, cases: incrementalCases()},
+		{key: 44, min: 0, max: 1, cases: append(incrementalCases(), valueCases()...)},
 		{key: 74, min: 0, max: 1, cases: listConfigResourcesCases()},
 	}
 }

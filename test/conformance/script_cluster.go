@@ -3,7 +3,6 @@ package conformance
 import (
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -117,8 +116,7 @@ func quorumCases() []testCase {
 				return v.LastFetchTimestamp < 0 || v.LastCaughtUpTimestamp < 0
 			})
 		}
-		for end := time.Now().Add(patience); !heard() && time.Now().Before(end); pause() {
-		}
+		until(heard)
 		s.ask("it", 2, of("__cluster_metadata", 0))
 		s.ask("another partition", 2, of("__cluster_metadata", 1))
 		s.ask("another topic", 2, of("t", 0))
@@ -175,11 +173,9 @@ func producersCases() []testCase {
 		}
 		leader, _ := s.leader(topic, 0)
 		s.ask("one", leader, of(topic, 0))
-		for end := time.Now().Add(patience); time.Now().Before(end); pause() { // a follower applies a little later
-			if r := s.must(leader%3+1, of(topic, 0)).(*kmsg.DescribeProducersResponse); len(r.Topics[0].Partitions[0].ActiveProducers) > 0 {
-				break
-			}
-		}
+		until(func() bool { // a follower applies a little later
+			return len(s.must(leader%3+1, of(topic, 0)).(*kmsg.DescribeProducersResponse).Topics[0].Partitions[0].ActiveProducers) > 0
+		})
 		s.ask("elsewhere", leader%3+1, of(topic, 0))
 		s.ask("no such partition", leader, of(topic, 5))
 		s.ask("no such topic", leader, of(s.name("none"), 0))

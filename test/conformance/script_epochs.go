@@ -3,7 +3,6 @@ package conformance
 import (
 	"fmt"
 	"math"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
@@ -108,24 +107,26 @@ func (s *scene) succeeded(topic string) (node, epoch int32) {
 	next := was%3 + 1
 	s.moveTo(topic, 0, next, was, next%3+1)
 	s.prefer(topic, 0)
-	end := time.Now().Add(patience)
 	for b := int32(1); b <= 3; b++ {
-		for {
-			if p := s.describe(b, topic).Partitions[0]; p.Leader == next && p.ErrorCode == 0 {
-				epoch = p.LeaderEpoch
-				req := epochEnds(topic, 0, epoch, epoch)
-				req.SetVersion(2)
-				if code := s.must(b, req).(*kmsg.OffsetForLeaderEpochResponse).Topics[0].Partitions[0].ErrorCode; b == next && code == 0 || b != next && code == 6 {
-					break
-				}
-			}
-			if time.Now().After(end) {
-				panic(fmt.Errorf("preparing: %s on broker %d is not led by %d", topic, b, next))
-			}
-			pause()
-		}
+		until(func() bool {
+			p := s.describe(b, topic).Partitions[0]
+			epoch = p.LeaderEpoch
+			return p.Leader == next && p.ErrorCode == 0 && (b == next && s.epochCode(b, topic, epoch) == 0 || b != next && s.follows(b, topic, epoch))
+		})
 	}
 	return next, epoch
+}
+
+// epochCode is the error that a broker answers who takes an epoch for current.
+func (s *scene) epochCode(broker int32, topic string, current int32) int16 {
+	req := epochEnds(topic, 0, current, current)
+	req.SetVersion(2)
+	return s.must(broker, req).(*kmsg.OffsetForLeaderEpochResponse).Topics[0].Partitions[0].ErrorCode
+}
+
+// follows says whether a broker's replica does not lead, and knows that this is the epoch.
+func (s *scene) follows(broker int32, topic string, epoch int32) bool {
+	return s.epochCode(broker, topic, epoch) == 6 && s.epochCode(broker, topic, epoch+1) == 75
 }
 
 // deleteTo deletes the records of partition 0 of a topic below an offset.

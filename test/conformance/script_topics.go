@@ -291,5 +291,25 @@ func describeTopicPartitionsCases() []testCase {
 		s.ask("two more", 1, next)
 		s.ask("unknown", 1, of(100, s.name("none")))
 		s.ask("no limit", 1, of(0, a))
+		s.ask("a limit of -1", 1, of(-1, a))
+		s.ask("a topic twice", 1, of(100, a, a))
+		s.ask("a bad name", 1, of(100, "a b"))
+		s.ask("one that is and one that is not", 1, of(100, s.name("none"), b))
+		for step, c := range map[string]kmsg.DescribeTopicPartitionsRequestCursor{
+			"from the second topic":          {Topic: b},
+			"from beyond the last partition": {Topic: a, Partition: 3},
+			"from far beyond":                {Topic: a, Partition: 100},
+			"from partition -1":              {Topic: a, Partition: -1},
+			"from a topic between":           {Topic: a + "a"},
+			"from behind all":                {Topic: b + "b"},
+			"from a topic that is not there": {Topic: s.name("none"), Partition: 1},
+		} {
+			req := of(100, a, b)
+			req.Cursor = &c
+			s.ask(step, 1, req)
+		}
+		s.ask("one partition", 1, of(1, a))
+		s.ask("exactly all", 1, of(5, a, b))
+		s.ask("exactly the first", 1, of(3, a, b))
 	}}}
 }
