@@ -19,7 +19,7 @@
 //	clients  producers, consumers, members of groups, administrators, over Kafka's requests (kafka.go, producer.go, members.go, ...)
 //	nemesis  what goes wrong, and when (nemesis.go)
 //	operator changes what nodes the cluster has (changes.go, operator.go, joining.go)
-//	model    what clients were told, and the checks (model.go, history.go, grouplog.go, grouphistory.go, finish.go)
+//	model    what clients were told, and the checks (model.go, history.go, grouplog.go, grouphistory.go, staticmembers.go, throttles.go, finish.go)
 //
 // Every actor (a shard, an applier, the log's writer, its background, the partitions' background) is one step function. A step
 // is atomic in simulated time, except for power: it can fail before any operation on the disk within a step.
