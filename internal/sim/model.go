@@ -322,7 +322,8 @@ func (m *model) watchReplica(n *node, p *partition.Partition, st multiraft.Statu
 	}
 	v.hw, v.start, v.term = hw, start, st.Term
 	if st.Ready {
-		if g.part != nil && st.Term == g.latest && hw < g.part.shown {
+		// A leader may apply later than a follower from which somebody has read; once it has applied all that is committed it is not behind.
+		if g.part != nil && st.Term == g.latest && st.Applied >= st.Commit && hw < g.part.shown {
 			w.fail("%s: node %d serves term %d with high watermark %d, and a consumer has read up to %d", g.name, n.id, st.Term, hw, g.part.shown)
 		}
 		m.leaderShows(g, n.id, st.Term, hw)
