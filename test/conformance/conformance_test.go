@@ -36,7 +36,8 @@ func chronik(t *testing.T) string {
 		cfg.KafkaAddr, cfg.AdminAddr, cfg.DataDir = "127.0.0.1:0", "127.0.0.1:0", "/data"
 		cfg.NumPartitions, cfg.AutoCreateTopics = 6, false
 		// What is compared depends on who leads, and nobody dies: a machine that does other things beside must not have others elected.
-		cfg.Limits.ElectionTimeout = patience
+		// It ticks as often as ever: a new topic's leaders stand for election on a tick.
+		cfg.Limits.ElectionTimeout, cfg.Limits.HeartbeatInterval = patience, config.DefaultElectionTimeout/10
 		cfg.Kafka = map[string]string{"group.initial.rebalance.delay.ms": "0", "offsets.topic.replication.factor": "3",
 			"log.segment.delete.delay.ms": "500", "min.insync.replicas": "2"}
 		cfg.Limits.WALFileBytes, cfg.Limits.WALMaxBytes = 2*config.MaxBatchBytes, 4*config.MaxBatchBytes
