@@ -337,10 +337,15 @@ func (p *Partition) openStaged(s *staging) error {
 	return p.stageError("starting", l.Reset(s.start))
 }
 
-// stageError is a failure in a directory that nobody depends on yet: the attempt fails, the node goes on.
+// stageError is a failure in a directory that nobody depends on yet: the attempt fails, the node goes on. But a sync that failed says of
+// the whole disk that nothing may be believed of it, and nothing is flushed by these files again (RAFT rule 11): the node stops.
 func (p *Partition) stageError(op string, err error) error {
 	if err == nil {
 		return nil
+	}
+	var failed *segment.IOError
+	if errors.As(err, &failed) && failed.Op == "sync" {
+		return p.storageFailed(op+" a new generation of", err)
 	}
 	return fmt.Errorf("%s a new generation of %s-%d: %w: %w", op, p.topic, p.index, ErrStorage, err)
 }
