@@ -243,7 +243,7 @@ func (b *budget) check(w *world) {
 		level, largest = level+float64(x.size), max(largest, x.size)
 		most := float64(x.rate)*speed + float64(largest)
 		if b.side == "follower" {
-			most = 1.5*speed*float64(x.rate) + float64(len(flows))*(float64(x.rate)+float64(largest))
+			most = 1.5*speed*float64(x.rate) + float64(largest) + float64(len(flows))*(float64(x.rate)+float64(largest))
 		}
 		if level > most {
 			w.fail("node %d: its %s.replication.throttled.rate is %d, and at %v replicas that learn were ahead of it by %.0f bytes, %.0f at most", b.p.node.id, b.side,
