@@ -20,8 +20,10 @@ type move struct {
 	before []int32 // where its replicas were when it was asked for, as the node that was asked knew; nil: it did not know the topic yet
 	// What came of it: unknown until the answer is there, and for ever where its node dies.
 	known, accepted bool
-	throttled       bool   // there was a throttle when it was asked for
-	image           uint64 // in which it began, if accepted: the images order all moves
+	throttled       bool // there was a throttle when it was asked for
+	// If accepted, it began in one of the images after from, which the node that was asked had then, up to image. A request that is sent again
+	// because its answer was lost is answered later than it was carried out.
+	from, image uint64
 }
 
 // reassign asks a node, which runs, for moves, and returns when it has answered, or has died: a client may call it. over is set by then.
@@ -50,7 +52,9 @@ func (w *world) reassign(n *node, asks []controller.Reassignment) (over func() b
 func (w *world) newMove(n *node, topic string, index int32, to []int32, cancel bool) *move {
 	m := &move{topic: topic, index: index, to: slices.Clone(to), cancel: cancel, throttled: w.underThrottle(topic)}
 	slices.Sort(m.to)
-	if t := n.proc.core.Metadata().Image().Topics[topic]; t != nil && int(index) < len(t.Partitions) {
+	img := n.proc.core.Metadata().Image()
+	m.from = img.Index
+	if t := img.Topics[topic]; t != nil && int(index) < len(t.Partitions) {
 		m.before = nodesOf(t.Partitions[index])
 	}
 	w.moves = append(w.moves, m)
@@ -110,15 +114,13 @@ func (w *world) checkWanted(topic string, index int32, now []int32) {
 	if slices.ContainsFunc(asked, func(m *move) bool { return m.throttled && m.accepted }) {
 		w.counts["partitions moved under a throttle, whole"]++
 	}
-	var last []*move // several, if one round of the controller decided on them: in what order is not told
+	var last []*move // those that none surely follows
 	open := false
 	for _, m := range asked {
 		switch {
 		case !m.known:
 			open = true
-		case len(last) == 0 || m.image > last[0].image:
-			last = []*move{m}
-		case m.image == last[0].image:
+		case !slices.ContainsFunc(asked, func(x *move) bool { return x.known && x.from >= m.image }):
 			last = append(last, m)
 		}
 	}
