@@ -243,7 +243,7 @@ func (d *envelopeDecoder) envelope(e *Envelope) error {
 	}
 	if code&raftCode == 0 {
 		e.Kind = Kind(code)
-		if e.Kind <= KindRaft {
+		if e.Kind <= KindRaft || e.Kind >= raftCode {
 			return frameErrorf("envelope kind %d", code)
 		}
 		n, err := d.r.length(0)
