@@ -69,7 +69,7 @@ type producer struct {
 	wg      sync.WaitGroup
 	mu      sync.Mutex
 	acked   []string
-	unknown int
+	unknown []error
 }
 
 func startProducer(t *testing.T, nodes []*testNode, topic string) *producer {
@@ -83,7 +83,7 @@ func startProducer(t *testing.T, nodes []*testNode, topic string) *producer {
 			if err == nil {
 				p.acked = append(p.acked, v)
 			} else {
-				p.unknown++
+				p.unknown = append(p.unknown, fmt.Errorf("record %s: %w", v, err))
 			}
 			p.mu.Unlock()
 		}
@@ -115,8 +115,8 @@ func (p *producer) verify(nodes []*testNode) {
 	p.t.Helper()
 	p.stop()
 	p.wg.Wait()
-	if p.unknown > 0 {
-		p.t.Fatalf("%d records were not acknowledged", p.unknown)
+	if len(p.unknown) > 0 {
+		p.t.Fatalf("%d records were not acknowledged: %v", len(p.unknown), errors.Join(p.unknown...))
 	}
 	got := consume(p.t, nodes, p.topic, 0, len(p.acked))
 	if !slices.Equal(got, p.acked) {

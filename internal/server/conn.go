@@ -26,6 +26,7 @@ type conn struct {
 	// The reader's own.
 	acct   account   // of the frame that is being read
 	spoke  bool      // a frame has begun
+	asked  bool      // a request was begun, other than the one for the versions that are spoken
 	armed  time.Time // the read deadline that is set; zero: none. It may be too early: then it is set anew.
 	writer sync.WaitGroup
 
@@ -43,6 +44,9 @@ type conn struct {
 	full     bool       // the reader waits for freed
 	freed    chan struct{}
 }
+
+// apiVersions is the key of the request with which a client begins, before those that it connects for.
+const apiVersions = 18
 
 // pending is a request between the two stages.
 type pending struct {
@@ -76,9 +80,21 @@ func (c *conn) serve() {
 	}
 	c.writer.Wait()
 	c.cancel()
+	if c.draining.Load() && !c.asked {
+		abort(c.nc)
+	}
 	c.nc.Close()
 	c.in.release()
 	closed()
+}
+
+// abort has a connection's end reach the client as a reset. Where nothing that was asked for was ever answered, because the server stops,
+// clients take an orderly end for a broker that wants SASL or TLS, and give up what they would else try again elsewhere.
+func abort(nc net.Conn) {
+	if l, ok := nc.(interface{ SetLinger(seconds int) error }); ok {
+		_ = l.SetLinger(0) // else it is an orderly end
+	}
+	nc.Close()
 }
 
 // drain makes the reader stop at the next frame's edge (or in a frame that is not whole yet); what was begun is answered.
@@ -148,6 +164,7 @@ func (c *conn) readRequest(size int) error {
 		c.s.metrics.garbage.Inc()
 		return &cutError{cutBad, err}
 	}
+	c.asked = c.asked || h.key != apiVersions
 	c.hand(pending{finish: finish, corr: h.correlationID, size: c.acct.handOver()}, quick)
 	return nil
 }

@@ -86,7 +86,7 @@ func (s *Server) admit(l *boundListener, nc net.Conn) {
 		s.mu.Unlock()
 		s.metrics.refused.WithLabelValues(reason).Inc()
 		s.log.Warn("connection refused", "remote", addr, "reason", reason)
-		nc.Close()
+		abort(nc)
 		return
 	}
 	c := newConn(s, l.name, addr, nc)

@@ -47,7 +47,7 @@ func (e *echo) begin(_ context.Context, key, _ int16, rest []byte) (Finish, bool
 	e.begun.Add(1)
 	free := func() { e.freed.Add(1) }
 	switch key {
-	case 0:
+	case 0, apiVersions:
 		return func(context.Context) (net.Buffers, func(), error) { return net.Buffers{rest}, free, nil }, true, nil
 	case 1:
 		return func(ctx context.Context) (net.Buffers, func(), error) {
