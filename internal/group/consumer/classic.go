@@ -213,7 +213,7 @@ type ClassicMember struct {
 
 // Upgrade makes an empty group of what a classic group was: everybody has what the last leader assigned, in an epoch that was the
 // generation. What a member had when it joined last and was not assigned again it has still to give back, since it goes by a cooperative
-// protocol: it does so once it sees its assignment, and then joins again. (Kafka 4.3 takes it for free at once.)
+// protocol: it does so once it sees its assignment, and then joins again. (Kafka's fromClassicGroup takes it for free at once.)
 func (g *Group) Upgrade(ch *Change, env *Env, generation int32, members []ClassicMember) error {
 	return ch.Try(func() error {
 		had, owned := make([]Assignment, len(members)), make([][]Partition, len(members))
@@ -257,8 +257,8 @@ func (g *Group) Upgrade(ch *Change, env *Env, generation int32, members []Classi
 }
 
 // Downgrade returns the members, all classic, with what they have, which they may have to give back still, for a classic group of the
-// generation that is the group's epoch. They join again; until then the group may become a consumer group once more. (Kafka 4.3
-// writes down what they are to have, and would give away then what is in use.)
+// generation that is the group's epoch. They join again; until then the group may become a consumer group once more. (Kafka's fromConsumerGroup
+// writes down what they are to have, and then gives away what is in use.)
 func (g *Group) Downgrade(env *Env) (generation int32, members []ClassicMember) {
 	for _, id := range g.ids {
 		m, c := g.members[id], g.Current(id)
