@@ -127,9 +127,10 @@ func TestAReassignmentMustEndWhereItWasWanted(t *testing.T) {
 		"turned back":          {moves: []move{{to: []int32{1, 2, 4}, before: []int32{1, 2, 3}, known: true, accepted: true, image: 5}, {cancel: true, before: []int32{1, 2, 3}, known: true, accepted: true, from: 5, image: 9}}, now: []int32{1, 2, 3}},
 		"turned back half way": {moves: []move{{to: []int32{3, 4, 5}, before: []int32{1, 2, 3}, known: true, accepted: true, image: 5}, {cancel: true, before: []int32{1, 2, 3}, known: true, accepted: true, from: 5, image: 9}}, now: []int32{2, 3, 4}, want: "which no reassignment wanted"},
 		"the first of two, whose answer was lost": {moves: []move{{to: []int32{1, 2, 4}, known: true, accepted: true, from: 4, image: 12}, {to: []int32{1, 2, 3}, known: true, accepted: true, from: 5, image: 9}}, now: []int32{1, 2, 3}},
-		"nobody knows":                           {moves: []move{{to: []int32{1, 2, 4}, before: []int32{1, 2, 3}}}, now: []int32{1, 2, 3}},
-		"nobody knows, and where it was neither": {moves: []move{{to: []int32{1, 2, 4}}}, now: []int32{1, 2, 3}},
-		"refused":                                {moves: []move{{to: []int32{1, 2, 4}, before: []int32{1, 2, 3}, known: true}}, now: []int32{1, 2, 3}},
+		"nothing to do, twice":                    {moves: []move{{to: []int32{1, 2, 4}, known: true, accepted: true, from: 5, image: 5}, {to: []int32{1, 2, 4}, known: true, accepted: true, from: 5, image: 5}}, now: []int32{1, 2, 4}},
+		"nobody knows":                            {moves: []move{{to: []int32{1, 2, 4}, before: []int32{1, 2, 3}}}, now: []int32{1, 2, 3}},
+		"nobody knows, and where it was neither":  {moves: []move{{to: []int32{1, 2, 4}}}, now: []int32{1, 2, 3}},
+		"refused":                                 {moves: []move{{to: []int32{1, 2, 4}, before: []int32{1, 2, 3}, known: true}}, now: []int32{1, 2, 3}},
 	} {
 		w := &world{counts: Counts{}, trace: trace{}}
 		w.scheduler.clk = clock.NewSim(epoch)

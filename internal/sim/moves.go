@@ -120,7 +120,7 @@ func (w *world) checkWanted(topic string, index int32, now []int32) {
 		switch {
 		case !m.known:
 			open = true
-		case !slices.ContainsFunc(asked, func(x *move) bool { return x.known && x.from >= m.image }):
+		case !slices.ContainsFunc(asked, func(x *move) bool { return x.known && x.from >= m.image && m.from < x.image }):
 			last = append(last, m)
 		}
 	}
