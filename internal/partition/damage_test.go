@@ -318,16 +318,22 @@ func TestChangedEpochInTheSegmentOfTheLogStart(t *testing.T) {
 	}
 	at := int64(len(raw) - len(rest))
 	bad.startsAt(start)
-	bad.down(1, true)
-	if err := bad.fs.FlipBit(log, at+13, 4); err != nil {
-		t.Fatal(err)
-	}
-	if err := bad.fs.Remove(path.Join(path.Dir(log), "leader-epoch-checkpoint")); err != nil {
-		t.Fatal(err)
-	}
-	bad.open()
-	bad.apply()
+	bad.changeEpoch(log, at)
 	bad.check(t, 0, "epoch")
+}
+
+// changeEpoch starts the node anew after a bit of the leader epoch has changed in the batch at a byte of a file, and nothing else knows epochs.
+func (nd *node) changeEpoch(log string, at int64) {
+	nd.c.t.Helper()
+	nd.down(1, true)
+	if err := nd.fs.FlipBit(log, at+13, 4); err != nil {
+		nd.c.t.Fatal(err)
+	}
+	if err := nd.fs.Remove(path.Join(path.Dir(log), "leader-epoch-checkpoint")); err != nil {
+		nd.c.t.Fatal(err)
+	}
+	nd.open()
+	nd.apply()
 }
 
 // The last batch of a segment with another epoch makes the segments behind it look wrong, which are not. What another replica sends for those
@@ -354,15 +360,7 @@ func TestChangedEpochInTheSegmentBeforeOthers(t *testing.T) {
 		}
 		last, at = at, at+h.Size()
 	}
-	bad.down(1, true)
-	if err := bad.fs.FlipBit(log, int64(last)+13, 4); err != nil {
-		t.Fatal(err)
-	}
-	if err := bad.fs.Remove(path.Join(path.Dir(log), "leader-epoch-checkpoint")); err != nil {
-		t.Fatal(err)
-	}
-	bad.open()
-	bad.apply()
+	bad.changeEpoch(log, int64(last))
 	bad.check(t, 0, "epoch")
 }
 
