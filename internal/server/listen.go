@@ -86,7 +86,10 @@ func (s *Server) admit(l *boundListener, nc net.Conn) {
 		s.mu.Unlock()
 		s.metrics.refused.WithLabelValues(reason).Inc()
 		s.log.Warn("connection refused", "remote", addr, "reason", reason)
-		abort(nc)
+		if reason == refusedStopping {
+			abort(nc)
+		}
+		nc.Close()
 		return
 	}
 	c := newConn(s, l.name, addr, nc)
