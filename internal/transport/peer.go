@@ -222,19 +222,25 @@ func (p *peer) call(ctx context.Context, method uint16, body []byte) ([]byte, er
 	resp, err := cc.client.Call(introduce(ctx, p.pool.cfg.self(), p.id),
 		&peerpb.CallRequest{Method: uint32(method), Body: body})
 	if err != nil {
-		switch status.Code(err) {
-		case codeRefused, codeNotFormed:
-			return nil, fail(ErrPeerDown, errors.New(status.Convert(err).Message()))
-		}
-		if ctx.Err() != nil {
-			return nil, fail(ErrUnknownOutcome, ctx.Err())
-		}
-		return nil, fail(ErrUnknownOutcome, err)
+		return nil, fail(callFailed(ctx, err)...)
 	}
 	if e := resp.GetError(); e != nil {
 		return nil, &RemoteError{Node: p.id, Method: method, Code: e.Code, Message: e.Message}
 	}
 	return resp.GetBody(), nil
+}
+
+// callFailed says what an error of gRPC means for a call that was made with ctx.
+func callFailed(ctx context.Context, err error) []error {
+	switch code := status.Code(err); {
+	case code == codeRefused, code == codeNotFormed:
+		return []error{ErrPeerDown, errors.New(status.Convert(err).Message())}
+	case ctx.Err() != nil:
+		return []error{ErrUnknownOutcome, ctx.Err()}
+	case code == codes.DeadlineExceeded: // the peer knows the deadline, and saw it pass before our own timer did
+		return []error{ErrUnknownOutcome, context.DeadlineExceeded}
+	}
+	return []error{ErrUnknownOutcome, err}
 }
 
 // statusReason turns an error of gRPC into one for people.

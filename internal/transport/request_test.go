@@ -11,6 +11,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 func TestCall(t *testing.T) {
@@ -63,6 +66,25 @@ func TestCall(t *testing.T) {
 	within(t, "down", func() bool { return !a.cl.Connected(2) })
 	if _, err := a.cl.Call(t.Context(), 2, 1, nil); !errors.Is(err, ErrPeerDown) {
 		t.Errorf("peer down: %v", err)
+	}
+}
+
+// The peer is told of the deadline and may see it pass first: the stream then ends with its status while our own context still runs.
+func TestADeadlineThatThePeerSawFirstIsOne(t *testing.T) {
+	for _, c := range []struct {
+		code codes.Code
+		want []error
+	}{
+		{codes.DeadlineExceeded, []error{ErrUnknownOutcome, context.DeadlineExceeded}},
+		{codes.Unavailable, []error{ErrUnknownOutcome}},
+		{codeRefused, []error{ErrPeerDown}},
+	} {
+		got := errors.Join(callFailed(t.Context(), status.Error(c.code, "from the peer"))...)
+		for _, want := range c.want {
+			if !errors.Is(got, want) {
+				t.Errorf("%v: %v is not %v", c.code, got, want)
+			}
+		}
 	}
 }
 

@@ -228,6 +228,9 @@ func (s *Server) Call(ctx context.Context, req *peerpb.CallRequest) (*peerpb.Cal
 	if err == nil && len(body) > MaxBodyBytes {
 		err = fmt.Errorf("an answer of %d bytes: %w", len(body), ErrTooLarge)
 	}
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) { // given up rather than failed: to the caller, an unknown outcome
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
 	if err != nil {
 		code, message := remoteCode(err)
 		return &peerpb.CallResponse{Error: &peerpb.CallError{Code: code, Message: message}}, nil
