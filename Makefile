@@ -12,7 +12,7 @@ SEED ?= 1
 RECORDS ?= 1000000
 LINES ?= 100000
 
-.PHONY: help build test vet staticcheck fmt-check race fuzz sim soak powercuts cluster chaos coordinators idle proto dump-segments clients clients-prepare conformance bench bench-groups mutants
+.PHONY: help build test vet staticcheck fmt-check race fuzz sim sim-otherprocessor sim-otherprocessor-prepare soak powercuts cluster chaos coordinators idle proto dump-segments clients clients-prepare conformance bench bench-groups mutants
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -42,6 +42,12 @@ fuzz: ## every fuzz target for FUZZTIME, two at a time
 
 sim: ## clusters in one thread, SEEDS of them from FROM on
 	$(GO) run ./cmd/chronik sim --from $(FROM) --seeds $(SEEDS)
+
+sim-otherprocessor: ## the same seeds on amd64 and arm64 (QEMU): the same traces
+	GO="$(GO)" sh test/sim/otherprocessor.sh
+
+sim-otherprocessor-prepare: ## install and build what that needs, and no more
+	GO="$(GO)" sh test/sim/otherprocessor.sh -prepare
 
 soak: ## the same for MINUTES, each time from other seeds
 	$(GO) run ./cmd/chronik sim --from $$(date +%s)000 --seeds 1000000000 --minutes $(MINUTES)
