@@ -205,12 +205,27 @@ func (p *Partition) copyOwn(r *mending, next, sound int64) (ok bool, err error) 
 		return r.build.Full(), nil
 	}
 	var wrong *segment.SequenceError
-	if err := r.build.Append(b); errors.As(err, &wrong) {
+	switch err := r.build.Append(b); {
+	case err == nil, p.blamed(r, err):
+		return true, nil
+	case errors.As(err, &wrong):
 		return false, nil
-	} else if err != nil {
+	default:
 		return false, err
 	}
-	return true, nil
+}
+
+// blamed begins anew if leader epochs contradict each other: what was copied from here is to blame, from the first batch on that may be. What
+// lies before that is sound, and below the log start nobody else has it.
+func (p *Partition) blamed(r *mending, err error) bool {
+	var epochs *segment.EpochError
+	if !errors.As(err, &epochs) {
+		return false
+	}
+	_, end := r.build.Range()
+	p.Report(Damage{From: epochs.From, To: end, File: epochs.File, Byte: epochs.Offset, Reason: epochs.Reason})
+	r.reset()
+	return true
 }
 
 // fetchMissing gets batches from another replica.
@@ -234,15 +249,9 @@ func (p *Partition) fetchMissing(r *mending, next int64, now time.Time) (more bo
 				return true, nil
 			}
 			err := p.takeMissing(r, &c)
-			var epochs *segment.EpochError
 			var gap *segment.SequenceError
 			switch {
-			case errors.As(err, &epochs):
-				// What was copied from here is to blame, from the first batch on that may be: what lies before it is sound, and below
-				// the log start nobody else has it.
-				_, end := r.build.Range()
-				p.Report(Damage{From: epochs.From, To: end, File: epochs.File, Byte: epochs.Offset, Reason: epochs.Reason})
-				r.reset()
+			case p.blamed(r, err):
 				return true, nil
 			case errors.As(err, &gap) && r.build.Next() < next && gap.Got > gap.Want:
 				p.leaveBelowStart(r, r.build.Next(), now)

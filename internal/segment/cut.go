@@ -74,7 +74,7 @@ func (r *recovery) rebuildEpochs(from int, pos int64) error {
 			size = pos
 		}
 		err := walk(&s.log, 0, size, -1, math.MaxInt64, func(h record.Header, _ int64) (bool, error) {
-			l.epochs, _ = l.epochs.note(h.LeaderEpoch, h.BaseOffset)
+			r.note(h)
 			return false, nil
 		})
 		var damaged *DamageError

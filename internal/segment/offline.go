@@ -216,7 +216,9 @@ func (c *dirCheck) file(r *FileReport) error {
 		r.Bytes = pos + int64(h.Size())
 		next = h.LastOffset() + 1
 		r.To = next
-		c.epochs, _ = c.epochs.note(h.LeaderEpoch, h.BaseOffset)
+		if next > c.out.Start { // as recovery does
+			c.epochs, _ = c.epochs.note(h.LeaderEpoch, h.BaseOffset)
+		}
 		idx.batch(h, pos)
 		return nil
 	})

@@ -80,9 +80,11 @@ func (r *Rebuild) AllowHoles(below int64) { r.holes = max(r.holes, below) }
 func (r *Rebuild) Next() int64 { return r.next }
 
 // Append adds whole batches, each of which is checked, CRC included. The first may begin below what is missing in front of
-// a log. A leader epoch that goes back is an *EpochError: then nothing that the log said of epochs from there on counts.
+// a log. A leader epoch that goes back is an *EpochError: then nothing that the log said of epochs from there on counts. What lies wholly
+// below the log start is kept for the file's density alone, and its epoch, which nobody else knows any more, says nothing of others.
 func (r *Rebuild) Append(batches []byte) error {
 	next, base := r.next, r.base
+	start := min(r.log.StartOffset(), r.from)
 	for rest := batches; len(rest) > 0; {
 		h, err := record.Check(rest)
 		if err != nil {
@@ -98,14 +100,14 @@ func (r *Rebuild) Append(batches []byte) error {
 		if h.LastOffset() >= r.end {
 			return &SequenceError{Got: h.LastOffset() + 1, Want: r.end}
 		}
-		if e := r.higher(h.LeaderEpoch); e.epoch >= 0 {
+		if e := r.higher(h.LeaderEpoch); e.epoch >= 0 && h.LastOffset() >= start {
 			return &EpochError{
 				File: r.log.file(fileName(r.base, logExt)), Offset: r.pos, From: e.start,
 				Reason: fmt.Sprintf("leader epoch %d after %d: one of them is damaged", h.LeaderEpoch, e.epoch),
 			}
 		}
-		if e, changed := r.starts.note(h.LeaderEpoch, h.BaseOffset); changed {
-			r.starts = e
+		if h.LastOffset() >= start {
+			r.starts, _ = r.starts.note(h.LeaderEpoch, h.BaseOffset)
 		}
 		next = h.LastOffset() + 1
 		rest = rest[h.Size():]

@@ -376,6 +376,15 @@ func (r *recovery) take(s *segment, h record.Header, pos int64) {
 		s.x.since = 0 // the batch of the last index entry itself
 	}
 	s.x.add(h, pos, r.l.cfg.IndexIntervalBytes)
+	r.note(h)
+}
+
+// note adds a batch's leader epoch to the log's, unless it lies wholly below the log start: nobody asks for those, and a damaged one, which
+// nobody could mend, would make all that follows look wrong.
+func (r *recovery) note(h record.Header) {
+	if h.LastOffset() < r.logStart {
+		return
+	}
 	if e, changed := r.l.epochs.note(h.LeaderEpoch, h.BaseOffset); changed {
 		r.l.epochs, r.l.epochsDirty = e, true
 	}
