@@ -155,7 +155,11 @@ func (l *Log) prepare() (more bool, err error) {
 		more, err := s.zeroAhead(next)
 		var se *syncError
 		if errors.As(err, &se) { // what is on the disk now is not known, and nothing is in it: try with another file
-			err = errors.Join(err, s.dropNext(next))
+			ok, derr := s.dropNext(next)
+			if !ok {
+				l.fail(err)
+			}
+			err = errors.Join(err, derr)
 		}
 		return more && err == nil, err
 	}

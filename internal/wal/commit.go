@@ -167,13 +167,16 @@ func (l *Log) commit(items []*item) error {
 	w.b.reset(0)
 	sync := w.first > w.declare
 	for _, it := range items {
-		if it.err != nil || it.g == nil {
+		if it.err != nil {
 			continue
+		}
+		sync = sync || it.sync
+		if it.g == nil {
+			continue // there is a later checkpoint, which may have been written only
 		}
 		if err := l.encode(it); err != nil {
 			return err
 		}
-		sync = sync || it.sync
 	}
 	if w.b.count > 0 || w.first > w.declare {
 		if err := l.writeBlock(&w.b); err != nil {

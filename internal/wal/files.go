@@ -17,6 +17,9 @@ type file struct {
 	name string
 	f    vfs.File
 	pins int // groups for which this is the oldest file needed; fileSet.mu
+	// ahead writes the zeros, nil: not opened. It is not f, because a kernel tells each descriptor once that bytes of a file were lost:
+	// a background sync that hears of it would take the word from the writer, who would go on and acknowledge what was among them.
+	ahead vfs.File
 
 	// zeroMu is held while zeros are written ahead, and by the writer when it moves ready itself, so that zeros never
 	// overtake a block.
@@ -36,6 +39,16 @@ func (f *file) claim(end int64) {
 		f.ready.Store(end)
 	}
 	f.zeroMu.Unlock()
+}
+
+// close closes the file. Everything in it was synced or is not wanted.
+func (f *file) close() error {
+	err := f.f.Close()
+	if f.ahead != nil {
+		err = errors.Join(err, f.ahead.Close())
+		f.ahead = nil
+	}
+	return err
 }
 
 // fileSet is the directory: the files of the log, oldest first, the one prepared to follow, and those to be reused.
@@ -215,8 +228,13 @@ const zeroChunk = 1 << 20
 var zeros = make([]byte, zeroChunk)
 
 // zeroAhead pre-writes one chunk of f, durably, and says whether f is still shorter than a log file. Blocks then overwrite
-// bytes that exist, so that an fdatasync has no metadata to write.
+// bytes that exist, so that an fdatasync has no metadata to write. prep is held.
 func (s *fileSet) zeroAhead(f *file) (more bool, err error) {
+	if f.ahead == nil {
+		if f.ahead, err = s.fs.OpenReadWrite(f.name); err != nil {
+			return false, fmt.Errorf("pre-write: %w", err)
+		}
+	}
 	f.zeroMu.Lock()
 	from := f.ready.Load()
 	n := min(zeroChunk, s.max-from)
@@ -224,7 +242,7 @@ func (s *fileSet) zeroAhead(f *file) (more bool, err error) {
 		f.zeroMu.Unlock()
 		return false, nil
 	}
-	_, err = f.f.WriteAt(zeros[:n], from)
+	_, err = f.ahead.WriteAt(zeros[:n], from)
 	if err == nil {
 		f.ready.Store(from + n)
 	}
@@ -232,7 +250,7 @@ func (s *fileSet) zeroAhead(f *file) (more bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("pre-write %s: %w", f.name, err)
 	}
-	if err := f.f.SyncData(); err != nil {
+	if err := f.ahead.SyncData(); err != nil {
 		return false, &syncError{fmt.Errorf("fdatasync %s: %w", f.name, err)}
 	}
 	return from+n < s.max, nil
@@ -271,19 +289,19 @@ func (s *fileSet) reclaimOne(keep int) (done, reused bool, err error) {
 	}
 	s.mu.Unlock()
 	// A name that comes back after a power cut is that of a file which a durable block says is not needed.
-	return true, reused, errors.Join(err, f.f.Close(), s.fs.SyncDir(s.dir))
+	return true, reused, errors.Join(err, f.close(), s.fs.SyncDir(s.dir))
 }
 
-// dropNext gives up the file prepared to follow: nothing is in it.
-func (s *fileSet) dropNext(f *file) error {
+// dropNext gives up the file prepared to follow: nothing is in it. ok is false if the writer has gone on in it meanwhile.
+func (s *fileSet) dropNext(f *file) (ok bool, err error) {
 	s.mu.Lock()
 	if s.next != f {
 		s.mu.Unlock()
-		return nil
+		return false, nil
 	}
 	s.next = nil
 	s.mu.Unlock()
-	return errors.Join(f.f.Close(), s.fs.Remove(f.name))
+	return true, errors.Join(f.close(), s.fs.Remove(f.name))
 }
 
 func (s *fileSet) close() {
@@ -291,11 +309,11 @@ func (s *fileSet) close() {
 	defer s.mu.Unlock()
 	for _, l := range [][]*file{s.list, s.dying, s.freed} {
 		for _, f := range l {
-			_ = f.f.Close() // nothing was written since the last sync
+			_ = f.close() // nothing was written since the last sync
 		}
 	}
 	if s.next != nil {
-		_ = s.next.f.Close()
+		_ = s.next.close()
 	}
 	s.list, s.dying, s.freed, s.next = s.list[:0], nil, nil, nil
 	clear(s.bySeq)

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3"
+
+	"github.com/chronik-go/chronik/internal/vfs"
 )
 
 // A write that does not continue the group's log is refused and changes nothing: a gap, entries at or below the checkpoint, a
@@ -64,4 +66,35 @@ func TestWritesOutOfOrderAreRefused(t *testing.T) {
 	defer l.Close()
 	g = l.Group(1)
 	check()
+}
+
+// TestACheckpointThatChangesNothingIsToldWhenTheOneBeforeIsDurable: whoever asks to be told lets go of what only older checkpoints need.
+func TestACheckpointThatChangesNothingIsToldWhenTheOneBeforeIsDurable(t *testing.T) {
+	disk := vfs.NewMem(1)
+	o, _ := memOptions(disk)
+	l := mustOpen(t, o)
+	defer l.Close()
+	n := 0
+	if _, err := l.Create(1, firstState(), ok(t, &n)); err != nil {
+		t.Fatal(err)
+	}
+	l.Append(Write{Group: 1, Entries: entries(2, 9, 1, 50), Sync: true, Done: ok(t, &n)})
+	drain(l)
+	l.Checkpoint(1, Checkpoint{Index: 8, Term: 1}, nil)
+	drain(l)
+	l.Checkpoint(1, Checkpoint{Index: 7, Term: 1}, ok(t, &n))
+	drain(l)
+	if n != 3 {
+		t.Fatalf("%d done", n)
+	}
+	for seed := range uint64(20) {
+		o.FS = disk.CrashClone(seed)
+		after := mustOpen(t, o)
+		if at := after.Group(1).Checkpoint().Index; at != 8 {
+			t.Errorf("a restart after a power cut (%d) begins at %d", seed, at)
+		}
+		if err := after.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
