@@ -443,16 +443,18 @@ func TestFailedStagingDirectoryDoesNotStopTheNode(t *testing.T) {
 // A sync that fails while a new generation is filled stops the node like any other: nothing is flushed after it, and attempts would fail for
 // ever, each for the file of the first (simulator, seed 19).
 func TestFailedSyncOfAStagedGenerationStopsTheNode(t *testing.T) {
-	c := behindLogStart(t)
-	f := c.nodes[1]
-	_, r := c.stage(1, 0)
-	f.fs.Inject(vfs.Fault{Ops: vfs.OpSync, Match: "*.log", Err: syscall.EIO})
-	for i := 0; i < 600 && r.n == 0; i++ {
-		c.settle()
-		c.advance(100 * time.Millisecond)
-	}
-	if r.n != 1 || !errors.Is(r.err, ErrStorage) || f.fatal == nil {
-		t.Fatalf("%+v, fatal %v", r, f.fatal)
+	for _, file := range []string{"*.log", "leader-epoch-checkpoint.tmp"} {
+		c := behindLogStart(t)
+		f := c.nodes[1]
+		_, r := c.stage(1, 0)
+		f.fs.Inject(vfs.Fault{Ops: vfs.OpSync, Match: file, Err: syscall.EIO})
+		for i := 0; i < 600 && r.n == 0; i++ {
+			c.settle()
+			c.advance(100 * time.Millisecond)
+		}
+		if r.n != 1 || !errors.Is(r.err, ErrStorage) || f.fatal == nil {
+			t.Fatalf("%s: %+v, fatal %v", file, r, f.fatal)
+		}
 	}
 }
 

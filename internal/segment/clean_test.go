@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -290,6 +292,37 @@ func TestCleaningGivesWayToWhatReplacesTheLog(t *testing.T) {
 	c.Abort()
 	if !errors.Is(err, ErrReplaced) || l.CleanPoint().Clean != 0 || l.EndOffset() != 50 {
 		t.Fatalf("%v %+v", err, l.CleanPoint())
+	}
+}
+
+// TestAFileThatComesTooLateLeavesNothing: the log is emptied when a pass has written a segment and its indexes, and not put them in their place.
+func TestAFileThatComesTooLateLeavesNothing(t *testing.T) {
+	mem := vfs.NewMem(1)
+	o := opener{t: t, fs: mem, dir: "/data/t-0", cfg: Config{SegmentBytes: 200, IndexIntervalBytes: 100}, start: 0}
+	l, m := compacted(t, o, "a", "b", "a", "b", "a", "b", "a", "b", "a", "b")
+	defer closeLog(t, l)
+	c, err := l.Clean(m.options(time.Now(), NewOffsetMap(1<<16)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	mem.SetHook(func(op vfs.Op, name string, _ time.Duration) {
+		if op == vfs.OpSync && strings.HasSuffix(name, timeExt+cleanedExt) {
+			mem.SetHook(nil)
+			if err := l.Reset(50); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	for err == nil {
+		var done bool
+		if done, err = c.Step(100); done {
+			t.Fatal("it came to an end")
+		}
+	}
+	c.Abort()
+	names, lerr := mem.List(o.dir)
+	if !errors.Is(err, ErrReplaced) || lerr != nil || slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, cleanedExt) }) {
+		t.Fatalf("%v, left %v (%v)", err, names, lerr)
 	}
 }
 

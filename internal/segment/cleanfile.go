@@ -190,7 +190,9 @@ func (o *output) takes(c *Cleaning) bool {
 func (o *output) drop(l *Log) {
 	if o.f != nil {
 		_ = o.f.Close()
-		_ = l.files.fs.Remove(o.tmp(l, logExt))
+		for _, ext := range []string{logExt, indexExt, timeExt} { // the indexes may not be there yet; what stays goes at the next start
+			_ = l.files.fs.Remove(o.tmp(l, ext))
+		}
 		o.f = nil
 	}
 }

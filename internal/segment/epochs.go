@@ -138,15 +138,16 @@ func replaceFile(fsys vfs.FS, name string, b []byte) error {
 	if err != nil {
 		return ioErr("create", tmp, err)
 	}
-	_, err = f.WriteAt(b, 0)
-	if err == nil {
-		err = f.Sync()
+	if _, err = f.WriteAt(b, 0); err != nil {
+		err = ioErr("write", tmp, err)
+	} else if err = f.Sync(); err != nil {
+		err = syncErr(tmp, err)
 	}
 	if cerr := f.Close(); err == nil {
-		err = cerr
+		err = ioErr("close", tmp, cerr)
 	}
 	if err != nil {
-		return ioErr("write", tmp, err)
+		return err
 	}
 	return ioErr("rename", name, fsys.Rename(tmp, name))
 }

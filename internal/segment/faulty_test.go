@@ -98,6 +98,24 @@ func TestFailedSyncIsFinal(t *testing.T) {
 	}
 }
 
+// TestFailedSyncOfASmallFileIsFinal: a full disk that a sync runs into is no write that may be tried again, in whichever of a log's files.
+func TestFailedSyncOfASmallFileIsFinal(t *testing.T) {
+	mem := vfs.NewMem(1)
+	o := opener{t: t, fs: mem, dir: "/data/t-0", cfg: small}
+	l := o.open()
+	fill(t, l, 10, 1)
+	fault := mem.Inject(vfs.Fault{Ops: vfs.OpSync, Match: epochFile + tmpExt, Err: syscall.ENOSPC})
+	for range 2 {
+		var failed *IOError
+		if _, err := l.Flush(); !errors.Is(err, syscall.EIO) || !errors.As(err, &failed) || failed.Op != "sync" || l.FlushedOffset() != 0 {
+			t.Fatalf("%v, flushed %d", err, l.FlushedOffset())
+		}
+	}
+	if err := l.Close(); fault.Fired() != 1 || !errors.Is(err, syscall.EIO) {
+		t.Fatal(err)
+	}
+}
+
 func TestFullDiskCanBeTriedAgain(t *testing.T) {
 	o := onDisk(t, small)
 	bad := &faulty{FS: o.fs}
