@@ -498,7 +498,9 @@ func (p *Partition) searchOn(now time.Time) (more bool) {
 	}
 	q.next = max(q.next, p.logStart.Load())
 	if holes := p.compactedBelow(); q.next < holes {
+		p.proofMu.Lock()
 		q.next, q.unsure = min(holes, q.to), true // not the same bytes on any two replicas
+		p.proofMu.Unlock()
 		return true
 	}
 	sum, next, err := p.sumOnDisk(q.next, q.to, stretchBytes)
@@ -509,8 +511,9 @@ func (p *Partition) searchOn(now time.Time) (more bool) {
 		p.prove.search = nil
 		return false
 	}
-	p.proveStretch(q.next, next, sum, now)
-	q.next = next
+	if p.proveStretch(q.next, next, sum, now) { // else the scrubber's have taken the room meanwhile: this one is next
+		q.next = next
+	}
 	return true
 }
 

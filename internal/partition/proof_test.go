@@ -9,6 +9,7 @@ import (
 
 	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/transport"
+	"github.com/chronik-go/chronik/internal/vfs"
 )
 
 // forge changes a batch on a node's disk such that its CRC is right: nothing in the bytes tells.
@@ -104,6 +105,45 @@ func TestForgedRecordsOfAFollowerAreFoundAndReplaced(t *testing.T) {
 	c.healed(bad)
 	if c.nodes[0].p.unfit.Load() || c.nodes[1].p.unfit.Load() {
 		t.Fatal("a sound replica was condemned")
+	}
+}
+
+// The scrubber's comparisons take all the room while a search reads: what it has read is compared later, and not taken for equal.
+func TestASearchLeavesNothingOut(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.elect(0, false)
+	c.fillAll(60)
+	c.flushAll()
+	bad, p := c.nodes[2], c.leader.p
+	bad.forge(10)
+	c.settle()
+	_, from, err := p.sumOnDisk(0, p.hw.Load(), 2<<10)
+	if err != nil || from <= 10 {
+		t.Fatal(from, err)
+	}
+	sum, to, err := p.sumOnDisk(from, p.hw.Load(), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.proofMu.Lock()
+	p.prove.search = &search{replica: c.peer(0, 2), to: p.hw.Load()}
+	p.proofMu.Unlock()
+	crowded := false
+	c.leader.fs.SetHook(func(op vfs.Op, name string, _ time.Duration) {
+		if op != vfs.OpRead || crowded {
+			return
+		}
+		p.proofMu.Lock()
+		defer p.proofMu.Unlock()
+		for crowded = true; p.proveStretch(from, to, sum, c.clk.Now()); {
+		}
+	})
+	c.drop = noChunks
+	c.leader.m.enqueue(p, taskProof)
+	c.settle()
+	c.leader.fs.SetHook(nil)
+	if d := bad.p.Damage(); !crowded || len(d) == 0 || d[0].From > 10 || d[0].To <= 10 {
+		t.Fatalf("crowded %v, damage %+v", crowded, d)
 	}
 }
 
