@@ -12,7 +12,7 @@ import (
 // what comes before.
 //
 // Chunk: uint8 version 2, uint8 status, uint8 1 if it is the last for its request, uint8 1 if nothing acknowledged waits for this
-// replica, so that it may be throttled, uint64 session, int64 from as asked,
+// replica, so that it may be throttled, 3 if the sender does throttle it, uint64 session, int64 from as asked,
 // int64 log start, int64 end, int64 holes, int64 horizon, uint32 CRC-32C of what comes before and of the rest, then whole record
 // batches: all that the sender has of [from, end), of which the first may begin below from. Compaction may have left none. Below
 // holes batches may be missing between others; tombstones below horizon may be missing altogether, so that a log which ends below it
@@ -32,6 +32,7 @@ type deltaChunk struct {
 	status  chunkStatus
 	last    bool
 	spare   bool
+	slowed  bool // with spare: by the sender's throttle
 	session uint64
 	from    int64
 	start   int64
@@ -91,7 +92,10 @@ func (c *deltaChunk) encode() []byte {
 	if c.last {
 		b[2] = 1
 	}
-	if c.spare {
+	switch {
+	case c.spare && c.slowed:
+		b[3] = 3
+	case c.spare:
 		b[3] = 1
 	}
 	b = be.AppendUint64(b, c.session)
@@ -114,7 +118,7 @@ func decodeDeltaChunk(b []byte) (deltaChunk, error) {
 		return deltaChunk{}, fmt.Errorf("%w: chunk CRC", errDelta)
 	}
 	c := deltaChunk{
-		status: chunkStatus(b[1]), last: b[2] == 1, spare: b[3] == 1, session: be.Uint64(b[4:]),
+		status: chunkStatus(b[1]), last: b[2] == 1, spare: b[3]&1 != 0, slowed: b[3] == 3, session: be.Uint64(b[4:]),
 		from: int64(be.Uint64(b[12:])), start: int64(be.Uint64(b[20:])),
 		end: int64(be.Uint64(b[28:])), holes: int64(be.Uint64(b[36:])), horizon: int64(be.Uint64(b[44:])), batches: b[deltaChunkHeader:],
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/chronik-go/chronik/internal/multiraft"
 	"github.com/chronik-go/chronik/internal/record"
+	"github.com/chronik-go/chronik/internal/throttle"
 	"github.com/chronik-go/chronik/internal/transport"
 	"github.com/chronik-go/chronik/internal/vfs"
 	"github.com/chronik-go/chronik/internal/wal"
@@ -516,6 +517,52 @@ func TestStagingSlotsAreBoundedAndPassedOn(t *testing.T) {
 	c.fetched(r)
 	if f.m.slots != 1 {
 		t.Fatalf("%d slots", f.m.slots)
+	}
+}
+
+// A replica that the group commits without, and that a throttle holds up on either side, leaves the slot to others: one of these may be what
+// another group waits for (simulator, seed 1830: under a throttle of leaders a group with one replica down never committed again).
+func TestAThrottledReplicaHoldsNoSlot(t *testing.T) {
+	for _, side := range []string{"leader", "follower"} {
+		t.Run(side, func(t *testing.T) {
+			c := newCluster(t, 2, func(c *cluster) { c.limits.Staging, c.spare = 1, true })
+			rate := int64(0)
+			for i, nd := range c.nodes {
+				nd.m.cfg.Throttle = &throttle.Replication{
+					Node: int32(i), Leader: throttle.NewLimit(func() int64 { return rate }), Follower: throttle.NewLimit(func() int64 { return rate }),
+					Replicas: func(string) (leader, follower throttle.Replicas) {
+						if side == "leader" {
+							return throttle.ParseReplicas("*"), throttle.Replicas{}
+						}
+						return throttle.Replicas{}, throttle.ParseReplicas("*")
+					},
+				}
+			}
+			c.elect(0, false)
+			c.fill(10)
+			f := c.nodes[1]
+			_, r := c.stage(1, 0)
+			for range 20 {
+				c.settle()
+				c.advance(100 * time.Millisecond)
+			}
+			if r.n != 0 {
+				t.Fatalf("staged at a rate of nothing: %v", r.err)
+			}
+			other, err := f.m.add("other", 0, 99, 101, 99)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !f.m.takeSlot(other) {
+				t.Fatal("the slot is held")
+			}
+			f.m.releaseSlot()
+			rate = throttle.Unlimited
+			c.fetched(r)
+			if f.m.slots != 1 {
+				t.Fatalf("%d slots", f.m.slots)
+			}
+		})
 	}
 }
 

@@ -41,6 +41,7 @@ type cluster struct {
 	pending []flying // proposed by the leader, not committed
 	net     []message
 	drop    func(env transport.Envelope) (copies int) // nil: one of each
+	spare   bool                                      // who asks is not waited for by the group
 }
 
 type flying struct {
@@ -437,7 +438,9 @@ func (c *cluster) deliver() {
 	msg := c.net[0]
 	c.net = c.net[1:]
 	if to := c.nodes[msg.to]; to.p != nil {
-		to.p.Receive(msg.env, c.peer(msg.to, msg.from))
+		from := c.peer(msg.to, msg.from)
+		from.Spare = c.spare
+		to.p.Receive(msg.env, from)
 	}
 }
 

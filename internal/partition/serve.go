@@ -88,7 +88,7 @@ func (p *Partition) stepServe() (again task) {
 	}
 	throttled := p.throttles(r)
 	c, next := p.readChunk(r, throttled)
-	c.spare = r.peer.Spare
+	c.spare, c.slowed = r.peer.Spare, throttled
 	body := c.encode()
 	p.m.rate.Spend(len(body))
 	if throttled {
@@ -148,7 +148,7 @@ func (p *Partition) nextServe(now time.Time) (next *deltaRequest, wait time.Dura
 	}
 	p.stageMu.Unlock()
 	for _, q := range tell {
-		c := deltaChunk{status: chunkThrottled, spare: true, session: q.session, from: q.from, start: p.logStart.Load()}
+		c := deltaChunk{status: chunkThrottled, spare: true, slowed: true, session: q.session, from: q.from, start: p.logStart.Load()}
 		q.peer.Send(transport.KindDeltaChunk, c.encode())
 	}
 	return next, wait

@@ -50,7 +50,8 @@ type staging struct {
 	waiting  bool         // a request is out
 	retryAt  time.Time
 	lastNews time.Time // of progress, or that there is none for the sake of a throttle
-	spare    bool      // the leader commits without this replica: it may be throttled, and needs no slot
+	spare    bool      // the leader commits without this replica: it may be throttled, and then needs no slot
+	slowed   bool      // with spare: by the leader's throttle
 	heldTil  time.Time // this node's own throttle is looked at again
 }
 
@@ -168,7 +169,7 @@ func (p *Partition) admitted(s *staging, now time.Time) bool {
 		p.m.later(stagedLife-now.Sub(old.at), func() { p.m.enqueue(p, taskStage) })
 		return false
 	}
-	if has || s.spare && p.throttled() {
+	if has || p.slowStaging(s) {
 		return true
 	}
 	if !p.m.takeSlot(p) {
@@ -201,7 +202,7 @@ func (p *Partition) advance(s *staging, now time.Time) (again task, err error) {
 	rest := len(s.inbox)
 	p.stageMu.Unlock()
 	if got {
-		p.isSpare(s, c.spare)
+		p.isSpare(s, &c)
 		progress, err := p.takeChunk(s, &c)
 		if err != nil {
 			return 0, err
@@ -233,10 +234,14 @@ func (p *Partition) throttled() bool {
 	return p.m.cfg.Throttle.Receives(p.topic, p.index, p.m.cfg.Throttle.Self())
 }
 
-// isSpare takes in what the leader says of this replica. One that is throttled gives its slot to others, for however long it takes.
-func (p *Partition) isSpare(s *staging, spare bool) {
-	s.spare = spare
-	if !spare || !p.throttled() {
+// slowStaging says whether a throttle of either side bounds what this replica receives, for however long it takes: others, for which a
+// group may be waiting to commit, are not to wait for its slot.
+func (p *Partition) slowStaging(s *staging) bool { return s.spare && (s.slowed || p.throttled()) }
+
+// isSpare takes in what the leader says of this replica with a chunk. One that is throttled gives its slot to others.
+func (p *Partition) isSpare(s *staging, c *deltaChunk) {
+	s.spare, s.slowed = c.spare, c.slowed
+	if !p.slowStaging(s) {
 		return
 	}
 	p.stageMu.Lock()
