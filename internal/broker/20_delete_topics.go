@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -35,7 +36,7 @@ func handleDeleteTopics(b *Broker, ctx context.Context, rc *RequestContext, r km
 		}
 	}
 	img := b.cfg.Cluster.Image()
-	disabled := b.configLayers(img).BrokerValue("delete.topic.enable") == "false"
+	disabled := strings.EqualFold(b.configLayers(img).BrokerValue("delete.topic.enable"), "false")
 	dup := findDuplicates(topics, img)
 	var ask []controller.TopicKey
 	var at []int

@@ -78,12 +78,14 @@ func TestDeleteTopicsByID(t *testing.T) {
 
 func TestDeleteTopicsDisabled(t *testing.T) {
 	for v, want := range map[int16]int16{1: 42, 3: 73, 6: 73} {
-		c := newAdminCluster()
-		c.static = map[string]string{"delete.topic.enable": "false"}
-		c.edit(func(img *metadata.Image) { c.addTopic(img, "a", 1, 1) })
-		resp := callAdmin[*kmsg.DeleteTopicsResponse](t, c.broker(t), v, deleteRequest(v, "a"))
-		if resp.Topics[0].ErrorCode != want || len(c.deletes) != 0 {
-			t.Errorf("v%d: code %d, want %d", v, resp.Topics[0].ErrorCode, want)
+		for _, off := range []string{"false", "FALSE"} {
+			c := newAdminCluster()
+			c.static = map[string]string{"delete.topic.enable": off}
+			c.edit(func(img *metadata.Image) { c.addTopic(img, "a", 1, 1) })
+			resp := callAdmin[*kmsg.DeleteTopicsResponse](t, c.broker(t), v, deleteRequest(v, "a"))
+			if resp.Topics[0].ErrorCode != want || len(c.deletes) != 0 {
+				t.Errorf("v%d, %s: code %d, want %d", v, off, resp.Topics[0].ErrorCode, want)
+			}
 		}
 	}
 }

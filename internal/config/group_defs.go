@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // Groups is the table of group configs (KIP-848): those of Apache Kafka 4.x (GroupConfig) that are for consumer groups. Where a group has
@@ -46,7 +47,7 @@ func (l Layers) GroupValue(set map[string]string, name string) int64 {
 		return 0
 	}
 	for _, c := range l.resolve(d, set) {
-		if n, err := strconv.ParseInt(c.Value, 10, 64); err == nil && d.Validate(c.Value) == nil {
+		if n, err := strconv.ParseInt(strings.TrimSpace(c.Value), 10, 64); err == nil && d.Validate(c.Value) == nil {
 			return n
 		}
 	}

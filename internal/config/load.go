@@ -82,6 +82,7 @@ func Load(n *Node, fs *pflag.FlagSet, environ []string, readFile func(string) ([
 		path = f.Value.String()
 	}
 	delete(env, envPrefix+"CONFIG")
+	delete(env, envPrefix+"BROKERS") // the command line's
 	file := map[string]string{}
 	if path != "" {
 		raw, err := readFile(path)

@@ -345,3 +345,26 @@ func TestTableForTheController(t *testing.T) {
 		t.Errorf("node.id can be changed: %v", err)
 	}
 }
+
+// Kafka takes white space around numbers and booleans, and so do the tables: what acts on a value must not read it as none.
+func TestWhiteSpaceAroundAValueDoesNotMatter(t *testing.T) {
+	rate, session := " 1000 ", "\t50000\n"
+	broker, err := AlterBroker(nil, []Op{{Kind: OpSet, Name: LeaderThrottledRate, Value: &rate}}, Layers{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := (Layers{Broker: broker}).BrokerValue(LeaderThrottledRate); got != "1000" {
+		t.Errorf("a throttle of %q", got)
+	}
+	group, err := AlterGroup(nil, []Op{{Kind: OpSet, Name: "consumer.session.timeout.ms", Value: &session}}, Layers{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := (Layers{}).GroupValue(group, "consumer.session.timeout.ms"); got != 50000 {
+		t.Errorf("a session of %d", got)
+	}
+	over := " 60001 "
+	if _, err := AlterGroup(nil, []Op{{Kind: OpSet, Name: "consumer.session.timeout.ms", Value: &over}}, Layers{}); err == nil {
+		t.Error("beyond the bound, and taken")
+	}
+}

@@ -141,11 +141,11 @@ func (l Layers) describe(t *Table, set map[string]string, names []string) []Entr
 
 func wanted(names []string, name string) bool { return names == nil || slices.Contains(names, name) }
 
-// BrokerValue returns the value in force of one broker config; "" if there is none.
+// BrokerValue returns the value in force of one broker config, without white space around it; "" if there is none.
 func (l Layers) BrokerValue(name string) string {
 	d, ok := Brokers.Lookup(name)
 	if !ok {
 		return ""
 	}
-	return l.entry(d, nil).Value
+	return strings.TrimSpace(l.entry(d, nil).Value)
 }

@@ -54,6 +54,14 @@ func (c *Core) assignors() []string {
 	return list
 }
 
+// longest is the longest time that groups are told: what is set to be longer is for ever, and a time of day can still be added to it.
+const longest = 100 * 365 * 24 * time.Hour
+
+// span is n units of time.
+func span(n int64, unit time.Duration) time.Duration {
+	return time.Duration(min(n, int64(longest/unit))) * unit
+}
+
 // consumerGroup is what a consumer group's members are to keep to: what is set for the group, else for the brokers.
 func (c *Core) consumerGroup(group string) (session, heartbeat time.Duration) {
 	img := c.machine.Image()
@@ -64,12 +72,12 @@ func (c *Core) consumerGroup(group string) (session, heartbeat time.Duration) {
 
 func (c *Core) groupSettings() group.Settings {
 	policy := strings.TrimSpace(layers(c.cfg, c.configs.static, c.machine.Image()).BrokerValue("group.consumer.migration.policy"))
-	ms := func(name string) time.Duration { return time.Duration(c.brokerInt(name)) * time.Millisecond }
+	ms := func(name string) time.Duration { return span(c.brokerInt(name), time.Millisecond) }
 	return group.Settings{
 		MinSessionTimeout: ms("group.min.session.timeout.ms"), MaxSessionTimeout: ms("group.max.session.timeout.ms"),
 		InitialRebalanceDelay: ms("group.initial.rebalance.delay.ms"), MaxGroupSize: int(c.brokerInt("group.max.size")),
 		MaxOffsetMetadata:      int(c.brokerInt("offset.metadata.max.bytes")),
-		OffsetsRetention:       time.Duration(c.brokerInt("offsets.retention.minutes")) * time.Minute,
+		OffsetsRetention:       span(c.brokerInt("offsets.retention.minutes"), time.Minute),
 		RetentionInterval:      ms("offsets.retention.check.interval.ms"),
 		ConsumerSessionTimeout: ms("group.consumer.session.timeout.ms"), ConsumerHeartbeatInterval: ms("group.consumer.heartbeat.interval.ms"),
 		ConsumerMaxSize: int(c.brokerInt("group.consumer.max.size")), ConsumerAssignors: c.assignors(),

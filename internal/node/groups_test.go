@@ -366,3 +366,16 @@ func TestGroupsBehindOneAddress(t *testing.T) {
 		}
 	}
 }
+
+// However long an operator wants offsets to be kept, or the next look at them to be put off, time does not run over: with an overflow all
+// offsets would expire at once, or the coordinator would look for ever.
+func TestTimesOfGroupsHaveAnEnd(t *testing.T) {
+	t.Parallel()
+	n, _ := alone(t, map[string]string{"offsets.retention.minutes": "2147483647", "offsets.retention.check.interval.ms": "9223372036854775807"})
+	s := n.core.Load().groupSettings()
+	for what, d := range map[string]time.Duration{"retention": s.OffsetsRetention, "interval": s.RetentionInterval} {
+		if d < 50*365*24*time.Hour || d+50*365*24*time.Hour < d {
+			t.Errorf("%s: %v", what, d)
+		}
+	}
+}
