@@ -3,6 +3,7 @@ package group
 import (
 	"bytes"
 	"errors"
+	"strings"
 	"time"
 )
 
@@ -130,6 +131,17 @@ func (s *shard) hasRoom(c *classicGroup, req *JoinRequest) bool {
 	return replaces || len(c.members) < most
 }
 
+// maxMemberName leaves room for the unique part of a member's id, which has 32,767 bytes at most like all of Kafka's strings.
+const maxMemberName = 1<<15 - 1 - 64
+
+// newMemberID makes a member's id, which begins with a name for people.
+func (c *Coordinator) newMemberID(name string) string {
+	if len(name) > maxMemberName {
+		name = strings.ToValidUTF8(name[:maxMemberName], "")
+	}
+	return name + "-" + c.cfg.NewID()
+}
+
 // joinNew takes in somebody without a member id.
 func (s *shard) joinNew(g *group, req *JoinRequest, done func(JoinResult, error)) error {
 	c := g.classic
@@ -137,7 +149,7 @@ func (s *shard) joinNew(g *group, req *JoinRequest, done func(JoinResult, error)
 	if req.Instance != nil {
 		prefix = *req.Instance
 	}
-	id := prefix + "-" + s.c.cfg.NewID()
+	id := s.c.newMemberID(prefix)
 	if req.Instance != nil {
 		if old := c.instances[*req.Instance]; old != nil {
 			s.replaceStatic(g, old, id, req, done)

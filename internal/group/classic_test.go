@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/chronik-go/chronik/internal/multiraft"
 )
@@ -565,5 +566,20 @@ func TestStaticMemberIsKeptThroughARebalanceUntilItsSessionEnds(t *testing.T) {
 	i := "i"
 	if each, err := w2.leave(LeaveMember{Instance: &i}); err != nil || each[0] != nil || w2.state("g") != Empty {
 		t.Errorf("%v, %v, %v", each, err, w2.state("g"))
+	}
+}
+
+// A member's id is written down with two bytes for its length: of a client's or an instance's name that leaves no room it has the beginning.
+func TestMemberOfAClientWithALongNameSurvivesAMove(t *testing.T) {
+	for _, change := range []func(*JoinRequest){func(r *JoinRequest) { r.ClientID = strings.Repeat("é", 1<<15/2-1) }, static(strings.Repeat("i", 1<<15-1))} {
+		w := newWorld(t, 2)
+		ids, generation := w.stable(1, change)
+		if len(ids[0]) >= 1<<15 || !utf8.ValidString(ids[0]) {
+			t.Fatalf("an id of %d bytes", len(ids[0]))
+		}
+		w.move(1)
+		if err := w.beat(ids[0], generation); err != nil {
+			t.Errorf("after a move: %v", err)
+		}
 	}
 }

@@ -46,16 +46,19 @@ func (s *shard) upgrade(g *group, ch *consumer.Change) error {
 // leaveClassic ends the classic group's waits: its members are the consumer group's, and join again.
 func (s *shard) leaveClassic(g *group) {
 	c := g.classic
-	if !g.consumer.replaces || len(c.members) == 0 {
+	if !g.consumer.replaces {
+		return
+	}
+	for id, p := range c.promised {
+		s.timers.stop(&p.timer)
+		delete(c.promised, id)
+	}
+	if len(c.members) == 0 {
 		return
 	}
 	s.log.Info("a classic group becomes a consumer group", "group", g.id, "generation", c.generation, "members", len(c.members))
 	s.timers.stop(&c.join)
 	s.timers.stop(&c.sync)
-	for id, p := range c.promised {
-		s.timers.stop(&p.timer)
-		delete(c.promised, id)
-	}
 	for _, m := range c.order {
 		s.timers.stop(&m.timer)
 		s.endJoin(c, m, ErrRebalanceInProgress)
@@ -208,9 +211,8 @@ func (s *shard) joinConsumer(g *group, req *JoinRequest, done func(JoinResult, e
 		join.Protocols = append(join.Protocols, consumer.Protocol(p))
 	}
 	if join.New {
-		join.Member = req.ClientID + "-" + s.c.cfg.NewID()
-		if req.Instance != nil {
-			join.Member = *req.Instance + "-" + s.c.cfg.NewID()
+		if join.Member = s.c.newMemberID(req.ClientID); req.Instance != nil {
+			join.Member = s.c.newMemberID(*req.Instance)
 		} else if req.RequireMemberID {
 			s.reply(func() { done(JoinResult{Member: join.Member, Generation: -1}, ErrMemberIDRequired) })
 			return nil

@@ -172,7 +172,15 @@ func (s *shard) writeChange(g *group, ch *consumer.Change, ops []consumerOp, err
 			c.replaces = false
 			g.classic = newClassicGroup(g, s.c.wall())
 		case err != nil && len(g.classic.members) > 0:
-			defer s.classicAgain(g)
+			// What waits is the classic group's to answer, or tries again to make it a consumer group.
+			waiting := c.queue
+			c.queue = nil
+			defer func() {
+				s.classicAgain(g)
+				for _, op := range waiting {
+					s.reply(func() { op.done(errMoved) })
+				}
+			}()
 			fallthrough
 		case err != nil:
 			s.log.Warn("a consumer group's change could not be written", "group", g.id, "error", err)
@@ -286,7 +294,7 @@ func (s *shard) consumerGroupOf(hb *consumer.Heartbeat) (g *group, err error) {
 		return nil, err
 	case g.consumer != nil:
 		return g, nil
-	case hb.Epoch != 0 || !g.classic.deletable() && !s.mayUpgrade(g):
+	case hb.Epoch != 0 || g.classic.state != Empty && !s.mayUpgrade(g):
 		return nil, ErrGroupNotFound // as a consumer group
 	}
 	g.consumer = newConsumerGroup(g.id)

@@ -520,3 +520,53 @@ func TestDowngradeRemembersWhatAMemberHasNotGivenBack(t *testing.T) {
 		t.Fatalf("in the end the newcomer has %v", n.Assignment)
 	}
 }
+
+// A classic member that was handed an id and has not joined with it is nobody yet: a consumer that comes meanwhile is taken in, and not told
+// for good that there is no such group. The classic one joins then, if it comes at all.
+func TestConsumerComesBetweenAnIDAndItsJoin(t *testing.T) {
+	for _, comes := range []bool{true, false} {
+		w, _ := newConsumerWorld(t, 1, map[string]int{"t": 4})
+		first := subscribes("", nil, "t")
+		first.RequireMemberID = true
+		id := w.join(first).is(ErrMemberIDRequired).Member
+		a := w.consume(enters("a", "t")).ok()
+		if len(a.Assignment) != 4 {
+			t.Fatalf("%+v", a)
+		}
+		members := 1
+		if comes {
+			if r := w.join(subscribes(id, nil, "t")).ok(); r.Member != id {
+				t.Errorf("%+v", r)
+			}
+			members++
+		}
+		if d := w.describeConsumer(); len(d.Members) != members {
+			t.Errorf("%+v", d)
+		}
+		w.clock.Advance(11 * time.Second) // the id's time is over
+		w.consume(lives("a", a)).ok()
+	}
+}
+
+// What a classic member asks while its group becomes a consumer group, and does not, the classic group answers: the member is not told that
+// nobody knows it.
+func TestRequestsThatWaitForAnUpgradeThatFailsBeginAnew(t *testing.T) {
+	w, _ := newConsumerWorld(t, 1, map[string]int{"t": 4})
+	ids, gen := classicPair(w)
+	w.log.hold = true
+	up := w.consume(enters("a", "t"))
+	beat := &call[struct{}]{t: t, what: "heartbeat"}
+	w.lead().Heartbeat(HeartbeatRequest{Group: "g", Member: ids[0], Generation: gen}, func(err error) { beat.done(struct{}{}, err) })
+	second := w.consume(enters("b", "t"))
+	join := w.join(subscribes(ids[1], nil, "t"))
+	beat.waits()
+	join.waits()
+	w.log.release(multiraft.ErrOverloaded)
+	up.is(ErrNotAvailable)
+	beat.is(ErrRebalanceInProgress)
+	second.ok() // tries once more
+	join.ok()
+	if d := w.describeConsumer(); len(d.Members) != 3 {
+		t.Errorf("%+v", d)
+	}
+}
