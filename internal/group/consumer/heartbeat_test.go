@@ -2,7 +2,9 @@ package consumer
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -326,5 +328,25 @@ func TestAStaticMemberThatIsAwayKeepsItsPartitions(t *testing.T) {
 	a2 := w.ok(static(joinOf("a2", "t1"), "i"))
 	if len(a2.Assignment) != 2 || len(a2.Assignment.minus(a.Assignment)) != 0 {
 		t.Errorf("it comes back to %v, and had %v", a2.Assignment, a.Assignment)
+	}
+}
+
+// A regular expression of a few bytes can stand for millions of steps for each name, taken under the coordinator's lock: such ones are refused.
+func TestRegularExpressionsAreBounded(t *testing.T) {
+	w := newWorld(t, topic(1, 1))
+	with := func(id, expression string) *Heartbeat {
+		hb := joinOf(id)
+		hb.Topics, hb.Regex = nil, &expression
+		return hb
+	}
+	for _, bad := range []string{"(" + strings.Repeat("[ab]?", 50) + "){0,1000}", "((a*b*c*){20}d){50}", strings.Repeat("a", 32_767)} {
+		w.refused(with("a", bad), ErrInvalidRegularExpression)
+	}
+	names := make([]string, 200)
+	for i := range names {
+		names[i] = fmt.Sprintf("orders\\.region-%03d\\.v1", i)
+	}
+	for i, good := range []string{".*", "t{1,3}[0-9]{0,9}", strings.Join(names, "|"), "(a|b)*", "[a-z]{0,249}", `\p{L}+`} {
+		w.ok(with(fmt.Sprint("m", i), good))
 	}
 }

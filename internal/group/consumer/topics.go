@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"regexp"
+	"regexp/syntax"
 	"slices"
 )
 
@@ -45,10 +46,18 @@ func (t *Topics) Named(name string) *Topic { return t.byName[name] }
 // WithID finds a topic, nil if there is none.
 func (t *Topics) WithID(id TopicID) *Topic { return t.byID[id] }
 
+// maxRegexSteps bounds a regular expression, by the steps that it becomes: each may be looked at for each character of each topic's name,
+// and the coordinator does nothing else meanwhile. Two hundred names with an | between them are within.
+const maxRegexSteps = 5_000
+
 // CompileRegex makes what a member subscribed to match whole names; the syntax is RE2's.
 func CompileRegex(expression string) (*regexp.Regexp, error) {
 	// By itself first: "a)(b" is not one, but would be within parentheses.
-	if _, err := regexp.Compile(expression); err != nil {
+	parsed, err := syntax.Parse(expression, syntax.Perl)
+	if err == nil && regexSteps(parsed) > maxRegexSteps {
+		err = fmt.Errorf("it is too large: more than %d steps", maxRegexSteps)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidRegularExpression, err)
 	}
 	re, err := regexp.Compile(`\A(?:` + expression + `)\z`)
@@ -56,6 +65,21 @@ func CompileRegex(expression string) (*regexp.Regexp, error) {
 		return nil, fmt.Errorf("%w: %w", ErrInvalidRegularExpression, err)
 	}
 	return re, nil
+}
+
+// regexSteps is about how many steps an expression becomes, no more than just beyond what is allowed.
+func regexSteps(re *syntax.Regexp) int {
+	n := 1 + len(re.Rune)
+	if re.Op == syntax.OpCharClass {
+		n = 1
+	}
+	for _, sub := range re.Sub {
+		n = min(n+regexSteps(sub), maxRegexSteps+1)
+	}
+	if re.Op == syntax.OpRepeat {
+		n *= max(re.Min, re.Max) + 1
+	}
+	return min(n, maxRegexSteps+1)
 }
 
 // matching lists the names that a regular expression matches as a whole, in order.
