@@ -3,6 +3,7 @@ package broker
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"slices"
 	"testing"
 	"time"
@@ -313,6 +314,18 @@ func TestMetadataOneAddressView(t *testing.T) {
 				t.Errorf("v%d: epoch %d, want %d", v, p.LeaderEpoch, want)
 			}
 		}
+	}
+}
+
+// A listener on a port of the kernel's choosing is told of by the port it got.
+func TestOneAddressOnAnyPort(t *testing.T) {
+	f := newFleet(t, 1, func(_ int32, c *Config) {
+		c.Listeners = map[string]ListenerConfig{"one": {OneAddress: true, Host: "lb.example"}}
+	})
+	c := f.nodes[1].dial(t, "one")
+	port := int32(f.nodes[1].srv.Addr("one").(*net.TCPAddr).Port)
+	if b := ask[*kmsg.MetadataResponse](c, 12, metadataReq(false)).Brokers; len(b) != 1 || b[0].Port != port {
+		t.Errorf("%+v, the port is %d", b, port)
 	}
 }
 

@@ -2,7 +2,6 @@ package broker
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -27,7 +26,7 @@ import (
 func handleOffsetFetch(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.OffsetFetchRequest)
 	resp := kmsg.NewPtrOffsetFetchResponse()
-	if err := b.reserveOffsets(ctx, rc, b.allOffsetBytes(rc, req)); err != nil {
+	if err := b.reserveAnswer(ctx, rc, b.allOffsetBytes(rc, req)); err != nil {
 		return nil, err
 	}
 	if rc.Version < 8 {
@@ -41,7 +40,7 @@ func handleOffsetFetch(b *Broker, ctx context.Context, rc *RequestContext, r kms
 		}
 		out := kmsg.NewOffsetFetchResponseGroup()
 		b.fetchOffsets(ctx, rc, &g, &out)
-		if err := b.reserveOffsets(ctx, rc, metadataBytes(&g, &out)); err != nil {
+		if err := b.reserveAnswer(ctx, rc, metadataBytes(&g, &out)); err != nil {
 			return nil, err
 		}
 		oldOffsets(rc, &g, &out, resp)
@@ -57,23 +56,10 @@ func handleOffsetFetch(b *Broker, ctx context.Context, rc *RequestContext, r kms
 	for i := range req.Groups {
 		bytes += metadataBytes(&req.Groups[i], &resp.Groups[i])
 	}
-	if err := b.reserveOffsets(ctx, rc, bytes); err != nil {
+	if err := b.reserveAnswer(ctx, rc, bytes); err != nil {
 		return nil, err
 	}
 	return resp, nil
-}
-
-// maxOffsetAnswer bounds one answer, which a request of a few bytes may ask for: the same group named a thousand times, or the same
-// offset, whose metadata is a thousand times as long as its number.
-const maxOffsetAnswer = 256 << 20
-
-// reserveOffsets is reserve for answers of any size.
-func (b *Broker) reserveOffsets(ctx context.Context, rc *RequestContext, n int64) error {
-	if n > maxOffsetAnswer {
-		return fmt.Errorf("API key %d, version %d: an answer of about %d MiB, at most %d are given: ask for fewer groups, or partitions, at a time",
-			rc.Key, rc.Version, n>>20, maxOffsetAnswer>>20)
-	}
-	return b.reserve(ctx, rc, n)
 }
 
 // allOffsetBytes is about what all offsets of those groups take of which all are asked for, where this node coordinates them.

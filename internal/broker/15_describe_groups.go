@@ -21,9 +21,17 @@ import (
 func handleDescribeGroups(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.DescribeGroupsRequest)
 	resp := kmsg.NewPtrDescribeGroupsResponse()
-	resp.Groups = make([]kmsg.DescribeGroupsResponseGroup, len(req.Groups))
-	b.eachGroup(req.Groups, func(i int, id string) { b.describeGroup(ctx, rc, id, req.IncludeAuthorizedOperations, &resp.Groups[i]) })
-	return resp, nil
+	groups := namedOnce(req.Groups)
+	resp.Groups = make([]kmsg.DescribeGroupsResponseGroup, len(groups))
+	b.eachGroup(groups, func(i int, id string) { b.describeGroup(ctx, rc, id, req.IncludeAuthorizedOperations, &resp.Groups[i]) })
+	size := int64(0)
+	for i := range resp.Groups {
+		for j := range resp.Groups[i].Members {
+			m := &resp.Groups[i].Members[j]
+			size += int64(len(m.MemberID) + len(m.ClientID) + len(m.ProtocolMetadata) + len(m.MemberAssignment))
+		}
+	}
+	return resp, b.reserveAnswer(ctx, rc, size)
 }
 
 func (b *Broker) describeGroup(ctx context.Context, rc *RequestContext, id string, operations bool, out *kmsg.DescribeGroupsResponseGroup) {

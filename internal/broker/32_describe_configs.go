@@ -31,9 +31,10 @@ func handleDescribeConfigs(b *Broker, ctx context.Context, rc *RequestContext, r
 	req := r.(*kmsg.DescribeConfigsRequest)
 	resp := req.ResponseKind().(*kmsg.DescribeConfigsResponse)
 	img := b.cfg.Cluster.Image()
-	if err := b.reserve(ctx, rc, int64(len(req.Resources))*describedBytes); err != nil {
+	if err := b.reserve(ctx, rc, min(int64(len(req.Resources))*describedBytes, int64(b.cfg.MaxAnswerBytes))); err != nil {
 		return nil, err
 	}
+	size := int64(0)
 	for i := range req.Resources {
 		in := &req.Resources[i]
 		out := kmsg.NewDescribeConfigsResponseResource()
@@ -45,11 +46,32 @@ func handleDescribeConfigs(b *Broker, ctx context.Context, rc *RequestContext, r
 			out.ErrorMessage = kmsg.StringPtr("") // not null, as Kafka's
 		}
 		for _, e := range entries {
-			out.Configs = append(out.Configs, describedConfig(e, in.ResourceType, req))
+			c := describedConfig(e, in.ResourceType, req)
+			out.Configs, size = append(out.Configs, c), size+configBytes(&c)
+		}
+		if err := b.mayAnswer(rc, size); err != nil {
+			return nil, err
 		}
 		resp.Resources = append(resp.Resources, out)
 	}
 	return resp, nil
+}
+
+// configBytes is about what a config takes in an answer, decoded and encoded.
+func configBytes(c *kmsg.DescribeConfigsResponseResourceConfig) int64 {
+	n := 200 + len(c.Name)
+	for _, s := range []*string{c.Value, c.Documentation} {
+		if s != nil {
+			n += len(*s)
+		}
+	}
+	for i := range c.ConfigSynonyms {
+		n += 120 + len(c.ConfigSynonyms[i].Name)
+		if v := c.ConfigSynonyms[i].Value; v != nil {
+			n += len(*v)
+		}
+	}
+	return int64(n)
 }
 
 func (b *Broker) describeConfigs(img *metadata.Image, in *kmsg.DescribeConfigsRequestResource) ([]config.Entry, error) {

@@ -23,13 +23,20 @@ func handleDescribeProducers(b *Broker, ctx context.Context, rc *RequestContext,
 	defer cancel()
 	img := b.cfg.Cluster.Image()
 	resp.Topics = make([]kmsg.DescribeProducersResponseTopic, len(req.Topics))
+	answered := map[partKey]bool{}
 	var work []func()
 	for i := range req.Topics {
 		rt, ot := &req.Topics[i], &resp.Topics[i]
 		ot.Topic = rt.Topic
-		ot.Partitions = make([]kmsg.DescribeProducersResponseTopicPartition, len(rt.Partitions))
-		for j, index := range rt.Partitions {
-			out := &ot.Partitions[j]
+		ot.Partitions = make([]kmsg.DescribeProducersResponseTopicPartition, 0, len(rt.Partitions)) // its elements must not move
+		for _, index := range rt.Partitions {
+			if k := (partKey{topic: rt.Topic, index: index}); answered[k] {
+				continue // one answer for what is asked twice
+			} else {
+				answered[k] = true
+			}
+			ot.Partitions = append(ot.Partitions, kmsg.NewDescribeProducersResponseTopicPartition())
+			out := &ot.Partitions[len(ot.Partitions)-1]
 			work = append(work, func() {
 				b.describeProducers(ctx, rc, img, rt.Topic, index, out)
 			})

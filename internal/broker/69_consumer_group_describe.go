@@ -16,8 +16,9 @@ import (
 func handleConsumerGroupDescribe(b *Broker, ctx context.Context, rc *RequestContext, r kmsg.Request) (kmsg.Response, error) {
 	req := r.(*kmsg.ConsumerGroupDescribeRequest)
 	resp := kmsg.NewPtrConsumerGroupDescribeResponse()
-	resp.Groups = make([]kmsg.ConsumerGroupDescribeResponseGroup, len(req.Groups))
-	b.eachGroup(req.Groups, func(i int, id string) {
+	groups := namedOnce(req.Groups)
+	resp.Groups = make([]kmsg.ConsumerGroupDescribeResponseGroup, len(groups))
+	b.eachGroup(groups, func(i int, id string) {
 		b.describeConsumerGroup(ctx, rc, id, req.IncludeAuthorizedOperations, &resp.Groups[i])
 	})
 	return resp, nil

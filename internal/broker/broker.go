@@ -22,7 +22,7 @@ type ListenerConfig struct {
 	// clients behind one load balancer or tunnel.
 	OneAddress bool
 	Host       string
-	Port       int32
+	Port       int32 // 0: the listener's own
 }
 
 // Config wires a Broker. What has no default is required.
@@ -68,6 +68,8 @@ type Config struct {
 	DecodedBytes int
 	// AnswerBytes bounds what other large answers take until they are written; as DecodedBytes. Default 64 MiB.
 	AnswerBytes int
+	// MaxAnswerBytes bounds one such answer, and what it is made of; default 256 MiB, and eight times AnswerBytes at most.
+	MaxAnswerBytes int
 	// FetchSessions bounds the fetch session cache (KIP-227); default 2000. FetchSessionPartitions bounds the partitions
 	// of all of them; default 500,000.
 	FetchSessions, FetchSessionPartitions int
@@ -156,6 +158,7 @@ func setDefaults(cfg *Config) {
 	defaultTo(&cfg.FetchHeldBytes, 256<<20)
 	defaultTo(&cfg.DecodedBytes, 64<<20)
 	defaultTo(&cfg.AnswerBytes, 64<<20)
+	defaultTo(&cfg.MaxAnswerBytes, min(256<<20, 8*cfg.AnswerBytes))
 	defaultTo(&cfg.FetchSessions, 2000)
 	defaultTo(&cfg.FetchSessionPartitions, 500_000)
 	defaultTo(&cfg.NewsAge, 5*time.Second)

@@ -38,6 +38,9 @@ func (b *Broker) Connect(listener string, local, remote net.Addr) (begin func(ct
 		b: b, id: b.connIDs.Add(1), listener: listener, mode: b.cfg.Listeners[listener],
 		local: local, remote: remote,
 	}
+	if a, ok := local.(*net.TCPAddr); ok && c.mode.OneAddress && c.mode.Port == 0 {
+		c.mode.Port = int32(a.Port)
+	}
 	return c.begin, func() {}
 }
 

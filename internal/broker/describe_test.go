@@ -68,7 +68,7 @@ func TestDescribeProducersOfAnyReplica(t *testing.T) {
 	c.edit(func(img *metadata.Image) { c.addTopic(img, "a", 3, 1) })
 	c.parts["a/0"], c.parts["a/1"] = &adminPartition{leader: true}, &adminPartition{}
 	req := kmsg.NewPtrDescribeProducersRequest()
-	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "a", Partitions: []int32{0, 1, 2, 3}}, {Topic: "none", Partitions: []int32{0}}, {Topic: "a b", Partitions: []int32{0}}}
+	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "a", Partitions: []int32{0, 1, 2, 3, 0}}, {Topic: "none", Partitions: []int32{0}}, {Topic: "a b", Partitions: []int32{0}}}
 	resp := callAdmin[*kmsg.DescribeProducersResponse](t, c.broker(t), 0, req)
 	ps := resp.Topics[0].Partitions
 	if len(ps) != 4 || len(ps[0].ActiveProducers) != 1 || ps[0].ActiveProducers[0].ProducerID != 9 || ps[0].ActiveProducers[0].LastSequence != 41 || ps[0].ActiveProducers[0].LastTimestamp != 1234 {

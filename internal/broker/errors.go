@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 
@@ -136,11 +137,17 @@ func CodeOf(err error) int16 {
 	return 0
 }
 
+// maxMessage bounds the message of an error, which may repeat what a client has sent.
+const maxMessage = 4 << 10
+
 // MessageOf is the message for a person that goes with CodeOf; nil for nil.
 func MessageOf(err error) *string {
 	if err == nil {
 		return nil
 	}
 	s := err.Error()
+	if len(s) > maxMessage {
+		s = strings.ToValidUTF8(s[:maxMessage], "") + "..."
+	}
 	return &s
 }

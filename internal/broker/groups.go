@@ -103,9 +103,9 @@ func (b *Broker) askCoordinator(ctx context.Context, rc *RequestContext, node in
 	}
 	defer b.proxied.Add(-1)
 	ctx, cancel := clock.WithTimeout(ctx, b.cfg.Clock, bound)
-	defer cancel()
+	g := clock.Group{Clock: b.cfg.Clock}
+	defer func() { cancel(); g.Wait() }()
 	resp, err := wait(b, ctx, bound, func(done func(kmsg.Response, error)) {
-		g := clock.Group{Clock: b.cfg.Clock}
 		g.Go(func() { done(b.askPeerAs(ctx, rc, node, req)) })
 	})
 	if err != nil {
@@ -122,6 +122,19 @@ func (b *Broker) eachGroup(ids []string, f func(i int, id string)) {
 		work = append(work, func() { f(i, id) })
 	}
 	inParallel(b.cfg.Clock, work, lookups)
+}
+
+// namedOnce lists ids, each once however often it is named: there is one answer for what is asked twice.
+func namedOnce(ids []string) []string {
+	seen := make(map[string]bool, len(ids))
+	out := make([]string, 0, len(ids))
+	for _, id := range ids {
+		if !seen[id] {
+			seen[id] = true
+			out = append(out, id)
+		}
+	}
+	return out
 }
 
 // fromCoordinator has a group's coordinator answer for it, if that is another node: ask is a request for this group alone, and groups

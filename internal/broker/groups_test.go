@@ -155,6 +155,45 @@ func TestOffsetFetchIsBounded(t *testing.T) {
 	}
 }
 
+// A group that is named a thousand times is described once, as a topic is: an answer does not grow with that.
+func TestGroupsNamedTwiceAreDescribedOnce(t *testing.T) {
+	f := newGroupFleet(t, 1)
+	f.topic("t", 1)
+	c := f.nodes[1].dial(t)
+	findCoordinator(c, 4, "g", "k")
+	joined(c, "g")
+	groups := kmsg.NewPtrDescribeGroupsRequest()
+	groups.Groups = slices.Repeat([]string{"g"}, 1000)
+	if r := ask[*kmsg.DescribeGroupsResponse](c, 6, groups); len(r.Groups) != 1 || len(r.Groups[0].Members) != 1 {
+		t.Errorf("%d groups", len(r.Groups))
+	}
+	consumers := kmsg.NewPtrConsumerGroupDescribeRequest()
+	consumers.Groups = []string{"k", "g", "k"}
+	if r := ask[*kmsg.ConsumerGroupDescribeResponse](c, 1, consumers); len(r.Groups) != 2 || r.Groups[0].Group != "k" || r.Groups[1].Group != "g" {
+		t.Errorf("%+v", r.Groups)
+	}
+}
+
+// What one DescribeConfigs may make the node hold is bounded: a resource is named by few bytes, and its configs are many.
+func TestDescribeConfigsIsBounded(t *testing.T) {
+	f := newFleet(t, 1, func(_ int32, c *Config) { c.MaxAnswerBytes = 2 << 20 })
+	req := kmsg.NewPtrDescribeConfigsRequest()
+	req.IncludeDocumentation, req.IncludeSynonyms = true, true
+	of := func(n int) *kmsg.DescribeConfigsRequest {
+		req.Resources = slices.Repeat([]kmsg.DescribeConfigsRequestResource{{ResourceType: kmsg.ConfigResourceTypeBroker, ResourceName: "1"}}, n)
+		return req
+	}
+	greedy := f.nodes[1].dial(t)
+	greedy.send(4, of(1000))
+	greedy.closed()
+	if r := ask[*kmsg.DescribeConfigsResponse](f.nodes[1].dial(t), 4, of(3)); len(r.Resources) != 3 || len(r.Resources[2].Configs) < 50 {
+		t.Errorf("%+v", r)
+	}
+	if n := f.nodes[1].b.answers.inUse(); n != 0 {
+		t.Errorf("%d bytes are still counted", n)
+	}
+}
+
 func findCoordinator(c *client, v int16, keys ...string) []kmsg.FindCoordinatorResponseCoordinator {
 	req := kmsg.NewPtrFindCoordinatorRequest()
 	req.CoordinatorKey, req.CoordinatorKeys = keys[0], keys

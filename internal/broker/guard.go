@@ -13,7 +13,12 @@ import (
 var (
 	errShort    = errors.New("it ends too early")
 	errElements = fmt.Errorf("it holds more than %d array elements", maxElements)
+	errString   = fmt.Errorf("it holds a string of more than %d bytes", maxString)
 )
+
+// maxString is how many bytes a string has at most, as in Kafka, however its length is written: in other versions, and in the records of
+// groups, two bytes are all there is for that, and a longer name would be read as another, with what follows for fields.
+const maxString = 1<<15 - 1
 
 // maxElements bounds the array elements of one request, all levels together: some 50 MB decoded. 2,000 topics with
 // all their configs, or a fetch of 100,000 partitions, are well within.
@@ -104,7 +109,11 @@ func (s *scanner) fields(sh *shape) {
 		case 'u':
 			s.skip(16)
 		case 's', 'B': // a string, or bytes; either may be null here, kmsg and the handlers know where it may not
-			if n := s.length(f.kind == 'B'); n > 0 {
+			n := s.length(f.kind == 'B')
+			if n > maxString && f.kind == 's' {
+				s.fail(errString)
+			}
+			if n > 0 {
 				s.skip(n)
 			}
 		case '[', '(':

@@ -119,6 +119,23 @@ func (b *Broker) reserve(ctx context.Context, rc *RequestContext, n int64) error
 	return nil
 }
 
+// reserveAnswer is reserve for answers of any size, which a request of a few bytes may ask for: the same group named a thousand times, or
+// the same offset, whose metadata is a thousand times as long as its number.
+func (b *Broker) reserveAnswer(ctx context.Context, rc *RequestContext, n int64) error {
+	if err := b.mayAnswer(rc, n); err != nil {
+		return err
+	}
+	return b.reserve(ctx, rc, n)
+}
+
+// mayAnswer refuses an answer of n bytes if that is more than MaxAnswerBytes.
+func (b *Broker) mayAnswer(rc *RequestContext, n int64) error {
+	if most := int64(b.cfg.MaxAnswerBytes); n > most {
+		return fmt.Errorf("API key %d, version %d: an answer of about %d KiB, at most %d are given: ask for less at a time", rc.Key, rc.Version, n>>10, most>>10)
+	}
+	return nil
+}
+
 // keep gives back what was reserved beyond n bytes.
 func (b *Broker) keep(rc *RequestContext, n int64) {
 	if over := rc.held - n; over > 0 {

@@ -3,9 +3,12 @@ package broker
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -261,6 +264,42 @@ func TestHostileClaimsCostNothing(t *testing.T) {
 		if allocs > 20 {
 			t.Errorf("%s: %v allocations", name, allocs)
 		}
+	}
+}
+
+// Kafka's strings have at most 32,767 bytes, however their length is written. A longer one would not survive where it has two bytes: in
+// the records of groups it would be read as the name of another group, and what follows it as other fields.
+func TestStringsAreAsLongAsKafkas(t *testing.T) {
+	long := strings.Repeat("g", maxString+1)
+	join := kmsg.NewPtrJoinGroupRequest()
+	beat := kmsg.NewPtrConsumerGroupHeartbeatRequest()
+	beat.SubscribedTopicRegex = &long
+	fetch := kmsg.NewPtrFetchRequest()
+	fetch.ClusterID = &long
+	groups := kmsg.NewPtrDescribeGroupsRequest()
+	for _, c := range []struct {
+		req     kmsg.Request
+		version int16
+		set     func(s string)
+	}{
+		{join, 9, func(s string) { join.Group = s }}, {beat, 1, func(s string) { beat.SubscribedTopicRegex = &s }},
+		{fetch, 13, func(s string) { fetch.ClusterID = &s }}, {groups, 6, func(s string) { groups.Groups = []string{"a", s} }},
+	} {
+		c.req.SetVersion(c.version)
+		for n, ok := range map[int]bool{maxString: true, maxString + 1: false} {
+			c.set(long[:n])
+			if _, err := guard(c.req.Key(), c.version, true, c.req.AppendTo(nil)); (err == nil) != ok {
+				t.Errorf("%T with a string of %d bytes: %v", c.req, n, err)
+			}
+		}
+	}
+}
+
+// What is said of an error goes into a string, too, and may name what the client sent.
+func TestMessagesOfErrorsAreBounded(t *testing.T) {
+	m := MessageOf(errors.New(strings.Repeat("é", maxString)))
+	if len(*m) > maxString || !utf8.ValidString(*m) {
+		t.Errorf("%d bytes", len(*m))
 	}
 }
 
