@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -23,28 +24,28 @@ func handleDescribeProducers(b *Broker, ctx context.Context, rc *RequestContext,
 	defer cancel()
 	img := b.cfg.Cluster.Image()
 	resp.Topics = make([]kmsg.DescribeProducersResponseTopic, len(req.Topics))
-	answered := map[partKey]bool{}
+	var size atomic.Int64 // of the answer, also of what is left out of it since it is too much
 	var work []func()
 	for i := range req.Topics {
 		rt, ot := &req.Topics[i], &resp.Topics[i]
 		ot.Topic = rt.Topic
-		ot.Partitions = make([]kmsg.DescribeProducersResponseTopicPartition, 0, len(rt.Partitions)) // its elements must not move
-		for _, index := range rt.Partitions {
-			if k := (partKey{topic: rt.Topic, index: index}); answered[k] {
-				continue // one answer for what is asked twice
-			} else {
-				answered[k] = true
-			}
-			ot.Partitions = append(ot.Partitions, kmsg.NewDescribeProducersResponseTopicPartition())
-			out := &ot.Partitions[len(ot.Partitions)-1]
+		ot.Partitions = make([]kmsg.DescribeProducersResponseTopicPartition, len(rt.Partitions))
+		for j, index := range rt.Partitions {
+			out := &ot.Partitions[j]
 			work = append(work, func() {
-				b.describeProducers(ctx, rc, img, rt.Topic, index, out)
+				if size.Load() <= int64(b.cfg.MaxAnswerBytes) {
+					b.describeProducers(ctx, rc, img, rt.Topic, index, out)
+				}
+				size.Add(int64(len(out.ActiveProducers)) * producerBytes)
 			})
 		}
 	}
 	inParallel(b.cfg.Clock, work, lookups)
-	return resp, nil
+	return resp, b.reserveAnswer(ctx, rc, size.Load())
 }
+
+// producerBytes is what a producer takes in an answer, decoded and encoded.
+const producerBytes = 100
 
 func (b *Broker) describeProducers(ctx context.Context, rc *RequestContext, img *metadata.Image, topic string, index int32, out *kmsg.DescribeProducersResponseTopicPartition) {
 	out.Partition = index

@@ -68,7 +68,7 @@ func TestDescribeProducersOfAnyReplica(t *testing.T) {
 	c.edit(func(img *metadata.Image) { c.addTopic(img, "a", 3, 1) })
 	c.parts["a/0"], c.parts["a/1"] = &adminPartition{leader: true}, &adminPartition{}
 	req := kmsg.NewPtrDescribeProducersRequest()
-	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "a", Partitions: []int32{0, 1, 2, 3, 0}}, {Topic: "none", Partitions: []int32{0}}, {Topic: "a b", Partitions: []int32{0}}}
+	req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "a", Partitions: []int32{0, 1, 2, 3}}, {Topic: "none", Partitions: []int32{0}}, {Topic: "a b", Partitions: []int32{0}}}
 	resp := callAdmin[*kmsg.DescribeProducersResponse](t, c.broker(t), 0, req)
 	ps := resp.Topics[0].Partitions
 	if len(ps) != 4 || len(ps[0].ActiveProducers) != 1 || ps[0].ActiveProducers[0].ProducerID != 9 || ps[0].ActiveProducers[0].LastSequence != 41 || ps[0].ActiveProducers[0].LastTimestamp != 1234 {
@@ -97,6 +97,30 @@ func (q fakeQuorum) Progress(done func(uint64, []multiraft.Progress, error)) {
 		{Member: multiraft.Member{Replica: 2, Node: 2}, Match: 8},
 		{Member: multiraft.Member{Replica: 3, Node: 3}, Learner: true},
 	}, q.err)
+}
+
+// A partition that is named twice is described twice, as in Kafka, and not a million times.
+func TestDescribeProducersIsBounded(t *testing.T) {
+	c := newAdminCluster()
+	c.edit(func(img *metadata.Image) { c.addTopic(img, "a", 1, 1) })
+	c.parts["a/0"] = &adminPartition{leader: true}
+	b := c.broker(t)
+	b.cfg.MaxAnswerBytes = 100 * producerBytes
+	for n, ok := range map[int]bool{100: true, 10_000: false} {
+		req := kmsg.NewPtrDescribeProducersRequest()
+		req.Topics = []kmsg.DescribeProducersRequestTopic{{Topic: "a", Partitions: make([]int32, n)}}
+		resp, err := handleDescribeProducers(b, t.Context(), &RequestContext{Key: 61}, req)
+		if (err == nil) != ok {
+			t.Errorf("%d: %v", n, err)
+		}
+		told := 0
+		for _, p := range resp.(*kmsg.DescribeProducersResponse).Topics[0].Partitions {
+			told += len(p.ActiveProducers)
+		}
+		if told > 100+lookups || ok && told != n {
+			t.Errorf("%d: %d producers", n, told)
+		}
+	}
 }
 
 func TestDescribeQuorum(t *testing.T) {
