@@ -16,7 +16,7 @@ import (
 
 // Metadata (key 3), 0–13.
 //
-// v0   no topics named means all; from v1 null does, and none means none
+// v0   no topics named means all; from v1 null does, and none means none; replicas that can't be reached are left out, with error 9
 // v1   controller, rack, internal
 // v2   cluster id
 // v4   auto-creation is the client's choice; before, it is allowed
@@ -289,18 +289,18 @@ func (b *Broker) metadataTopic(img *metadata.Image, rc *RequestContext, t *metad
 	}
 	out.Partitions = make([]kmsg.MetadataResponseTopicPartition, len(t.Partitions))
 	for i, p := range t.Partitions {
-		b.metadataPartition(img, rc.Mode, p, &out.Partitions[i])
+		b.metadataPartition(img, rc, p, &out.Partitions[i])
 	}
 	return out
 }
 
-func (b *Broker) metadataPartition(img *metadata.Image, mode ListenerConfig, p *metadata.Partition, out *kmsg.MetadataResponseTopicPartition) {
+func (b *Broker) metadataPartition(img *metadata.Image, rc *RequestContext, p *metadata.Partition, out *kmsg.MetadataResponseTopicPartition) {
 	out.Default()
 	out.Partition = p.Index
 	node, epoch := b.leaderNamed(img, p.Group)
 	out.LeaderEpoch = epoch
 	out.ISR, out.OfflineReplicas = []int32{}, []int32{}
-	if mode.OneAddress {
+	if rc.Mode.OneAddress {
 		self := b.cfg.Cluster.NodeID()
 		// The epoch of a leader that is being elected is the last one known: this node proxies to whoever it will be.
 		out.Leader, out.Replicas, out.ISR = self, []int32{self}, []int32{self}
@@ -311,6 +311,12 @@ func (b *Broker) metadataPartition(img *metadata.Image, mode ListenerConfig, p *
 		out.ErrorCode = kerr.LeaderNotAvailable.Code
 	}
 	b.replicaLists(img, p, &out.Replicas, &out.ISR, &out.OfflineReplicas)
+	if rc.Version == 0 && len(out.OfflineReplicas) > 0 { // it has no list of those
+		out.Replicas = slices.DeleteFunc(out.Replicas, func(r int32) bool { return slices.Contains(out.OfflineReplicas, r) })
+		if node >= 0 {
+			out.ErrorCode = kerr.ReplicaNotAvailable.Code
+		}
+	}
 }
 
 // replicaLists fills in where a partition's replicas are. During a reassignment those that are added are replicas that are not

@@ -17,6 +17,9 @@ import (
 // Topics come in order of name, partitions in order of index, at most so many in one answer; the cursor says where to go on.
 // No topics named means all: the cursor's topic need not exist any more then, the next by name is taken. Where topics are named it must be
 // one of them.
+//
+// A partition without a leader has leader -1 and no error, unlike in Metadata. Kafka's eligible leader replicas are none here: who may
+// lead is for the replicas' logs to say.
 
 // maxDescribedPartitions bounds the partitions of one answer (Kafka's max.request.partition.size.limit).
 const maxDescribedPartitions = 2000
@@ -121,8 +124,5 @@ func (b *Broker) describePartition(rc *RequestContext, img *metadata.Image, p *m
 		return out
 	}
 	b.replicaLists(img, p, &out.Replicas, &out.ISR, &out.OfflineReplicas)
-	if out.LeaderID < 0 {
-		out.ErrorCode, _ = b.refusal(rc, kerr.LeaderNotAvailable)
-	}
 	return out
 }

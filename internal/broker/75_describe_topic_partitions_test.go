@@ -127,7 +127,7 @@ func TestDescribeTopicPartitionsContent(t *testing.T) {
 	for i, want := range []struct {
 		leader, epoch int32
 		code          int16
-	}{{2, 5, 0}, {-1, 5, 5}, {-1, -1, 5}} {
+	}{{2, 5, 0}, {-1, 5, 0}, {-1, -1, 0}} {
 		p := topic.Partitions[i]
 		if p.LeaderID != want.leader || p.LeaderEpoch != want.epoch || p.ErrorCode != want.code {
 			t.Errorf("partition %d: leader %d epoch %d code %d, want %+v", i, p.LeaderID, p.LeaderEpoch, p.ErrorCode, want)

@@ -113,7 +113,7 @@ func TestMetadataOfAMovingPartition(t *testing.T) {
 	img := c.Image()
 	resp := &kmsg.MetadataResponse{Topics: []kmsg.MetadataResponseTopic{{Partitions: make([]kmsg.MetadataResponseTopicPartition, 3)}}}
 	for i, p := range img.Topics["a"].Partitions {
-		b.metadataPartition(img, ListenerConfig{}, p, &resp.Topics[0].Partitions[i])
+		b.metadataPartition(img, &RequestContext{Version: 12}, p, &resp.Topics[0].Partitions[i])
 	}
 	for i, want := range [][2][]int32{{{1, 2}, {1, 2}}, {{2, 3, 1}, {2, 1}}, {{1, 2}, {1, 2}}} {
 		if p := resp.Topics[0].Partitions[i]; !slices.Equal(p.Replicas, want[0]) || !slices.Equal(p.ISR, want[1]) {

@@ -80,6 +80,16 @@ func (p *placer) add(node int32, leads bool) {
 	}
 }
 
+// liveOf counts the nodes that are live.
+func (p *placer) liveOf(nodes []int32) (n int) {
+	for _, id := range nodes {
+		if s := p.spot(id); s != nil && s.live {
+			n++
+		}
+	}
+	return n
+}
+
 // count takes partitions that were placed by hand into account.
 func (p *placer) count(ps []*controllerpb.Placement) {
 	for _, part := range ps {

@@ -118,6 +118,34 @@ func TestPlacementAvoidsDeadNodes(t *testing.T) {
 	wantErr(t, "no quorum is live", r.Err, ErrInvalidReplicationFactor)
 }
 
+// What is assigned by hand must be able to have a leader, too.
+func TestAssignmentNeedsAMajorityThatLives(t *testing.T) {
+	fc := newFakeCluster(t, testImage(3), 1, func(c *Config) { c.Live = func() []int32 { return []int32{1, 2} } })
+	c, m := fc.ctl(1), fc.nodes[0].machine
+	assign := func(name string, nodes ...[]int32) error {
+		return c.CreateTopics(testContext(t), []NewTopic{{Name: name, Partitions: -1, ReplicationFactor: -1, Assignments: nodes}}, false)[0].Err
+	}
+	wantErr(t, "the dead one alone", assign("a", []int32{3}), ErrInvalidAssignment)
+	wantErr(t, "one of two", assign("a", []int32{3, 1}), ErrInvalidAssignment)
+	wantErr(t, "one partition of two", assign("a", []int32{1}, []int32{3}), ErrInvalidAssignment)
+	if err := assign("a", []int32{3, 1, 2}); err != nil {
+		t.Errorf("two of three: %v", err)
+	}
+	if err := assign("b", []int32{1}); err != nil {
+		t.Errorf("one that lives: %v", err)
+	}
+	grow := func(nodes ...int32) error {
+		return c.CreatePartitions(testContext(t), []NewPartitions{{Name: "b", Count: 2, Assignments: [][]int32{nodes}}}, false)[0].Err
+	}
+	wantErr(t, "one partition more, on the dead one", grow(3), ErrInvalidAssignment)
+	if err := grow(2); err != nil {
+		t.Errorf("one partition more: %v", err)
+	}
+	if n := len(m.Image().Topics["b"].Partitions); n != 2 {
+		t.Errorf("%d partitions", n)
+	}
+}
+
 func TestPlacementIsDeterministic(t *testing.T) {
 	place := func(request byte) any {
 		fc := newFakeCluster(t, testImage(5), 1)

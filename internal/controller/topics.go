@@ -166,8 +166,10 @@ func (r *round) checkCount(topic string, total, added int) *Error {
 	return nil
 }
 
-// assigned checks an assignment by hand. factor is the replication factor it must have, 0: that of its first partition.
+// assigned checks an assignment by hand. factor is the replication factor it must have, 0: that of its first partition. As where the
+// cluster places replicas itself, a majority of each partition's must live: there would be no leader otherwise.
 func (r *round) assigned(topic string, ps []*controllerpb.Placement, factor int) *Error {
+	places := r.placer()
 	for i, p := range ps {
 		if factor == 0 {
 			factor = len(p.Nodes)
@@ -186,8 +188,11 @@ func (r *round) assigned(topic string, ps []*controllerpb.Placement, factor int)
 				return refuse(ErrInvalidAssignment, "topic %q: the assignment names broker %d twice for one partition", topic, node)
 			}
 		}
+		if live := places.liveOf(p.Nodes); live < factor/2+1 {
+			return refuse(ErrInvalidAssignment, "topic %q: of the brokers %v, to which partition %d of the assignment goes, %d can be reached, and %d are needed", topic, p.Nodes, i, live, factor/2+1)
+		}
 	}
-	r.placer().count(ps)
+	places.count(ps)
 	return nil
 }
 
