@@ -19,6 +19,10 @@ type cluster struct {
 	// What was learned on the way, so that an answer can be told by name.
 	ids    map[[16]byte]string // topics
 	topics map[string][16]byte
+	// In an outage: a and b live, down is who is stopped, or will be; group is one that down coordinated.
+	a, b, down int32
+	stopped    bool
+	group      string
 	// afterthought is how long Kafka needs to find the topics of a regular expression, after its answer.
 	afterthought time.Duration
 }
@@ -75,6 +79,14 @@ func (c *cluster) at(node int32, req kmsg.Request) (kmsg.Response, error) {
 	return resp, err
 }
 
+// living are the brokers that run.
+func (c *cluster) living() []int32 {
+	if c.stopped {
+		return []int32{min(c.a, c.b), max(c.a, c.b)}
+	}
+	return []int32{1, 2, 3}
+}
+
 // must is at for what only prepares a case.
 func (c *cluster) must(node int32, req kmsg.Request) kmsg.Response {
 	resp, err := c.at(node, req)
@@ -86,19 +98,30 @@ func (c *cluster) must(node int32, req kmsg.Request) kmsg.Response {
 
 // topic creates a topic with all replicas everywhere and returns once every broker knows its leaders.
 func (c *cluster) topic(name string, partitions int32, configs ...string) {
-	req := kmsg.NewPtrCreateTopicsRequest()
-	req.Version, req.TimeoutMillis = 5, int32(patience/time.Millisecond)
-	t := kmsg.NewCreateTopicsRequestTopic()
-	t.Topic, t.NumPartitions, t.ReplicationFactor = name, partitions, 3
+	req := creates(name, partitions, 3)
 	for i := 0; i < len(configs); i += 2 {
-		t.Configs = append(t.Configs, kmsg.CreateTopicsRequestTopicConfig{Name: configs[i], Value: &configs[i+1]})
+		withConfig(configs[i], &configs[i+1])(&req.Topics[0])
 	}
-	req.Topics = append(req.Topics, t)
+	c.create(req)
+}
+
+// placed creates a topic with replicas where they are to be, and returns once every living broker knows its leaders.
+func (c *cluster) placed(name string, partitions ...[]int32) {
+	req := creates(name, -1, -1)
+	for i, nodes := range partitions {
+		assigned(int32(i), nodes...)(&req.Topics[0])
+	}
+	c.create(req)
+}
+
+func (c *cluster) create(req *kmsg.CreateTopicsRequest) {
+	req.Version, req.TimeoutMillis = 5, int32(patience/time.Millisecond)
 	resp := c.must(c.controller(), req).(*kmsg.CreateTopicsResponse)
-	if code := resp.Topics[0].ErrorCode; code != 0 {
-		panic(fmt.Errorf("preparing: creating %s: %w", name, kerr.ErrorForCode(code)))
+	t := &resp.Topics[0]
+	if t.ErrorCode != 0 {
+		panic(fmt.Errorf("preparing: creating %s: %w", t.Topic, kerr.ErrorForCode(t.ErrorCode)))
 	}
-	c.await(name, int(partitions))
+	c.await(t.Topic, int(t.NumPartitions))
 }
 
 // until waits for a condition. What is compared afterwards says that it never came about.
@@ -107,16 +130,16 @@ func until(cond func() bool) {
 	}
 }
 
-// await waits until every broker names a leader for every partition of a topic, and its replicas have heard of theirs, and learns
-// the topic's id.
+// await waits until every living broker names a leader for every partition of a topic, all living replicas are in sync and have heard of
+// theirs, and learns the topic's id.
 func (c *cluster) await(name string, partitions int) {
 	end := time.Now().Add(patience)
-	for node := int32(1); node <= 3; node++ {
+	for _, node := range c.living() {
 		for {
 			t := c.describe(node, name)
 			led := 0
 			for _, p := range t.Partitions {
-				if p.Leader > 0 && p.ErrorCode == 0 && len(p.ISR) == len(p.Replicas) {
+				if p.Leader > 0 && p.ErrorCode == 0 && len(p.ISR) == len(c.alive(p.Replicas)) {
 					led++
 				}
 			}
@@ -154,6 +177,11 @@ func (c *cluster) heard(node int32, t *kmsg.MetadataResponseTopic) bool {
 	return true
 }
 
+// alive are those of some brokers that run.
+func (c *cluster) alive(nodes []int32) []int32 {
+	return slices.DeleteFunc(slices.Clone(nodes), func(n int32) bool { return c.stopped && n == c.down })
+}
+
 func (c *cluster) describe(node int32, name string) kmsg.MetadataResponseTopic {
 	req := kmsg.NewPtrMetadataRequest()
 	req.Version, req.AllowAutoTopicCreation = 12, false
@@ -165,7 +193,7 @@ func (c *cluster) describe(node int32, name string) kmsg.MetadataResponseTopic {
 func (c *cluster) leader(topic string, partition int32) (node, epoch int32) {
 	end := time.Now().Add(patience)
 	for {
-		for _, p := range c.describe(1, topic).Partitions {
+		for _, p := range c.describe(c.living()[0], topic).Partitions {
 			if p.Partition == partition && p.Leader > 0 {
 				return p.Leader, p.LeaderEpoch
 			}
@@ -180,10 +208,11 @@ func (c *cluster) leader(topic string, partition int32) (node, epoch int32) {
 func (c *cluster) controller() int32 {
 	req := kmsg.NewPtrMetadataRequest()
 	req.Version, req.Topics = 9, []kmsg.MetadataRequestTopic{}
-	if id := c.must(1, req).(*kmsg.MetadataResponse).ControllerID; id > 0 {
+	first := c.living()[0]
+	if id := c.must(first, req).(*kmsg.MetadataResponse).ControllerID; slices.Contains(c.living(), id) {
 		return id
 	}
-	return 1
+	return first
 }
 
 // coordinator finds a group's, waiting until there is one that has loaded its groups.
@@ -192,7 +221,7 @@ func (c *cluster) coordinator(group string) int32 {
 	for {
 		req := kmsg.NewPtrFindCoordinatorRequest()
 		req.Version, req.CoordinatorKey = 3, group
-		if r := c.must(1, req).(*kmsg.FindCoordinatorResponse); r.ErrorCode == 0 && c.coordinates(r.NodeID, group) {
+		if r := c.must(c.living()[0], req).(*kmsg.FindCoordinatorResponse); r.ErrorCode == 0 && slices.Contains(c.living(), r.NodeID) && c.coordinates(r.NodeID, group) {
 			return r.NodeID
 		}
 		if time.Now().After(end) {

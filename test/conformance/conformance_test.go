@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,8 +19,8 @@ import (
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
-// chronik runs three nodes in this process, set up as the recorded Kafka brokers were, and returns one's address.
-func chronik(t *testing.T) string {
+// chronik runs three nodes in this process, set up as the recorded Kafka brokers were.
+func chronik(t *testing.T, election time.Duration) []*node.Node {
 	t.Helper()
 	ports, err := freeport.Ports(3)
 	if err != nil {
@@ -35,9 +36,9 @@ func chronik(t *testing.T) string {
 		cfg.NodeID, cfg.Peers, cfg.RaftAddr = p.ID, peers, p.Addr
 		cfg.KafkaAddr, cfg.AdminAddr, cfg.DataDir = "127.0.0.1:0", "127.0.0.1:0", "/data"
 		cfg.NumPartitions, cfg.AutoCreateTopics = 6, false
-		// What is compared depends on who leads, and nobody dies: a machine that does other things beside must not have others elected.
-		// It ticks as often as ever: a new topic's leaders stand for election on a tick.
-		cfg.Limits.ElectionTimeout, cfg.Limits.HeartbeatInterval = patience, config.DefaultElectionTimeout/10
+		// What is compared depends on who leads: a machine that does other things beside must not have others elected. It ticks as often
+		// as ever: a new topic's leaders stand for election on a tick.
+		cfg.Limits.ElectionTimeout, cfg.Limits.HeartbeatInterval = election, config.DefaultElectionTimeout/10
 		cfg.Kafka = map[string]string{"group.initial.rebalance.delay.ms": "0", "offsets.topic.replication.factor": "3",
 			"log.segment.delete.delay.ms": "500", "min.insync.replicas": "2"}
 		cfg.Limits.WALFileBytes, cfg.Limits.WALMaxBytes = 2*config.MaxBatchBytes, 4*config.MaxBatchBytes
@@ -49,9 +50,7 @@ func chronik(t *testing.T) string {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), patience)
-			defer cancel()
-			if err := n.Close(ctx); err != nil {
+			if err := closeNode(n); err != nil {
 				t.Error(err)
 			}
 		})
@@ -64,27 +63,57 @@ func chronik(t *testing.T) string {
 			t.Fatal("a node is not ready")
 		}
 	}
-	return nodes[0].KafkaAddr()
+	return nodes
+}
+
+func closeNode(n *node.Node) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	return n.Close(ctx)
 }
 
 // Chronik's answers are Kafka's, field by field, but for what allowed.go lists.
 func TestAnswersAreKafkas(t *testing.T) {
-	c, err := connect(chronik(t))
+	t.Parallel()
+	// Nobody dies. It is no longer than this, though: where a leader that hands over is not heard, raft waits for so long before the next try.
+	c, err := connect(chronik(t, patience/4)[0].KafkaAddr())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.close()
 	ours := advertised(t, c)
 	withinKafkas(t, ours)
-	some := os.Getenv("CHRONIK_CONFORMANCE") != "all"
-	used := make([]bool, len(allowed))
 	for _, a := range apis() {
 		if _, ok := ours[a.key]; !ok {
 			t.Errorf("%s is in the script and not advertised", kmsg.NameForKey(a.key))
-			continue
 		}
+	}
+	answersAre(t, c, apis(), "testdata", allowed)
+}
+
+// With one of three brokers stopped the living ones answer as Kafka's do, but for what allowed_outage.go lists.
+func TestAnswersAreKafkasInAnOutage(t *testing.T) {
+	t.Parallel()
+	nodes := chronik(t, 5*time.Second)
+	c, err := connect(nodes[0].KafkaAddr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	if err := c.outage(func(id int32) error { return closeNode(nodes[id-1]) }); err != nil {
+		t.Fatal(err)
+	}
+	answersAre(t, c, outageAPIs(), filepath.Join("testdata", "outage"), allowedInOutage)
+}
+
+// answersAre plays a script and compares the answers with the recorded ones.
+func answersAre(t *testing.T, c *cluster, script []api, dir string, allowed []allowance) {
+	t.Helper()
+	some := os.Getenv("CHRONIK_CONFORMANCE") != "all"
+	used := make([]bool, len(allowed))
+	for _, a := range script {
 		t.Run(kmsg.NameForKey(a.key), func(t *testing.T) {
-			kafka, err := load(file("testdata", a.key))
+			kafka, err := load(file(dir, a.key))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,5 +7,6 @@
 //	wire.go      a connection that sends one request and reads one answer, whole or broken
 //	normal.go    an answer as a tree in which what no two clusters share (ids, addresses, times) has a name instead
 //	golden.go    the recorded answers, and the comparison
-//	allowed.go   the differences that are meant
+//	allowed*.go  the differences that are meant
+//	outage.go    the same with one broker stopped
 package conformance

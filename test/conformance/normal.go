@@ -84,7 +84,7 @@ func (n *normalizer) list(name string, v reflect.Value) tree {
 	for i := range v.Len() {
 		out[i] = n.value(name+"[]", v.Index(i))
 	}
-	if sets[name] || name == "Topics" && (n.key == 19 || n.key == 20 || n.key == 68) {
+	if sets[name] || name == "Topics" && (n.key == 19 || n.key == 20 || n.key == 35 || n.key == 68) {
 		sort.SliceStable(out, func(i, j int) bool { return sortKey(out[i]) < sortKey(out[j]) })
 	}
 	return out
@@ -117,6 +117,9 @@ func (n *normalizer) uuid(v any) tree {
 }
 
 func (n *normalizer) text(name, s string) tree {
+	if s != "" && s == n.c.group {
+		return "the group"
+	}
 	switch name {
 	case "ErrorMessage", "BatchIndexErrorMessage", "Documentation":
 		if s == "" {
@@ -147,16 +150,16 @@ const aboutNow = 1_577_836_800_000
 
 func (n *normalizer) number(name string, v int64) tree {
 	switch name {
-	case "NodeID", "Leader", "ControllerID", "LeaderID", "Coordinator", "BrokerID", "ReplicaID", "NodeID[]":
+	case "NodeID", "Leader", "ControllerID", "LeaderID", "Coordinator", "BrokerID", "ReplicaID", "NodeID[]", "ISR[]", "Replicas[]":
 		if v >= 1 && v <= 3 {
-			return "a broker"
+			return n.broker(v)
+		}
+	case "OfflineReplicas[]", "EligibleLeaderReplicas[]", "LastKnownELR[]", "AddingReplicas[]", "RemovingReplicas[]":
+		if n.c.down > 0 {
+			return n.broker(v)
 		}
 	case "Port":
 		return "a port"
-	case "ISR[]", "Replicas[]":
-		if v >= 1 && v <= 3 {
-			return "a broker"
-		}
 	case "LeaderEpoch", "CurrentLeaderEpoch", "Epoch":
 		if v >= 0 {
 			return "an epoch"
@@ -190,6 +193,13 @@ func (n *normalizer) number(name string, v int64) tree {
 		return "about now"
 	}
 	return strconv.FormatInt(v, 10)
+}
+
+func (n *normalizer) broker(id int64) tree {
+	if n.c.down > 0 && id == int64(n.c.down) {
+		return "the stopped broker"
+	}
+	return "a broker"
 }
 
 // bytes shows record batches as what they hold, and other bytes in hexadecimal.

@@ -100,9 +100,7 @@ func electCases() []testCase {
 
 // prefer makes the first replica the leader.
 func (s *scene) prefer(topic string, partition int32) {
-	req := election(0, topic, partition)
-	req.Version = 2
-	s.must(1, req)
+	s.must(s.living()[0], at(election(0, topic, partition), 2))
 }
 
 func reassignment(topic string, partition int32, replicas ...int32) *kmsg.AlterPartitionAssignmentsRequest {

@@ -1,0 +1,31 @@
+package conformance
+
+// allowedInOutage are the differences that are meant while a broker is stopped.
+var allowedInOutage = []allowance{
+	{keys: []int16{0, 61}, paths: []string{"Topics.Partitions.ErrorMessage"}, ours: "text",
+		reason: "Chronik says why; Kafka leaves the message null."},
+	{keys: []int16{0, 1}, paths: []string{"Topics.Partitions.CurrentLeader.LeaderEpoch"}, ours: "-1", steps: []string{"no leader"},
+		reason: "Where there is no leader to name Chronik names no epoch either; clients take the two together or not at all."},
+	{keys: []int16{0}, paths: []string{"Topics.Partitions.ErrorCode"}, kafka: "19", ours: "6", steps: []string{"a pair"},
+		reason: "Kafka's leader goes on alone, and refuses what is to be in sync twice. Of two replicas one is no majority: there is no leader until the other is back."},
+	{keys: []int16{0}, paths: []string{"Topics.Partitions.LogStartOffset"}, kafka: "0", ours: "-1", steps: []string{"a pair"},
+		reason: "As before: nobody leads, so nobody says where the log starts."},
+	{keys: []int16{19}, paths: []string{""}, kafka: "error 0", ours: "error 39", steps: []string{"assigned to it and another"},
+		reason: "As before: a partition that could have no leader is not made."},
+	{keys: []int16{19}, paths: []string{"Topics.Configs[min.insync.replicas].Source"}, kafka: "3", ours: "4",
+		reason: "Kafka sets it for all brokers at run time by itself, for its eligible leader replicas; in Chronik a majority is always needed."},
+	{keys: []int16{75}, paths: []string{"Topics.Partitions.EligibleLeaderReplicas", "Topics.Partitions.LastKnownELR"},
+		reason: "Of Kafka's way to elect; in Chronik the replicas' logs say who may lead, once a majority can be reached."},
+	{keys: []int16{55}, paths: []string{"Nodes.Listeners[CONTROLLER]", "Nodes.Listeners[RAFT]"},
+		reason: "The voters' listener is called what it is."},
+	{keys: []int16{55}, paths: []string{"Topics.Partitions.CurrentVoters.ReplicaDirectoryID"}, kafka: "no id",
+		reason: "Kafka's voters were configured, and have no directory ids then; Chronik's always have."},
+	{keys: []int16{21}, paths: []string{"Topics.Partitions.ErrorCode", "Topics.Partitions.LowWatermark"}, steps: []string{"led by another"},
+		reason: "Any node takes it and asks the leader; Kafka's sends clients away (6)."},
+	{keys: []int16{45}, paths: []string{"Topics.Partitions.ErrorCode", "Topics.Partitions.ErrorMessage"}, steps: []string{"one more, on the stopped broker", "from one to the stopped broker", "cancelled"},
+		reason: "Chronik does not begin to move what cannot arrive (39), and then there is nothing to cancel (85); Kafka begins, and waits for the broker."},
+	{keys: []int16{46}, paths: []string{"Topics.Partitions.ErrorCode", "Topics.Partitions.ErrorMessage"}, kafka: nil, ours: nil, steps: []string{": cancelled"},
+		reason: "What waits for the stopped broker can be cancelled; Kafka refuses, since the replicas before have no leader."},
+	{keys: []int16{64}, paths: []string{"ErrorCode", "ErrorMessage"}, steps: []string{"for good"},
+		reason: "A broker that still holds replicas counts in their majorities: Chronik refuses (44) until they have been moved."},
+}
