@@ -7,6 +7,9 @@ import java.util.ArrayList;
 import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
+import java.util.concurrent.Callable;
+import java.util.concurrent.TimeUnit;
+import org.apache.kafka.clients.admin.DescribeConsumerGroupsOptions;
 
 /** The client matrix' program for Kafka Connect with its file connectors: runs every case and prints its line, see test/clients/README.md. */
 public final class Connect extends Program {
@@ -50,6 +53,9 @@ public final class Connect extends Program {
         p.put("value.converter", converter);
         p.put("offset.flush.interval.ms", "500");
         p.put("plugin.discovery", "service_load");
+        // A new sink task waits for the session of the one that was killed with its worker. It begins anew with each coordinator, as
+        // Kafka's does: with the default of 45 s it would not end as long as other programs have a node in three killed every ten.
+        p.put("consumer.session.timeout.ms", "10000");
         return p;
     }
 
@@ -87,7 +93,7 @@ public final class Connect extends Program {
             Path[] connectors = {
                 Worker.properties(work.resolve("source.properties"), source("source", lines.source, topic)),
                 Worker.properties(work.resolve("sink.properties"), sink(prefix + ".sink", out, topic))};
-            Lines.Sink sink = lines.new Sink(out);
+            Lines.Sink sink = lines.new Sink(prefix + ".sink", out);
             String main = "org.apache.kafka.connect.cli.ConnectStandalone";
             Worker w = Worker.start(this, "standalone-1", settings, main, connectors);
             lines.upTo(lines.all / 4);
@@ -113,10 +119,34 @@ public final class Connect extends Program {
     }
 
     void arrived(Worker w, Lines.Sink sink, int n) throws Exception {
-        await("line " + n, () -> {
-            String why = sink.missing(n);
-            check(why == null || w.process.dead() == null, "%s; %s", why, w.process.dead());
-            return why;
-        });
+        try {
+            await("line " + n, () -> {
+                String why = sink.missing(n);
+                check(why == null || w.process.dead() == null, "%s; %s", why, w.process.dead());
+                return why;
+            });
+        } catch (IllegalStateException e) {
+            throw new IllegalStateException(e.getMessage() + state(w, sink), e);
+        }
+    }
+
+    /** What a failure is explained by: the connectors and tasks with the traces of those that failed, the sink's group, the worker's log. */
+    private String state(Worker w, Lines.Sink sink) {
+        var groups = new DescribeConsumerGroupsOptions().timeoutMs(10_000);
+        String group = "connect-" + sink.connector;
+        return part("status", () -> w.get("/connectors?expand=status"))
+            + part("group", () -> admin.describeConsumerGroups(List.of(group), groups).all().get())
+            + part("offsets", () -> admin.listConsumerGroupOffsets(group).partitionsToOffsetAndMetadata().get(10, TimeUnit.SECONDS))
+            + part("log of " + w.process.name, w.process::tail);
+    }
+
+    private static String part(String what, Callable<?> asked) {
+        String text;
+        try {
+            text = String.valueOf(asked.call());
+        } catch (Exception e) {
+            text = e.toString();
+        }
+        return "; " + what + ": " + text.substring(0, Math.min(text.length(), 8000));
     }
 }

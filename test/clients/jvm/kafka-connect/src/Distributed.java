@@ -47,7 +47,7 @@ final class Distributed {
         Worker b = start();
         lines = new Lines(c.work.resolve("distributed.in"), c.lines);
         Path out = c.work.resolve("distributed.out");
-        Lines.Sink sink = lines.new Sink(out);
+        Lines.Sink sink = lines.new Sink(sinkName, out);
         put(a, c.source("source", lines.source, topic));
         put(b, c.sink(sinkName, out, topic));
         c.running(b, "source");
@@ -111,7 +111,7 @@ final class Distributed {
             worker.request("PUT", path + "/resume", null);
             return null;
         });
-        Lines.Sink sink = lines.new Sink(again);
+        Lines.Sink sink = lines.new Sink(sinkName, again);
         c.arrived(worker, sink, lines.all);
         for (String name : new String[] {"source", sinkName}) {
             c.await(name + " gone", () -> {

@@ -79,13 +79,15 @@ final class Lines implements AutoCloseable {
 
     /** What has arrived in a sink file. */
     final class Sink {
+        final String connector; // its name
         final Path file;
         int next; // lines [0, next) have arrived
         int repeated;
         private int last = -1;
         private long at; // bytes that were looked at
 
-        Sink(Path file) {
+        Sink(String connector, Path file) {
+            this.connector = connector;
             this.file = file;
         }
 
