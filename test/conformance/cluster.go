@@ -19,6 +19,8 @@ type cluster struct {
 	// What was learned on the way, so that an answer can be told by name.
 	ids    map[[16]byte]string // topics
 	topics map[string][16]byte
+	// brief: an answer is not waited for long.
+	brief bool
 	// In an outage: a and b live, down is who is stopped, or will be; group is one that down coordinated.
 	a, b, down int32
 	stopped    bool
@@ -70,6 +72,10 @@ func (c *cluster) at(node int32, req kmsg.Request) (kmsg.Response, error) {
 			return nil, err
 		}
 		c.conns[node] = x
+	}
+	c.conns[node].patience = patience
+	if c.brief {
+		c.conns[node].patience = silence
 	}
 	resp, err := c.conns[node].request(req)
 	if err != nil {

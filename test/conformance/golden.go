@@ -29,6 +29,7 @@ func Record(bootstrap, dir string, only []int16, say func(format string, args ..
 		if len(only) > 0 && !slices.Contains(only, a.key) {
 			continue
 		}
+		began := time.Now()
 		answers, err := a.play(c, false)
 		if err != nil {
 			return err
@@ -36,7 +37,7 @@ func Record(bootstrap, dir string, only []int16, say func(format string, args ..
 		if err := save(file(dir, a.key), answers); err != nil {
 			return err
 		}
-		say("%s: %d answers", kmsg.NameForKey(a.key), len(answers))
+		say("%s: %d answers in %v", kmsg.NameForKey(a.key), len(answers), time.Since(began).Round(time.Second))
 	}
 	return nil
 }

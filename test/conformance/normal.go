@@ -4,8 +4,10 @@ import (
 	"encoding/hex"
 	"fmt"
 	"reflect"
+	"regexp"
 	"sort"
 	"strconv"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -84,7 +86,7 @@ func (n *normalizer) list(name string, v reflect.Value) tree {
 	for i := range v.Len() {
 		out[i] = n.value(name+"[]", v.Index(i))
 	}
-	if sets[name] || name == "Topics" && (n.key == 19 || n.key == 20 || n.key == 35 || n.key == 68) {
+	if sets[name] || name == "Topics" && (n.key == 19 || n.key == 20 || n.key == 35 || n.key == 68) || name == "Partitions" && n.key == 35 {
 		sort.SliceStable(out, func(i, j int) bool { return sortKey(out[i]) < sortKey(out[j]) })
 	}
 	return out
@@ -120,6 +122,9 @@ func (n *normalizer) text(name, s string) tree {
 	if s != "" && s == n.c.group {
 		return "the group"
 	}
+	if n.key == 32 && name == "Value" {
+		return place(s)
+	}
 	switch name {
 	case "ErrorMessage", "BatchIndexErrorMessage", "Documentation":
 		if s == "" {
@@ -143,6 +148,16 @@ func (n *normalizer) text(name, s string) tree {
 		return s
 	}
 	return s
+}
+
+var address = regexp.MustCompile(`127\.0\.0\.1:[0-9]+`)
+
+// place is a config's value in which addresses and directories have names. Kafka's own default stays.
+func place(value string) tree {
+	if strings.HasPrefix(value, "/") && value != "/tmp/kafka-logs" {
+		return "a directory"
+	}
+	return address.ReplaceAllString(value, "an address")
 }
 
 // aboutNow is any time since 2020 in milliseconds.

@@ -53,6 +53,13 @@ func (s *scene) ask(step string, node int32, req kmsg.Request) kmsg.Response {
 	return resp
 }
 
+// askBriefly is ask for what Kafka does not answer: it is not waited for long.
+func (s *scene) askBriefly(step string, node int32, req kmsg.Request) {
+	s.brief = true
+	s.ask(step, node, req)
+	s.brief = false
+}
+
 // apis is the whole script, in order of keys.
 func apis() []api {
 	all := slices.Concat(dataAPIs(), topicAPIs(), adminAPIs(), clusterAPIs(), moveAPIs(), groupAPIs(), consumerAPIs())

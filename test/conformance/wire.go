@@ -14,13 +14,20 @@ import (
 // patience bounds every request.
 const patience = 90 * time.Second
 
+// silence is how long is waited for an answer that Kafka never gives.
+const silence = 10 * time.Second
+
+// errSilent says that nothing came in time.
+var errSilent = errors.New("no answer")
+
 // errClosed says that the server closed the connection instead of answering.
 var errClosed = errors.New("connection closed")
 
 // conn is a connection to one broker. Requests go one at a time.
 type conn struct {
-	nc  net.Conn
-	seq int32
+	nc       net.Conn
+	seq      int32
+	patience time.Duration
 }
 
 func dial(addr string) (*conn, error) {
@@ -28,7 +35,7 @@ func dial(addr string) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{nc: nc}, nil
+	return &conn{nc: nc, patience: patience}, nil
 }
 
 // request sends req at its version and reads the answer. The error matches errClosed where the server hung up.
@@ -62,7 +69,7 @@ func (c *conn) request(req kmsg.Request) (kmsg.Response, error) {
 
 // raw sends a frame (with its length) and returns the answer's (without).
 func (c *conn) raw(frame []byte) ([]byte, error) {
-	if err := c.nc.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.nc.SetDeadline(time.Now().Add(c.patience)); err != nil {
 		return nil, err
 	}
 	if _, err := c.nc.Write(frame); err != nil {
@@ -82,7 +89,7 @@ func (c *conn) raw(frame []byte) ([]byte, error) {
 func hungUp(err error) error {
 	var t net.Error
 	if errors.As(err, &t) && t.Timeout() {
-		return fmt.Errorf("no answer within %v", patience)
+		return errSilent
 	}
 	return fmt.Errorf("%w: %w", errClosed, err)
 }
