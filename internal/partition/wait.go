@@ -6,8 +6,7 @@ import "sync"
 // for, when a partition's leadership changes here, or when a partition closes. The one who waits then looks again, and may
 // wait again with the same Waiter. Cancel when done with it.
 type Waiter struct {
-	fire func()
-	c    chan struct{}
+	c chan struct{}
 
 	mu   sync.Mutex
 	regs map[*Partition]*waitNode
@@ -21,20 +20,14 @@ type waitNode struct {
 }
 
 // NewWaiter makes a waiter whose firing is read from C.
-func NewWaiter() *Waiter {
-	w := &Waiter{c: make(chan struct{}, 1)}
-	w.fire = func() {
-		select {
-		case w.c <- struct{}{}:
-		default: // it has fired and nobody has looked yet
-		}
-	}
-	return w
-}
+func NewWaiter() *Waiter { return &Waiter{c: make(chan struct{}, 1)} }
 
-// NewWaiterFunc makes a waiter that calls f when it fires, possibly several times, from the applier or the shard: f must not
-// block and must not call into the partition.
-func NewWaiterFunc(f func()) *Waiter { return &Waiter{fire: f} }
+func (w *Waiter) fire() {
+	select {
+	case w.c <- struct{}{}:
+	default: // it has fired and nobody has looked yet
+	}
+}
 
 // C receives a value after the waiter fired; firings between two receives are one.
 func (w *Waiter) C() <-chan struct{} { return w.c }

@@ -156,16 +156,6 @@ const tmpExt = ".tmp"
 
 func (l *Log) file(name string) string { return filepath.Join(l.dir, name) }
 
-// LatestEpoch returns the leader epoch of the last batch, -1 in a log that never had one.
-func (l *Log) LatestEpoch() int32 {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if len(l.epochs) == 0 {
-		return -1
-	}
-	return l.epochs[len(l.epochs)-1].epoch
-}
-
 // EpochEnd returns the largest epoch in the log that is not above epoch, and the offset after its last record; for an epoch
 // older than anything in the log, epoch itself and the first offset (as Kafka does); (-1, -1) if the log has no epochs.
 // Whether epoch is one that the group has not reached yet is the caller's question.

@@ -187,8 +187,8 @@ func TestFlushIsWholeAfterAFullDisk(t *testing.T) {
 		end := flush(t, l)
 		mem.Crash(7)
 		l = o.open()
-		if l.EndOffset() != end || l.Damage() != nil || l.LatestEpoch() != 3 {
-			t.Fatalf("%s: ends at %d of %d, epoch %d, %v", full, l.EndOffset(), end, l.LatestEpoch(), l.Damage())
+		if l.EndOffset() != end || l.Damage() != nil || l.latestEpoch() != 3 {
+			t.Fatalf("%s: ends at %d of %d, epoch %d, %v", full, l.EndOffset(), end, l.latestEpoch(), l.Damage())
 		}
 		if got := readAll(t, l, 0, end, 1<<20); !bytes.Equal(got, all) {
 			t.Fatal(full, "other bytes")

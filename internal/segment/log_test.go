@@ -245,7 +245,7 @@ func TestStartOffsetInsideABatchSurvivesReopening(t *testing.T) {
 func TestEpochEnds(t *testing.T) {
 	o := onDisk(t, small)
 	l := o.open()
-	if e, end := l.EpochEnd(3); e != -1 || end != -1 || l.LatestEpoch() != -1 {
+	if e, end := l.EpochEnd(3); e != -1 || end != -1 || l.latestEpoch() != -1 {
 		t.Fatal(e, end)
 	}
 	ends := map[int32]int64{}
@@ -263,8 +263,8 @@ func TestEpochEnds(t *testing.T) {
 				t.Errorf("epoch %d: %d ends at %d, want %d at %d", c.ask, e, end, c.epoch, c.end)
 			}
 		}
-		if l.LatestEpoch() != 7 {
-			t.Error(l.LatestEpoch())
+		if l.latestEpoch() != 7 {
+			t.Error(l.latestEpoch())
 		}
 	}
 	check(l)

@@ -184,3 +184,13 @@ func wantOffsetError(t *testing.T, err error, start, end int64) {
 		t.Fatalf("%v, want outside [%d, %d)", err, start, end)
 	}
 }
+
+// latestEpoch returns the leader epoch of the last batch, -1 in a log that never had one.
+func (l *Log) latestEpoch() int32 {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if len(l.epochs) == 0 {
+		return -1
+	}
+	return l.epochs[len(l.epochs)-1].epoch
+}

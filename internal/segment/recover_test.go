@@ -132,7 +132,7 @@ func TestPowerCutKeepsWhatWasFlushed(t *testing.T) {
 					t.Fatalf("seed %d cut %d: timestamp of %d: %d, want %d, %v", seed, cut, off, at, want, err)
 				}
 			}
-			if e := l.LatestEpoch(); e > int32(cut) {
+			if e := l.latestEpoch(); e > int32(cut) {
 				t.Fatalf("epoch %d", e)
 			}
 		}

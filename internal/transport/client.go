@@ -18,8 +18,8 @@ type Client struct {
 	closed atomic.Bool
 }
 
-// PeerState describes one peer, for status pages and metrics.
-type PeerState struct {
+// peerState describes one peer.
+type peerState struct {
 	ID        int32
 	Addr      string
 	Connected bool      // the control stream is up
@@ -80,9 +80,9 @@ func (c *Client) Connected(id int32) bool {
 	return p != nil && p.connected()
 }
 
-// PeerStates describes all peers, by id.
-func (c *Client) PeerStates() []PeerState {
-	var out []PeerState
+// peerStates describes all peers, by id.
+func (c *Client) peerStates() []peerState {
+	var out []peerState
 	for _, id := range c.Peers() {
 		if p := c.pool.peer(id); p != nil {
 			out = append(out, p.state())

@@ -28,7 +28,7 @@ func TestRaftClientConnection(t *testing.T) {
 		t.Fatalf("peers %v", got)
 	}
 	within(t, "the handler hears of it", func() bool { return a.rec.history() == "up 2" })
-	if s := a.cl.PeerStates(); len(s) != 1 || !s[0].Connected || s[0].Addr != b.addr() || s[0].LastError != "" {
+	if s := a.cl.peerStates(); len(s) != 1 || !s[0].Connected || s[0].Addr != b.addr() || s[0].LastError != "" {
 		t.Fatalf("states %+v", s)
 	}
 	a.cl.RemovePeer(2)
@@ -244,7 +244,7 @@ func TestAbsentPeerAtStartIsNormal(t *testing.T) {
 	var dials int
 	within(t, "several attempts", func() bool {
 		dials++
-		s := a.cl.PeerStates()[0]
+		s := a.cl.peerStates()[0]
 		return dials > 300 && s.LastError != "" && !s.Connected
 	})
 	if n := len(a.log.lines("not reachable")); n != 1 {
@@ -265,7 +265,7 @@ func TestServiceAnswersOnceStarted(t *testing.T) {
 	if err := a.cl.AddPeer(2, b.addr()); err != nil {
 		t.Fatal(err)
 	}
-	within(t, "an attempt fails", func() bool { return a.cl.PeerStates()[0].LastError != "" })
+	within(t, "an attempt fails", func() bool { return a.cl.peerStates()[0].LastError != "" })
 	if a.cl.Connected(2) {
 		t.Fatal("connected to a server that was not started")
 	}
@@ -333,7 +333,7 @@ func TestPeerThatCallsIsDialledAtOnce(t *testing.T) {
 	if err := a.cl.AddPeer(2, addr); err != nil {
 		t.Fatal(err)
 	}
-	within(t, "the first attempt fails", func() bool { return a.cl.PeerStates()[0].LastError != "" })
+	within(t, "the first attempt fails", func() bool { return a.cl.peerStates()[0].LastError != "" })
 	b := newNode(t, 2, func(c *Config, _ *recorder) { c.Listen = addr }).started()
 	b.connect(a)
 	within(t, "dialled back, long before the backoff's half an hour at least", func() bool { return a.cl.Connected(2) })
@@ -385,13 +385,13 @@ func TestStalledPeerDoesNotBlockSend(t *testing.T) {
 		t.Fatal("Send waits for a peer that takes nothing")
 	}
 	within(t, "the overflow is reported", func() bool { return len(a.rec.dropped()) >= 3 })
-	s := a.cl.PeerStates()[0]
+	s := a.cl.peerStates()[0]
 	if s.Bulk.QueuedBytes > 8<<20 || s.Bulk.Dropped == 0 {
 		t.Errorf("queue %d bytes, dropped %d", s.Bulk.QueuedBytes, s.Bulk.Dropped)
 	}
 	close(release)
 	within(t, "the rest arrives", func() bool {
-		s := a.cl.PeerStates()[0]
+		s := a.cl.peerStates()[0]
 		return uint64(len(b.rec.received())) == 300-s.Bulk.Dropped
 	})
 	last := int64(-1)

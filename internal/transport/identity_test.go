@@ -24,12 +24,12 @@ func refusedBoth(t *testing.T, a, b *testNode, reason string) {
 	}
 	a.cl.Send(2, appendMsg(1, 2, 3))
 	within(t, "several attempts are refused", func() bool {
-		return len(a.log.lines(reason)) > 0 && len(b.log.lines(reason)) > 0 && a.cl.PeerStates()[0].Control.Dropped+a.cl.PeerStates()[0].Bulk.Dropped > 0
+		return len(a.log.lines(reason)) > 0 && len(b.log.lines(reason)) > 0 && a.cl.peerStates()[0].Control.Dropped+a.cl.peerStates()[0].Bulk.Dropped > 0
 	})
 	for range 5 { // more refusals follow, silently
 		a.cl.Send(2, appendMsg(1, 2, 3))
-		before := a.cl.PeerStates()[0].Bulk.Dropped
-		within(t, "another attempt", func() bool { return a.cl.PeerStates()[0].Bulk.Dropped > before })
+		before := a.cl.peerStates()[0].Bulk.Dropped
+		within(t, "another attempt", func() bool { return a.cl.peerStates()[0].Bulk.Dropped > before })
 	}
 	for name, n := range map[string]*testNode{"caller": a, "server": b} {
 		if lines := n.log.lines("level=WARN", reason); len(lines) != 1 {
@@ -144,7 +144,7 @@ func TestOnlyHelloBeforeTheClusterIsFormed(t *testing.T) {
 	if err := c.cl.AddPeer(2, b.addr()); err != nil {
 		t.Fatal(err)
 	}
-	within(t, "an attempt", func() bool { return strings.Contains(c.cl.PeerStates()[0].LastError, "no cluster yet") })
+	within(t, "an attempt", func() bool { return strings.Contains(c.cl.peerStates()[0].LastError, "no cluster yet") })
 	if a.cl.Connected(2) || c.cl.Connected(2) {
 		t.Fatal("a stream before the cluster was formed")
 	}

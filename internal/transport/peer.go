@@ -135,10 +135,10 @@ func (p *peer) connected() bool {
 	return p.conn != nil
 }
 
-func (p *peer) state() PeerState {
+func (p *peer) state() peerState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return PeerState{ID: p.id, Addr: p.addr, Connected: p.conn != nil, Since: p.since, LastError: p.lastErr,
+	return peerState{ID: p.id, Addr: p.addr, Connected: p.conn != nil, Since: p.since, LastError: p.lastErr,
 		Control: p.control.Stats(), Bulk: p.bulk.Stats(), ForwardBytes: p.forward.outstanding()}
 }
 

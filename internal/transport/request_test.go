@@ -234,7 +234,7 @@ func TestForwardsAreHandledInOrder(t *testing.T) {
 	if len(got) != n || !slices.IsSorted(got) {
 		t.Fatalf("%d of %d handled, in order: %v", len(got), n, slices.IsSorted(got))
 	}
-	within(t, "nothing is outstanding", func() bool { return a.cl.PeerStates()[0].ForwardBytes == 0 })
+	within(t, "nothing is outstanding", func() bool { return a.cl.peerStates()[0].ForwardBytes == 0 })
 }
 
 func TestForwardAnswersComeInAnyOrder(t *testing.T) {
