@@ -73,6 +73,7 @@ type Partition struct {
 	prove      proving
 	proofWaits atomic.Bool // prove.waiting is not empty
 	provable   atomic.Bool // something was applied since the followers were told last
+	proofDue   atomic.Bool // the next step tells them
 
 	hurtMu sync.Mutex
 	hurt   health
@@ -308,7 +309,8 @@ func (p *Partition) Close() error {
 	return err
 }
 
-// withLog runs f on the log in use, which stays open and in use until f returns.
+// withLog runs f on the log in use, which stays open and in use until f returns. genMu must not be held, not by f either: a second hold waits
+// behind whoever waits for the first to end.
 func (p *Partition) withLog(f func(l *segment.Log) error) error {
 	p.genMu.RLock()
 	defer p.genMu.RUnlock()

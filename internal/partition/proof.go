@@ -153,7 +153,6 @@ type search struct {
 type proving struct {
 	marks     marks
 	asked     uint64 // applied index of the last word to the followers
-	due       bool
 	stretches []stretch
 	search    *search
 	waiting   []point   // a leader's points that are ahead of this follower
@@ -353,10 +352,11 @@ func (p *Partition) sumOnDisk(from, to int64, most int) (sum uint64, next int64,
 func (p *Partition) tellPoints(at point) {
 	p.proofMu.Lock()
 	defer p.proofMu.Unlock()
-	if !p.prove.due || p.prove.asked == at.index {
+	if !p.proofDue.Load() || p.prove.asked == at.index {
 		return
 	}
-	p.prove.due, p.prove.asked = false, at.index
+	p.proofDue.Store(false)
+	p.prove.asked = at.index
 	m := proof{kind: proofPoints, points: []point{at}}
 	for i := range p.prove.marks.rings {
 		if ring := p.prove.marks.rings[i]; len(ring) > 0 && ring[len(ring)-1].index != at.index {
@@ -392,10 +392,10 @@ func (p *Partition) proveStretch(from, to int64, sum uint64, now time.Time) bool
 	return true
 }
 
-// scrubbed is told what the scrubber has read of this partition: a leader has the followers compare it.
+// scrubbed is told what the scrubber has read of this partition: a leader has the followers compare it. genMu is read-held.
 func (p *Partition) scrubbed(out *segment.Scrubbed) {
 	if p.leading.Load() == 0 || len(out.Lost) > 0 || out.From >= out.To || out.From < p.logStart.Load() || out.To > p.hw.Load() || p.unfit.Load() ||
-		out.From < p.compactedBelow() {
+		out.From < p.log.CleanPoint().Holes {
 		return
 	}
 	p.proofMu.Lock()
@@ -538,18 +538,11 @@ func (p *Partition) adoptSum() {
 	p.m.markDirty(p, 0)
 }
 
-// compactedBelow returns the offset below which this replica's batches may not be what was applied.
+// compactedBelow returns the offset below which this replica's batches may not be what was applied. genMu must not be held.
 func (p *Partition) compactedBelow() (below int64) {
 	_ = p.withLog(func(l *segment.Log) error {
 		below = l.CleanPoint().Holes
 		return nil
 	})
 	return below
-}
-
-// proofDue makes the next step tell the followers.
-func (p *Partition) proofDue() {
-	p.proofMu.Lock()
-	p.prove.due = true
-	p.proofMu.Unlock()
 }

@@ -3,7 +3,9 @@ package partition
 import (
 	"hash/crc32"
 	"path"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -145,6 +147,70 @@ func TestASearchLeavesNothingOut(t *testing.T) {
 	if d := bad.p.Damage(); !crowded || len(d) == 0 || d[0].From > 10 || d[0].To <= 10 {
 		t.Fatalf("crowded %v, damage %+v", crowded, d)
 	}
+}
+
+// A scrubber's step and the end of a partition, or a snapshot's, do not wait for each other: who reads the files takes no second hold of them
+// while somebody waits to have them alone.
+func TestAScrubDoesNotWaitForWhoWaitsForIt(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.elect(0, false)
+	c.fillAll(60)
+	c.flushAll()
+	p := c.leader.p
+	var alone sync.WaitGroup
+	c.leader.fs.SetHook(func(op vfs.Op, name string, _ time.Duration) {
+		if op != vfs.OpRead {
+			return
+		}
+		c.leader.fs.SetHook(nil)
+		alone.Go(func() {
+			p.genMu.Lock()
+			defer p.genMu.Unlock()
+		})
+		for p.genMu.TryRLock() { // until it waits
+			p.genMu.RUnlock()
+			runtime.Gosched()
+		}
+	})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := p.Scrub().Step(256 << 10)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(30 * time.Second):
+		panic("the scrubber is stuck, and so is whoever waits for the files")
+	}
+	alone.Wait()
+}
+
+// The manager's schedule waits for no lock of a partition's: with it held, a message about sums is taken in, which the manager is told of.
+func TestTheScheduleWaitsForNoPartition(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.elect(0, false)
+	c.fillAll(10)
+	p, m := c.leader.p, c.leader.m
+	p.proofMu.Lock()
+	polled := make(chan bool, 1)
+	go func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.poll(c.clk.Now().Add(m.cfg.Limits.ProofInterval))
+		polled <- p.tasks&taskProof != 0
+	}()
+	select {
+	case due := <-polled:
+		if !due {
+			t.Error("nothing is due: the test tests nothing")
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the schedule waits for a partition, which waits for the schedule")
+	}
+	p.proofMu.Unlock()
 }
 
 // The leader is the one that is wrong: the followers' majority says so, and it gives way.

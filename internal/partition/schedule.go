@@ -169,7 +169,7 @@ func (m *Manager) poll(now time.Time) {
 		for _, p := range m.order {
 			m.proveWanted = m.proveWanted || p.dirty.Load() // more may be applied before it is listed anew
 			if p.leading.Load() != 0 && p.provable.Swap(false) {
-				p.proofDue()
+				p.proofDue.Store(true) // no lock of a partition's is taken here: they are held where the manager is told of something
 				m.push(p, taskProof)
 			}
 		}
