@@ -92,16 +92,25 @@ func (p position) in(start, end, later int64) int64 {
 	return min(max(at, start), end)
 }
 
-// leaderWait is how long offsets are asked for again while partitions have no leader: nodes start, and leaders die.
-const leaderWait = 5 * time.Second
+// leaderWait is how long offsets are asked for again while partitions have no leader: nodes start, and leaders die. Of a topic that was
+// made a moment ago a node may not know yet: topicWait is for that.
+const (
+	leaderWait = 5 * time.Second
+	topicWait  = time.Second
+)
 
 // settled lists offsets, again while some are not known for a reason that passes. What is not known by leaderWait says so itself.
 func settled(ctx context.Context, list func() (kadm.ListedOffsets, error)) (kadm.ListedOffsets, error) {
-	for end := time.Now().Add(leaderWait); ; {
+	for began := time.Now(); ; {
 		listed, err := list()
-		passes := false
-		listed.Each(func(o kadm.ListedOffset) { passes = passes || kerr.IsRetriable(o.Err) })
-		if err != nil || !passes || time.Now().After(end) {
+		passes, wait := false, leaderWait
+		listed.Each(func(o kadm.ListedOffset) {
+			passes = passes || kerr.IsRetriable(o.Err)
+			if o.Partition < 0 { // of the topic
+				wait = topicWait
+			}
+		})
+		if err != nil || !passes || time.Since(began) > wait {
 			return listed, err
 		}
 		select {
@@ -121,6 +130,9 @@ func (s *session) resolve(ctx context.Context, topic, text string, partitions []
 	starts, err := settled(ctx, func() (kadm.ListedOffsets, error) { return s.admin.ListStartOffsets(ctx, topic) })
 	if err != nil {
 		return nil, err
+	}
+	if o, ok := starts.Lookup(topic, -1); ok && o.Err != nil {
+		return nil, fmt.Errorf("%s: %w", topic, o.Err)
 	}
 	ends, err := settled(ctx, func() (kadm.ListedOffsets, error) { return s.admin.ListEndOffsets(ctx, topic) })
 	if err != nil {
