@@ -252,12 +252,14 @@ func (c *Coordinator) Fetch(req FetchRequest, done func([]FetchedOffset, error))
 }
 
 func (s *shard) fetch(id string, partitions []Partition, all bool) []FetchedOffset {
-	g := s.groups[id]
+	g, topics := s.groups[id], s.c.topics()
 	if all {
 		partitions = nil
 		if g != nil {
 			for _, tp := range g.sortedOffsets() {
-				partitions = append(partitions, Partition{tp.topic, tp.partition})
+				if !g.offsets[tp].outlived(topics, tp.topic) {
+					partitions = append(partitions, Partition{tp.topic, tp.partition})
+				}
 			}
 		}
 	}
@@ -267,11 +269,18 @@ func (s *shard) fetch(id string, partitions []Partition, all bool) []FetchedOffs
 		if g == nil {
 			continue
 		}
-		if o := g.offsets[topicPartition{p.Topic, p.Partition}]; o != nil {
+		if o := g.offsets[topicPartition{p.Topic, p.Partition}]; o != nil && !o.outlived(topics, p.Topic) {
 			out[i].Offset, out[i].LeaderEpoch, out[i].Metadata = o.offset, o.leaderEpoch, o.metadata
 		}
 	}
 	return out
+}
+
+// outlived says whether an offset is of a topic that was deleted, and another has its name now. It goes with the topic (dropTopics), a little
+// later, and until then it is nobody's.
+func (o *offset) outlived(topics *consumer.Topics, name string) bool {
+	t := topics.Named(name)
+	return t != nil && o.topic != (uuid.UUID{}) && o.topic != uuid.UUID(t.ID)
 }
 
 func (g *group) sortedOffsets() []topicPartition {
@@ -402,13 +411,13 @@ func (s *shard) dropTopics(deleted map[uuid.UUID]string) {
 	}
 }
 
-// expire removes offsets that nobody has had a use for in the retention time (KIP-211), and groups without members and
-// offsets.
+// expire removes offsets that nobody has had a use for in the retention time (KIP-211), those of deleted topics that dropTopics could not, and
+// groups without members and offsets.
 func (s *shard) expire() {
 	if s.load != nil {
 		return
 	}
-	now, retention := s.c.wall(), s.c.cfg.Settings.OffsetsRetention.Milliseconds()
+	now, retention, topics := s.c.wall(), s.c.cfg.Settings.OffsetsRetention.Milliseconds(), s.c.topics()
 	for _, g := range s.sorted() {
 		if g.pending > 0 || g.deleting {
 			continue // at the next look
@@ -417,6 +426,10 @@ func (s *shard) expire() {
 		unusedSince := g.unusedSince()
 		for _, tp := range g.sortedOffsets() {
 			o := g.offsets[tp]
+			if o.topic != (uuid.UUID{}) && topics.WithID(o.topic) == nil {
+				gone = append(gone, tp)
+				continue
+			}
 			if o.expires >= 0 {
 				if now >= o.expires {
 					gone = append(gone, tp)

@@ -378,6 +378,41 @@ func TestCommitsForATopicMadeAgainStay(t *testing.T) {
 	}
 }
 
+// A topic is deleted and made again. What was committed for the old one is nobody's from then on, also while that can't be written, and the
+// next look at what has expired writes it.
+func TestOffsetsOfADeletedTopicAreNotTheNextOnes(t *testing.T) {
+	image := metadata.Empty()
+	is := func(id byte) {
+		next := *image
+		topic := &metadata.Topic{Name: "t", ID: uuid.UUID{id}, Partitions: make([]*metadata.Partition, 1)}
+		next.Topics = map[string]*metadata.Topic{"t": topic}
+		image = &next
+	}
+	w := newWorld(t, 2, func(c *Config) { c.Image = func() *metadata.Image { return image } })
+	is(1)
+	w.commit(outside(at("t", 0, 10))).ok()
+	is(2)
+	none := func(when string) {
+		t.Helper()
+		if got := w.fetch("g"); len(got) != 0 {
+			t.Errorf("%s: %+v", when, got)
+		}
+		one := &call[[]FetchedOffset]{t: t, what: "fetch"}
+		w.lead().Fetch(FetchRequest{Group: "g", Epoch: -1, Partitions: []Partition{{"t", 0}}}, one.done)
+		if got := one.ok(); len(got) != 1 || got[0].Offset != -1 {
+			t.Errorf("%s: %+v", when, got)
+		}
+	}
+	none("before the coordinator hears of it")
+	w.log.fail = multiraft.ErrOverloaded
+	w.lead().DropTopics(map[uuid.UUID]string{{1}: "t"})
+	w.log.fail = nil
+	none("not written")
+	w.clock.Advance(11 * time.Minute)
+	w.move(1)
+	none("another coordinator")
+}
+
 // However long a client wants an offset to be kept, it is.
 func TestRetentionBeyondTheEndOfTime(t *testing.T) {
 	w := newWorld(t, 1)
