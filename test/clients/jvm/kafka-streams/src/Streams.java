@@ -101,7 +101,8 @@ public final class Streams extends Program {
         long before = restored(one, WordCount.COUNTS);
         text.upTo(lines * 3 / 4);
         counted(lines * 11 / 16);
-        check(restored(one, WordCount.COUNTS) > before, "the instance that lives has restored nothing of the other's");
+        // The lines of its own partitions may already have been enough: the other one's come when its session has ended.
+        await("the other instance's share", () -> restored(one, WordCount.COUNTS) > before ? null : "the one that lives has restored nothing of it");
         killLeader(Internal.changelog(this, WordCount.COUNTS), 1);
         counted(lines * 3 / 4);
         new Result(this).judge(lines * 3 / 4, true, one);
