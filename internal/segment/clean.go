@@ -189,6 +189,7 @@ func (l *Log) Clean(o CleanOptions) (*Cleaning, error) {
 	if err != nil {
 		return nil, err
 	}
+	o.Map.Reset(able.To - able.From) // before the lock: it may be much memory to clear
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	if l.closed {
@@ -200,7 +201,6 @@ func (l *Log) Clean(o CleanOptions) (*Cleaning, error) {
 			c.srcs, c.ends = append(c.srcs, s), append(c.ends, s.end)
 		}
 	}
-	o.Map.Reset(able.To - able.From)
 	c.point.DeleteAt = -1
 	c.state = c.mapKeys
 	for c.i < len(c.srcs) && c.ends[c.i] <= c.from {

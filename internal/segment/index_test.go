@@ -1,8 +1,11 @@
 package segment
 
 import (
+	"path/filepath"
 	"testing"
+	"time"
 
+	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
@@ -41,4 +44,71 @@ func TestSearchFileFindsTheLastEntryNotAbove(t *testing.T) {
 		t.Fatal("a file shorter than it was is no error")
 	}
 	s.closeIdle()
+}
+
+// TestAppendsGoOnWhileAnIndexIsBuilt: a sealed segment's index is missing, and what looks for it has the whole segment to read.
+func TestAppendsGoOnWhileAnIndexIsBuilt(t *testing.T) {
+	mem := vfs.NewMem(1)
+	o := opener{t: t, fs: mem, dir: "/data/t-0", cfg: small}
+	l := o.open()
+	fill(t, l, 100, 1)
+	if l.Segments() < 2 {
+		t.Fatal("one segment")
+	}
+	closeLog(t, l)
+	if err := mem.Remove(filepath.Join(o.dir, fileName(0, indexExt))); err != nil {
+		t.Fatal(err)
+	}
+	l = o.open()
+	defer closeLog(t, l)
+	first, read := fileName(0, logExt), false
+	mem.SetHook(func(op vfs.Op, name string, _ time.Duration) {
+		if op != vfs.OpRead || filepath.Base(name) != first {
+			return
+		}
+		mem.SetHook(nil)
+		read = true
+		done := make(chan error, 1)
+		go func() { done <- l.Append(batchAt(t, l.EndOffset(), 1, 1, 10, record.None)) }()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(30 * time.Second):
+			t.Error("an append waits for the index of a sealed segment")
+		}
+	})
+	if _, _, _, err := l.OffsetForTimestamp(1, l.EndOffset()); err != nil || !read {
+		t.Fatal(err, read)
+	}
+	readAll(t, l, 0, l.EndOffset(), 1000)
+}
+
+// TestScrubGoesOnPastAWrongIndexThatIsGone: a segment is deleted while it is scrubbed, after its index was found wrong.
+func TestScrubGoesOnPastAWrongIndexThatIsGone(t *testing.T) {
+	mem := vfs.NewMem(1)
+	o := opener{t: t, fs: mem, dir: "/data/t-0", cfg: small}
+	l := o.open()
+	defer closeLog(t, l)
+	fill(t, l, 100, 1)
+	flush(t, l)
+	bases := l.Bases(0, l.EndOffset())
+	if err := mem.FlipBit(filepath.Join(o.dir, fileName(0, indexExt)), 7, 0); err != nil || len(bases) < 2 {
+		t.Fatal(err, bases)
+	}
+	c := l.Scrub()
+	out, err := c.Step(1)
+	l.SetStartOffset(bases[1])
+	if err == nil {
+		err = l.Tidy()
+	}
+	for err == nil && !out.Done {
+		if out, err = c.Step(1); len(out.Lost) > 0 {
+			t.Errorf("%+v", out.Lost)
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -62,29 +62,38 @@ func (l *Log) loadSealed(s *segment) error {
 	return nil
 }
 
-// reindex builds both indexes of a segment anew from its batches' headers, beside the old ones, and swaps them. It waits for
-// an append under way. If the log is damaged itself, nothing changes and the error says where.
+// reindex builds both indexes of a segment anew from its batches' headers, beside the old ones, and swaps them. Appends wait only while it
+// reads the active segment. If the log is damaged itself, nothing changes and the error says where.
 func (l *Log) reindex(s *segment, why error) error {
-	l.appendMu.Lock()
-	defer l.appendMu.Unlock()
-	l.mu.RLock()
-	size, sealed, holes, interval := s.size, l.activeLocked() != s, l.cleaned.Holes, l.cfg.IndexIntervalBytes
-	stop := l.closed || s.gone
-	l.mu.RUnlock()
-	if stop {
-		return &IOError{Op: "index", File: s.log.path(), Err: errNotExist}
+	state := func() (active, gone bool) {
+		l.mu.RLock()
+		defer l.mu.RUnlock()
+		return l.activeLocked() == s, l.closed || s.gone
+	}
+	missing := &IOError{Op: "index", File: s.log.path(), Err: errNotExist}
+	active, gone := state()
+	if gone {
+		return missing
 	}
 	l.logger.Warn("building index anew", "file", s.log.path(), "reason", why)
-	x := newIndexer(s.base)
-	err := walk(&s.log, 0, size, s.base, holes, func(h record.Header, pos int64) (bool, error) {
-		x.add(h, pos, interval)
-		return false, nil
-	})
-	if err != nil {
-		return err
+	var x indexer
+	var size int64
+	var err error
+	sealed := !active
+	if sealed { // for good
+		if x, size, err = l.indexed(s, true); err != nil {
+			return err
+		}
 	}
-	if sealed {
-		x.addTime()
+	l.appendMu.Lock()
+	defer l.appendMu.Unlock()
+	if active, gone = state(); gone {
+		return missing
+	}
+	if !sealed {
+		if x, size, err = l.indexed(s, !active); err != nil {
+			return err
+		}
 	}
 	var ib, tb []byte
 	for _, e := range x.idx {
@@ -111,4 +120,21 @@ func (l *Log) reindex(s *segment, why error) error {
 	s.nextICRC, s.nextTCRC = 0, 0
 	l.newNames, l.clean = true, false
 	return nil
+}
+
+// indexed reads the headers of a segment's batches into the entries of its indexes, and returns the bytes they cover.
+func (l *Log) indexed(s *segment, sealed bool) (x indexer, size int64, err error) {
+	l.mu.RLock()
+	size = s.size
+	holes, interval := l.cleaned.Holes, l.cfg.IndexIntervalBytes
+	l.mu.RUnlock()
+	x = newIndexer(s.base)
+	err = walk(&s.log, 0, size, s.base, holes, func(h record.Header, pos int64) (bool, error) {
+		x.add(h, pos, interval)
+		return false, nil
+	})
+	if err == nil && sealed {
+		x.addTime()
+	}
+	return x, size, err
 }

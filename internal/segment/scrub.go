@@ -190,7 +190,10 @@ func (c *Scrubber) finish(holes int64, out *Scrubbed) error {
 		return nil
 	}
 	if bad := c.idx.finish(); bad != nil {
-		return c.log.reindex(s, bad)
+		if err := c.log.reindex(s, bad); !errors.Is(err, errNotExist) {
+			return err
+		}
+		// Deleted or replaced meanwhile, and its indexes with it.
 	}
 	return nil
 }
