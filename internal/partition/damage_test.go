@@ -441,3 +441,38 @@ func (c *cluster) fillAll(n int) {
 		nd.apply()
 	}
 }
+
+// A repair that a partition's end interrupts leaves neither a file nor a descriptor.
+func TestClosingGivesUpARepair(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.elect(0, false)
+	c.fillAll(60)
+	c.flushAll()
+	nd := c.nodes[2]
+	dir := nd.p.log.Dir()
+	if err := nd.fs.FlipBit(path.Join(dir, "00000000000000000000.log"), 200, 1); err != nil {
+		t.Fatal(err)
+	}
+	c.drop = func(transport.Envelope) int { return 0 }
+	nd.scrub()
+	c.settle()
+	unfinished := func() (n int) {
+		names, err := nd.fs.List(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			if strings.HasSuffix(name, ".log.tmp") {
+				n++
+			}
+		}
+		return n
+	}
+	if unfinished() != 1 {
+		t.Fatal("nothing is being rebuilt")
+	}
+	nd.stop()
+	if unfinished() != 0 {
+		t.Fatal("a file that was being rebuilt is left")
+	}
+}

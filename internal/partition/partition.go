@@ -288,6 +288,7 @@ func (p *Partition) Close() error {
 	p.endStaging(nil, multiraft.ErrStopped)
 	p.genMu.Lock()
 	defer p.genMu.Unlock()
+	p.endMending()
 	var err error
 	if p.log != nil {
 		err = p.log.Close()
