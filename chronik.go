@@ -11,7 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/chronik-go/chronik/internal/config"
@@ -108,7 +110,9 @@ func (c Config) node() (*config.Node, error) {
 	if cfg.Peers, err = config.ParsePeers(c.Peers); err != nil {
 		return nil, fmt.Errorf("peers: %w", err)
 	}
-	cfg.Kafka = c.Kafka
+	for _, name := range slices.Sorted(maps.Keys(c.Kafka)) {
+		cfg.SetKafka(name, c.Kafka[name])
+	}
 	return cfg, cfg.Validate()
 }
 

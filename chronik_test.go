@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.uber.org/goleak"
 
@@ -92,6 +93,26 @@ func TestDataDirIsKeptAndATemporaryOneIsNot(t *testing.T) {
 	}
 	if _, err := net.DialTimeout("tcp", s.Addr(), time.Second); err == nil {
 		t.Error("a stopped broker takes connections")
+	}
+}
+
+// Broker configs go by Kafka's names, those that the server has flags for too.
+func TestKafkaConfigs(t *testing.T) {
+	s := start(t, chronik.Config{Kafka: map[string]string{"num.partitions": "3", "default.replication.factor": "1", "log.retention.ms": "1000000"}})
+	c, err := kgo.NewClient(kgo.SeedBrokers(s.Addr()), kgo.AllowAutoTopicCreation(), kgo.DefaultProduceTopic("three"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.ProduceSync(t.Context(), kgo.StringRecord("x")).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	topics, err := kadm.NewClient(c).ListTopics(t.Context(), "three")
+	if err != nil || len(topics["three"].Partitions) != 3 {
+		t.Errorf("%+v, %v", topics, err)
+	}
+	if _, err := chronik.Start(t.Context(), chronik.Config{Kafka: map[string]string{"num.partitions": "none"}}); err == nil || !strings.Contains(err.Error(), "num-partitions") {
+		t.Error(err)
 	}
 }
 

@@ -65,6 +65,26 @@ func (n *Node) apply(s setting, value, origin string) {
 	}
 }
 
+// asFlags are the broker configs whose values are those of their flags.
+var asFlags = []string{"num.partitions", "default.replication.factor", "broker.rack", "socket.request.max.bytes", "max.connections", "max.connections.per.ip"}
+
+// SetKafka sets a broker config by Kafka's name for a program, which has no flags: one that has a flag and takes what that takes is set
+// likewise. Bad names and values are left to Validate.
+func (n *Node) SetKafka(name, value string) {
+	if slices.Contains(asFlags, name) {
+		for _, s := range settings() {
+			if s.name == ownFlags[name] {
+				n.apply(s, value, name)
+			}
+		}
+		return
+	}
+	if n.Kafka == nil {
+		n.Kafka = map[string]string{}
+	}
+	n.Kafka[name] = value
+}
+
 // Load completes a node whose flags were parsed on fs: from the environment (environ as os.Environ gives it), then from the
 // file that --config or CHRONIK_CONFIG names, read by readFile (os.ReadFile). A flag wins over a variable, a variable over the
 // file. Bad values are left to Validate; the error is for a file that can't be read or understood, and names what is wrong in
