@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -92,7 +93,7 @@ func (c *conn) ended(err error) {
 		if cut.reason == cutIdle {
 			return
 		}
-	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), c.ctx.Err() != nil:
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), c.ctx.Err() != nil:
 		return
 	}
 	c.s.log.Warn("connection closed", "remote", c.addr, "listener", c.listener, "error", err)

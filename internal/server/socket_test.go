@@ -485,6 +485,25 @@ func TestGarbageClosesTheConnection(t *testing.T) {
 	}
 }
 
+// That a client goes, in order or killed, is no news for the log.
+func TestClientsThatGoAreNoNews(t *testing.T) {
+	l := &lines{}
+	s := start(t, newEcho(), func(c *Config) { c.Logger = slog.New(l) })
+	for _, killed := range []bool{false, true} {
+		nc := dial(t, s)
+		send(t, nc, request(0, 1, []byte("x")))
+		answer(t, nc)
+		if killed {
+			nc.(*net.TCPConn).SetLinger(0)
+		}
+		nc.Close()
+		until(t, "gone", func() bool { return s.Connections() == 0 })
+	}
+	if got := l.all(); len(got) > 0 {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestLogLinesAreRateLimited(t *testing.T) {
 	l := &lines{}
 	const every = 200 * time.Millisecond
