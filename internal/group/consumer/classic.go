@@ -213,7 +213,8 @@ type ClassicMember struct {
 
 // Upgrade makes an empty group of what a classic group was: everybody has what the last leader assigned, in an epoch that was the
 // generation. What a member had when it joined last and was not assigned again it has still to give back, since it goes by a cooperative
-// protocol: it does so once it sees its assignment, and then joins again. (Kafka's fromClassicGroup takes it for free at once.)
+// protocol: it does so once it sees its assignment, and then joins again. (Kafka's fromClassicGroup takes it for free at once.) The assignments
+// may be of no use, if the group was about to rebalance: what follows begins another epoch, as in Kafka.
 func (g *Group) Upgrade(ch *Change, env *Env, generation int32, members []ClassicMember) error {
 	return ch.Try(func() error {
 		had, owned := make([]Assignment, len(members)), make([][]Partition, len(members))
@@ -234,7 +235,7 @@ func (g *Group) Upgrade(ch *Change, env *Env, generation int32, members []Classi
 			ch.member(g, m.ID, &m)
 		}
 		epoch := max(generation, 1)
-		ch.epoch(g, epoch, env.Topics.hash(g.subscribed()))
+		ch.epoch(g, epoch, 0) // whatever topics the last leader knew: the next heartbeat or join begins an epoch with those that there are
 		for i := range members {
 			ch.target(g, members[i].ID, had[i], true)
 		}
