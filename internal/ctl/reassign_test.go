@@ -1,6 +1,7 @@
 package ctl
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 
@@ -45,5 +46,21 @@ func TestSpreadIsEvenAndKeepsWhatMayStay(t *testing.T) {
 	}
 	if p, err = spread(parts, []int32{1, 2}, 1); err != nil || len(p.Partitions[0].Replicas) != 1 {
 		t.Errorf("%+v %v", p, err)
+	}
+}
+
+// A string of Kafka's has 32,767 bytes: more replicas than that names are all of the topic's.
+func TestManyThrottledReplicasAreAll(t *testing.T) {
+	set := map[string]bool{}
+	for i := range 10_000 {
+		set[fmt.Sprintf("%d:%d", i, i%3)] = true
+		if len(set) == 2 {
+			if got := joined(set); got != "0:0,1:1" {
+				t.Errorf("%q", got)
+			}
+		}
+	}
+	if got := joined(set); got != "*" {
+		t.Errorf("%d bytes", len(got))
 	}
 }

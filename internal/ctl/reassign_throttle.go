@@ -101,7 +101,17 @@ func (s *session) throttle(ctx context.Context, rows []movingRow, rate int64) er
 	return err
 }
 
-func joined(set map[string]bool) string { return strings.Join(slices.Sorted(maps.Keys(set)), ",") }
+// maxValue is how many bytes a config's value has at most: it is a string of Kafka's.
+const maxValue = 1<<15 - 1
+
+// joined lists replicas; more than a config holds are all of the topic's.
+func joined(set map[string]bool) string {
+	list := strings.Join(slices.Sorted(maps.Keys(set)), ",")
+	if len(list) > maxValue {
+		return "*"
+	}
+	return list
+}
 
 func setting(name, value string) kadm.AlterConfig {
 	return kadm.AlterConfig{Op: kadm.SetConfig, Name: name, Value: &value}
