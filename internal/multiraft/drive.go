@@ -120,7 +120,7 @@ func (r *Replica) applyConf(e raftpb.Entry) {
 	var err error
 	if e.Type == raftpb.EntryConfChange {
 		var c raftpb.ConfChange
-		err, cc = c.Unmarshal(e.Data), &c
+		err = c.Unmarshal(e.Data)
 		cc = c
 	} else {
 		var c raftpb.ConfChangeV2
@@ -594,7 +594,6 @@ const successionTicks = 3
 
 // peerDown forgets a leader whose node is gone. The remaining replicas stand for election in a line: the first at once, the
 // others a little later each, should those before them not (one that has just come back does not know of the leader at all).
-
 func (r *Replica) peerDown(node int32) {
 	if r.rn == nil {
 		return
