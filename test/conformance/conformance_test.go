@@ -17,6 +17,7 @@ import (
 	"github.com/chronik-go/chronik/internal/freeport"
 	"github.com/chronik-go/chronik/internal/node"
 	"github.com/chronik-go/chronik/internal/vfs"
+	"github.com/chronik-go/chronik/test/harness"
 )
 
 // chronik runs three nodes in this process, set up as the recorded Kafka brokers were.
@@ -101,6 +102,40 @@ func TestAnswersAreKafkasInAnOutage(t *testing.T) {
 	}
 	defer c.close()
 	if err := c.outage(func(id int32) error { return closeNode(nodes[id-1]) }); err != nil {
+		t.Fatal(err)
+	}
+	answersAre(t, c, outageAPIs(), filepath.Join("testdata", "outage"), allowedInOutage)
+}
+
+// The same when a broker dies at once: processes, of which one is killed. make conformance does it.
+func TestAnswersAreKafkasWhenABrokerIsKilled(t *testing.T) {
+	if os.Getenv("CHRONIK_CONFORMANCE") != "all" {
+		t.Skip("CHRONIK_CONFORMANCE=all is not set")
+	}
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	dir := t.TempDir()
+	bin, err := harness.Build(ctx, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes, err := harness.New(bin, dir, 3, "--num-partitions", "6", "--auto-create-topics=false", "--election-timeout", "5s", "--heartbeat-interval", "100ms",
+		"--kafka-config", "group.initial.rebalance.delay.ms=0", "--kafka-config", "offsets.topic.replication.factor=3",
+		"--kafka-config", "log.segment.delete.delay.ms=500", "--kafka-config", "min.insync.replicas=2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nodes.Stop)
+	if err := nodes.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	c, err := connect(nodes.Brokers()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	if err := c.outage(func(id int32) error { nodes.Node(id).Kill(); return nil }); err != nil {
 		t.Fatal(err)
 	}
 	answersAre(t, c, outageAPIs(), filepath.Join("testdata", "outage"), allowedInOutage)

@@ -156,6 +156,7 @@ func RecordOutage(bootstrap, dir string, check bool, stop func(node int32) error
 		if err != nil {
 			return err
 		}
+		say("%s in an outage: the %d recorded answers again", kmsg.NameForKey(a.key), len(answers))
 	}
 	return nil
 }
