@@ -177,7 +177,7 @@ func TestCommandLineMistakesSayWhatToDo(t *testing.T) {
 		{[]string{"topic", "trim", "t", "--before", "yesterday"}, "A position is"},
 		{[]string{"topic", "trim", "t", "--before", "end", "--partition", "7"}, "no partition 7"},
 		{[]string{"topic", "describe", "missing"}, "UNKNOWN_TOPIC"},
-		{[]string{"consume", "missing", "-e", "--timeout", "4s"}, "missing: UNKNOWN_TOPIC"},
+		{[]string{"consume", "missing", "-e"}, "missing: UNKNOWN_TOPIC"},
 		{[]string{"produce", "t", "-z", "brotli"}, "zstd"},
 		{[]string{"produce", "t", "-H", "x"}, "name=value"},
 		{[]string{"produce", "t", "--whole"}, "--file"},
