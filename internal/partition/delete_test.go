@@ -32,6 +32,25 @@ func (h *leavingHost) Remove(group uint64, done func(error)) {
 	done(nil)
 }
 
+// What is deleted is not flushed first: other groups wait for whoever closes it.
+func TestWhatIsDeletedIsNotFlushed(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	c.elect(0, false)
+	c.fillAll(60)
+	nd := c.nodes[0]
+	before := nd.fs.Stats()
+	if err := nd.m.Delete(testGroup); err != nil {
+		t.Fatal(err)
+	}
+	if after := nd.fs.Stats(); after.Syncs != before.Syncs || after.DirSyncs != before.DirSyncs {
+		t.Errorf("%d syncs, %d of directories", after.Syncs-before.Syncs, after.DirSyncs-before.DirSyncs)
+	}
+	c.settle()
+	if names, err := nd.fs.List(nd.m.cfg.Dir); err != nil || len(names) != 0 {
+		t.Errorf("left: %v (%v)", names, err)
+	}
+}
+
 // A replica's log goes only once the replica has stopped, whoever asks for it: the one who sweeps up logs
 // that no topic names sees it until then. Removed under a replica that had yet to open, it was fenced (found by
 // the simulator).

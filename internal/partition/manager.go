@@ -261,6 +261,7 @@ func (m *Manager) Delete(group uint64) error {
 		return nil
 	}
 	m.drop(p)
+	p.deleted.Store(true)
 	p.leading.Store(0)
 	p.wakeAll()
 	left := func() {

@@ -2,6 +2,7 @@ package partition
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -53,6 +54,7 @@ type Partition struct {
 	unfit     atomic.Bool // some records are damaged
 	diverged  atomic.Bool // of these, some are not the group's: nothing is served
 	closed    atomic.Bool
+	deleted   atomic.Bool  // its files are to be removed
 	inflight  atomic.Int64 // bytes between Produce and done
 
 	genMu      sync.RWMutex
@@ -289,25 +291,29 @@ func (p *Partition) Close() error {
 	p.genMu.Lock()
 	defer p.genMu.Unlock()
 	p.endMending()
-	var err error
-	if p.log != nil {
-		err = p.log.Close()
-		p.log = nil
-	}
 	p.stageMu.Lock()
-	old := p.retired
-	p.retired, p.serveQ = nil, nil
-	if p.staged != nil {
-		old = append(old, retired{log: p.staged.log})
-		p.staged = nil
-	}
+	old, staged := p.retired, p.staged
+	p.retired, p.staged, p.serveQ = nil, nil, nil
 	p.stageMu.Unlock()
 	for _, r := range old {
-		if e := r.log.Close(); err == nil {
-			err = e
+		r.log.Discard()
+	}
+	var errs []error
+	end := func(l *segment.Log) {
+		if p.deleted.Load() {
+			l.Discard() // this is the applier, on which other groups wait: no syncs for nothing
+		} else {
+			errs = append(errs, l.Close())
 		}
 	}
-	return err
+	if p.log != nil {
+		end(p.log)
+		p.log = nil
+	}
+	if staged != nil {
+		end(staged.log)
+	}
+	return errors.Join(errs...)
 }
 
 // withLog runs f on the log in use, which stays open and in use until f returns. genMu must not be held, not by f either: a second hold waits

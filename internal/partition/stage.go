@@ -506,9 +506,7 @@ func (p *Partition) retire() error {
 	p.retired = nil
 	p.stageMu.Unlock()
 	for _, r := range old {
-		if err := r.log.Close(); err != nil {
-			p.logger.Warn("closing a replaced generation", "dir", r.dir, "error", err)
-		}
+		r.log.Discard()
 		if err := p.m.cfg.FS.RemoveAll(r.dir); err != nil {
 			return p.stageError("removing what was replaced by", err)
 		}

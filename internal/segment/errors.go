@@ -8,7 +8,7 @@ import (
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
-// ErrClosed is returned by every call on a log after Close or Remove.
+// ErrClosed is returned by every call on a log after Close or Discard.
 var ErrClosed = errors.New("segment: log is closed")
 
 // OffsetError says that an offset lies outside a log.

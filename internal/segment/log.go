@@ -10,7 +10,6 @@ import (
 	"cmp"
 	"errors"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"sort"
 	"sync"
@@ -21,7 +20,7 @@ import (
 )
 
 // Log is one partition's batches. One caller at a time may Append; one at a time may call Flush, Tidy, Reset, Close or
-// Remove (both wait, if need be). Everything else is safe for concurrent use beside them.
+// Discard (both wait, if need be). Everything else is safe for concurrent use beside them.
 //
 // After a write or a sync failed with anything but a full disk, the log has failed: Append and Flush keep returning that
 // error, and nothing is retried. Reads go on.
@@ -33,7 +32,7 @@ type Log struct {
 	dir    string
 	logger *slog.Logger
 
-	flushMu  sync.Mutex // Flush, Tidy, Reset, Close, Remove
+	flushMu  sync.Mutex // Flush, Tidy, Reset, Close, Discard
 	appendMu sync.Mutex // whoever writes .log and index files
 
 	mu          sync.RWMutex
@@ -345,18 +344,14 @@ func (l *Log) closeFlush() error {
 	return l.fail(l.flush(true))
 }
 
-// Remove closes the log and deletes its directory, in which nothing else may be.
-func (l *Log) Remove() error {
+// Discard closes a log whose directory is to be deleted: nothing of it is flushed.
+func (l *Log) Discard() {
 	l.flushMu.Lock()
 	defer l.flushMu.Unlock()
 	l.appendMu.Lock()
 	defer l.appendMu.Unlock()
 	l.shut(func(s *segment) { s.forget() })
 	l.point.forget()
-	if err := l.files.fs.RemoveAll(l.dir); err != nil {
-		return ioErr("remove", l.dir, err)
-	}
-	return syncDir(l.files.fs, filepath.Dir(l.dir))
 }
 
 func (l *Log) shut(each func(*segment)) {

@@ -3,10 +3,10 @@ package segment
 import (
 	"bytes"
 	"errors"
-	"io/fs"
 	"testing"
 	"time"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/record"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
@@ -297,16 +297,23 @@ func TestEpochEnds(t *testing.T) {
 	}
 }
 
-func TestRemoveDeletesTheDirectory(t *testing.T) {
-	o := onDisk(t, small)
-	l := o.open()
-	fill(t, l, 50, 1)
-	flush(t, l)
-	if err := l.Remove(); err != nil {
+// TestADiscardedLogIsNotFlushed: what is to be deleted costs no sync, and keeps no file open.
+func TestADiscardedLogIsNotFlushed(t *testing.T) {
+	mem := vfs.NewMem(1)
+	o := opener{t: t, fs: mem, dir: "/data/t-0", cfg: small}
+	files := NewFiles(mem, 64)
+	l, err := Open(files, clock.System{}, o.dir, o.cfg, 0, quiet)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := o.fs.Stat(o.dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Fatal(err)
+	fill(t, l, 50, 1)
+	before := mem.Stats()
+	l.Discard()
+	if after := mem.Stats(); after.Syncs != before.Syncs || after.DirSyncs != before.DirSyncs || files.Open() != 0 {
+		t.Errorf("%d syncs, %d of directories; %d files are open", after.Syncs-before.Syncs, after.DirSyncs-before.DirSyncs, files.Open())
+	}
+	if err := l.Append(batchAt(t, l.EndOffset(), 1, 1, 10, record.None)); !errors.Is(err, ErrClosed) {
+		t.Error(err)
 	}
 	closeLog(t, l)
 }
