@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -16,6 +17,8 @@ type cache struct {
 	mu    sync.Mutex
 	queue []ticket
 	head  int
+	limbo int    // tickets that dropStale has taken out of the queue to look at
+	sweep int    // tickets at which it is due again
 	last  uint64 // window ids
 }
 
@@ -30,6 +33,7 @@ type ticket struct {
 const (
 	ticketBytes = 256 << 10 // a ticket grows to about this many bytes
 	trimSteps   = 64        // tickets looked at in one call: bounds the time taken from the caller
+	sweepLeast  = 4096      // tickets for which it is worth while to look for those that stand for nothing
 )
 
 // push notes that a group's entries up to index came into memory.
@@ -49,29 +53,36 @@ func (c *cache) push(t ticket) {
 	c.trim()
 }
 
-// dropStale removes tickets at the head whose entries have left memory by other ways, so that the queue stays as short as
-// what it stands for.
+// dropStale removes the tickets whose entries have left memory by other ways, so that the queue stays as short as what it stands for: all
+// of them, wherever they are, each time it has doubled. Meanwhile others find it empty, or only what came since.
 func (c *cache) dropStale() {
-	for range 2 {
-		c.mu.Lock()
-		if c.head == len(c.queue) {
-			c.mu.Unlock()
-			return
-		}
-		t := c.queue[c.head]
+	c.mu.Lock()
+	old := c.queue[c.head:]
+	if c.limbo > 0 || len(old) < max(c.sweep, sweepLeast) {
 		c.mu.Unlock()
-		t.g.mu.Lock()
-		stale := t.window == 0 && (len(t.g.tail) == 0 || t.g.tailFirst() > t.index)
-		t.g.mu.Unlock()
-		if !stale {
-			return
-		}
-		c.mu.Lock()
-		if c.head < len(c.queue) && c.queue[c.head] == t {
-			c.pop()
-		}
-		c.mu.Unlock()
+		return
 	}
+	c.queue, c.head, c.limbo = nil, 0, len(old)
+	c.mu.Unlock()
+	keep := make([]ticket, 0, len(old)/2)
+	for _, t := range old {
+		if !t.stale() {
+			keep = append(keep, t)
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.queue, c.head, c.limbo = append(keep, c.queue[c.head:]...), 0, 0
+	c.sweep = 2 * len(c.queue)
+}
+
+func (t *ticket) stale() bool {
+	t.g.mu.Lock()
+	defer t.g.mu.Unlock()
+	if t.window != 0 {
+		return !slices.ContainsFunc(t.g.cold, func(w window) bool { return w.id == t.window })
+	}
+	return len(t.g.tail) == 0 || t.g.tailFirst() > t.index
 }
 
 func (c *cache) pop() ticket {

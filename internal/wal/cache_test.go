@@ -107,6 +107,45 @@ func TestMemoryIsBoundedOverManyGroups(t *testing.T) {
 	}
 }
 
+// TestTicketsAreBoundedBehindOneThatStays: a group's entries that nobody applies stay in memory, while those of others come and go by other ways
+// than eviction. What stands for these goes as well.
+func TestTicketsAreBoundedBehindOneThatStays(t *testing.T) {
+	l, _, _ := cacheLog(t, 256<<10)
+	for id := uint64(2); id <= 3; id++ {
+		if _, err := l.Create(id, firstState(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.Append(Write{Group: 1, Entries: entries(2, 9, 1, 100), Sync: true})
+	most := 0
+	for i := uint64(2); i < 5*sweepLeast; i++ {
+		for id := uint64(2); id <= 3; id++ {
+			l.Append(Write{Group: id, Entries: entries(i, i, 1, 10)})
+		}
+		l.cache.mu.Lock()
+		most = max(most, len(l.cache.queue)-l.cache.head)
+		l.cache.mu.Unlock()
+		if i%500 != 0 {
+			continue
+		}
+		for id := uint64(2); id <= 3; id++ {
+			g := l.Group(id)
+			g.SetApplied(i)
+			l.Checkpoint(id, Checkpoint{Index: i, Term: 1}, nil)
+			g.mu.Lock()
+			g.raiseFirst(i + 1) // as when the files that hold them are reused
+			g.mu.Unlock()
+		}
+		l.Step()
+	}
+	if most > 2*sweepLeast {
+		t.Errorf("%d tickets for some thousand entries", most)
+	}
+	if !l.Group(1).Cached(2) {
+		t.Error("what is not applied has left memory")
+	}
+}
+
 // TestEvictedBuffersAreLetGo is design rule 19: once entries have left memory, by whichever way, nothing in the log refers to
 // their bytes, and what it gives comes from the file.
 func TestEvictedBuffersAreLetGo(t *testing.T) {
