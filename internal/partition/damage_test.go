@@ -404,6 +404,31 @@ func TestChangedEpochInTheSegmentBeforeOthers(t *testing.T) {
 	bad.check(t, 0, "epoch")
 }
 
+// Wrong epochs are on disk when what they came from is mended, and the process ends as soon as that is done: a restart does not believe them
+// again, which nothing marks as damage any more.
+func TestMendedEpochsOutliveTheProcess(t *testing.T) {
+	c := newCluster(t, 2, nil)
+	c.elect(0, false)
+	c.fillAll(50)
+	bad := c.nodes[1]
+	bad.flush()
+	bad.changeEpoch(path.Join(bad.p.log.Dir(), "00000000000000000000.log"), 0)
+	bad.flush()
+	bad.scrub()
+	if !bad.p.unfit.Load() {
+		t.Fatal("nothing is damaged")
+	}
+	c.settle()
+	if bad.p.unfit.Load() || bad.unfit {
+		t.Fatalf("not mended at once: %+v", bad.p.Damage())
+	}
+	bad.crash(1, true)
+	bad.scrub()
+	if d := bad.p.Damage(); len(d) > 0 {
+		t.Fatalf("damaged again: %+v", d)
+	}
+}
+
 // The only copy: what is sound is served and written to; what is not has an error, and its bytes stay where they are.
 func TestDamageOfTheOnlyCopyDeletesNothing(t *testing.T) {
 	c := newCluster(t, 1, nil)

@@ -401,6 +401,12 @@ func (p *Partition) finishBuild(r *mending) error {
 		}
 		return p.storageFailed("replacing a damaged segment of", err)
 	}
+	// The epochs of what came are to be on disk before the mark goes: a restart that believed the old ones would find damage where there is none.
+	if _, err := p.log.Flush(); diskFull(err) {
+		return err
+	} else if err != nil {
+		return p.storageFailed("flushing", err)
+	}
 	p.logger.Info("a damaged segment was rebuilt", "base", base, "end", to)
 	p.m.stats.mended.Add(1)
 	p.forgetDamage(base, to)
