@@ -2,6 +2,8 @@ package multiraft
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"path"
 	"strings"
 	"testing"
@@ -36,6 +38,43 @@ func TestDamagedLogFencesTheReplica(t *testing.T) {
 		if !c.nodes[id].down && c.replica(id).Status().IsLeader {
 			t.Fatalf("node %d leads with the vote of a damaged replica", id)
 		}
+	}
+}
+
+// Entries that are not committed yet are read from the file after a restart, by raft itself, which panics if that fails: what it panics for is
+// damage, and the replica is to be replaced as any other whose log is damaged (simulator, seed 4514).
+func TestDamageThatRaftReadsFencesAsDamage(t *testing.T) {
+	fenced := map[int32]error{}
+	c := newCluster(t, 3, func(c *cluster) {
+		c.tune = func(cfg *Config) {
+			id := cfg.NodeID
+			cfg.OnFence = func(_ *Replica, err error) { fenced[id] = err }
+		}
+	})
+	l := c.leader()
+	others := c.others(l)
+	c.expect()
+	for _, id := range others {
+		c.kill(id)
+	}
+	const needle = "needle-0123456789"
+	for i := range 5 {
+		c.propose(l, fmt.Sprintf("%s %d", needle, i))
+	}
+	c.settle()
+	c.stop(l)
+	c.restart(l)
+	spoil(t, c.nodes[l], needle)
+	c.restart(others[0])
+	c.campaign(l)
+	for range 60 {
+		if c.tick(1); fenced[l] != nil {
+			break
+		}
+	}
+	var damaged *DamagedError
+	if !errors.As(fenced[l], &damaged) || len(fenced) != 1 {
+		t.Fatalf("fenced: %v", fenced)
 	}
 }
 

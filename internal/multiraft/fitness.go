@@ -190,7 +190,7 @@ func (s *Service) Quarantine(log uint64, d wal.Damage) bool {
 	r, ok := s.Log(log)
 	if ok {
 		r.shard.post(event{r: r, kind: evFunc, fn: func() {
-			r.quarantine = &DamagedError{Group: r.group, File: d.File, Offset: d.Offset, Reason: d.Reason}
+			r.quarantine = damaged(r.group, d)
 			r.quarantineAt = r.tickCount + uint64(2*s.cfg.ElectionTicks)
 			r.fitness.unfit = true
 			if r.view.Load().isLeader {

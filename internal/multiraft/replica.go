@@ -431,12 +431,21 @@ func (r *Replica) refusal() error {
 
 func (r *Replica) logger() *slog.Logger { return r.lg }
 
-// guard runs f on the shard and fences the group if it panics: the library panics where an invariant is broken, and one
-// broken group must not take the others with it.
+// guard runs f on the shard and fences the group if it panics: the library panics where an invariant is broken, or its log can't be
+// read, and one broken group must not take the others with it.
 func (r *Replica) guard(f func()) {
-	if err := r.safely(func() error { f(); return nil }); err != nil {
-		r.fence(err)
+	err := r.safely(func() error { f(); return nil })
+	if err == nil {
+		return
 	}
+	if d := r.log.Damage(); d != nil {
+		err = damaged(r.group, *d)
+	}
+	r.fence(err)
+}
+
+func damaged(group uint64, d wal.Damage) *DamagedError {
+	return &DamagedError{Group: group, File: d.File, Offset: d.Offset, Reason: d.Reason}
 }
 
 func (r *Replica) safely(f func() error) (err error) {

@@ -160,7 +160,7 @@ func (sh *shard) start(r *Replica) {
 	}
 	sh.replicas = append(sh.replicas, r)
 	if d := r.log.Damage(); d != nil {
-		r.fence(&DamagedError{Group: r.group, File: d.File, Offset: d.Offset, Reason: d.Reason})
+		r.fence(damaged(r.group, *d))
 		return
 	}
 	r.guard(r.open)

@@ -89,7 +89,7 @@ func (s *storage) prefetch(lo uint64) {
 func (s *storage) fetched(lo uint64, held []raftpb.Entry) {
 	s.loading = false
 	if d := s.log.Damage(); d != nil {
-		s.r.fence(&DamagedError{Group: s.r.group, File: d.File, Offset: d.Offset, Reason: d.Reason})
+		s.r.fence(damaged(s.r.group, *d))
 		return
 	}
 	if len(held) == 0 && !s.log.Cached(lo) {
