@@ -472,8 +472,12 @@ func (r *Replica) refused(err error) {
 	}
 }
 
-// deliver sends the responses of the log: this replica's own go straight back to its shard and can't be lost.
+// deliver sends the responses of the log: this replica's own go straight back to its shard and can't be lost. A fenced replica has no more to
+// say: what it would acknowledge may be void (wal.Log.Condemn).
 func (r *Replica) deliver(responses []raftpb.Message) {
+	if r.fenced.Load() {
+		return
+	}
 	own := responses[:0:0]
 	for _, m := range responses {
 		if m.To == r.id {

@@ -212,8 +212,10 @@ func (r *Replica) forgot(m raftpb.Message) bool {
 	if err != nil || m.Commit <= last {
 		return false
 	}
-	r.fence(&DamagedError{Group: r.group, Reason: fmt.Sprintf(
-		"the log ends at index %d, and the leader of term %d has this replica's word that it holds all up to %d", last, m.Term, m.Commit)})
+	reason := fmt.Sprintf("the log ends at index %d, and the leader of term %d has this replica's word that it holds all up to %d", last, m.Term, m.Commit)
+	// Nothing in the log tells a restart, and the leader may be gone by then.
+	r.svc.cfg.Log.Condemn(r.logID, wal.Damage{Reason: reason}, nil)
+	r.fence(&DamagedError{Group: r.group, Reason: reason})
 	return true
 }
 

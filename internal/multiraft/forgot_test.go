@@ -76,6 +76,21 @@ func TestAReplicaThatForgotWhatItAcknowledgedIsFencedAsDamaged(t *testing.T) {
 	if !errors.As(fenced[f], &damaged) || len(fenced) != 1 {
 		t.Fatalf("fenced: %v", fenced)
 	}
+	// It has no say after a restart either, whether or not there is a leader to tell it again.
+	c.kill(f)
+	for _, id := range c.others(f) {
+		c.kill(id)
+	}
+	c.restart(f)
+	c.settle()
+	if !c.replica(f).Fenced() {
+		t.Error("after a restart it takes part")
+	}
+	for _, id := range c.others(f) {
+		c.restart(id)
+	}
+	c.tick(50)
+	l = c.leader()
 	c.mustPropose(l, "one more")
 	for _, id := range c.others(f) {
 		for i := 0; i < 30 && len(c.sm(id).list()) <= len(want); i++ {

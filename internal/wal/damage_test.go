@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/raft/v3/raftpb"
+
 	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
@@ -371,4 +373,74 @@ func FuzzOpenDamaged(f *testing.F) {
 		}
 		openDamaged(t, img, b.m, exact && !forge)
 	})
+}
+
+// TestACondemnedGroupStaysDamaged: what its owner has found out about a group outlives restarts, however the power fails, and being carried
+// forward; until the group is removed it takes nothing else.
+func TestACondemnedGroupStaysDamaged(t *testing.T) {
+	disk := vfs.NewMem(1)
+	o, _ := memOptions(disk)
+	l := mustOpen(t, o)
+	n := 0
+	for id := uint64(1); id <= 2; id++ {
+		if _, err := l.Create(id, firstState(), ok(t, &n)); err != nil {
+			t.Fatal(err)
+		}
+		l.Append(Write{Group: id, HardState: raftpb.HardState{Term: 5, Vote: 2, Commit: 9}, Entries: entries(2, 9, 5, 50), Sync: true, Done: ok(t, &n)})
+	}
+	l.Condemn(1, Damage{Reason: "it has forgotten something"}, ok(t, &n))
+	check := func(l *Log) {
+		t.Helper()
+		g := l.Group(1)
+		if d := g.Damage(); d == nil || d.Reason != "it has forgotten something" || g.HardState().Term != 5 || g.HardState().Vote != 2 || g.Checkpoint().Index != 1 {
+			t.Fatalf("damage %v, %+v, checkpoint %d", d, g.HardState(), g.Checkpoint().Index)
+		}
+		var got error
+		l.Append(Write{Group: 1, Entries: entries(10, 10, 5, 50), Sync: true, Done: func(err error) { got = err }})
+		drain(l)
+		if !errors.Is(got, ErrDamaged) {
+			t.Fatalf("a write for it: %v", got)
+		}
+		checkEntries(t, l.Group(2), entries(2, 9, 5, 50))
+	}
+	drain(l)
+	if n != 5 {
+		t.Fatalf("%d done", n)
+	}
+	check(l)
+	l.Condemn(1, Damage{Reason: "again"}, ok(t, &n))
+	check(l)
+	for seed := range uint64(10) {
+		o.FS = disk.CrashClone(seed)
+		after := mustOpen(t, o)
+		check(after)
+		if err := after.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.FS = disk
+	at := uint64(10)
+	for range 400 { // the files that it was condemned in are reused
+		l.Append(Write{Group: 2, Entries: entries(at, at, 5, 8<<10), Sync: true})
+		l.Checkpoint(2, Checkpoint{Index: at, Term: 5}, nil)
+		at++
+		drain(l)
+	}
+	if l.Stats().Recycled == 0 {
+		t.Fatal("no file was reused")
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l = mustOpen(t, o)
+	defer l.Close()
+	if d := l.Group(1).Damage(); d == nil || d.Reason != "it has forgotten something" {
+		t.Fatalf("after it was carried forward: %v", d)
+	}
+	l.Remove(1, ok(t, &n))
+	drain(l)
+	g, err := l.Create(1, firstState(), ok(t, &n))
+	if err != nil || g.Damage() != nil {
+		t.Fatal(err, g.Damage())
+	}
 }

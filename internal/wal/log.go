@@ -228,6 +228,41 @@ func (g *Group) stageCheckpoint(it *item) {
 	it.g = nil
 }
 
+// Condemn notes, durably, that a group is damaged: for who found out what a restart would not. From then on the group takes only Remove, over
+// restarts too. done, if set, is called on a step once that is durable. A group that is damaged already stays as it is.
+func (l *Log) Condemn(group uint64, d Damage, done func(error)) {
+	it := &item{kind: KindFullBegin, group: group, sync: true, done: done}
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		it.finish(ErrClosed)
+		return
+	}
+	defer l.mu.Unlock()
+	if it.g = l.groups[group]; it.g == nil {
+		it.err = fmt.Errorf("%w: %d", ErrUnknownGroup, group)
+	} else if !it.g.condemn(it, d) {
+		it.g = nil
+	}
+	l.enqueue(it, 0)
+}
+
+// condemn stages the full state of a damaged group: nothing of it is to be trusted but term and vote.
+func (g *Group) condemn(it *item, d Damage) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.damage != nil {
+		return false
+	}
+	g.damage = &d
+	cp := g.cp
+	g.resetTo(cp)
+	it.hs, it.hasHS, it.cp, it.damage = g.hs, true, &cp, g.damage
+	g.staged++
+	it.seq, g.truncSeq = g.staged, g.staged
+	return true
+}
+
 // Remove forgets a group, its memory at once. done, if set, is called on a step once the removal is durable. Removing an
 // unknown group is no error.
 func (l *Log) Remove(group uint64, done func(error)) {
