@@ -76,8 +76,10 @@ func (m *groupMember) twin() {
 	})
 }
 
-// rejoin asks for the member's place in the present generation, or the next one, and does no more about it.
+// rejoin asks for the member's place in the present generation, or the next one, and does no more about it. It goes by an eager protocol, as join
+// does: whoever asks uses nothing any more (seed 6364).
 func (m *groupMember) rejoin() {
+	m.g.release(m.id, nil)
 	resp, err := m.askJoin(m.joinRequest())
 	if err != nil {
 		m.heard("join", 0, err)
