@@ -29,7 +29,7 @@ func (r *Replica) handle(ev *event) {
 	case evInstalled:
 		r.installing = false
 		r.confs.reset(ev.index, r.store.log.Checkpoint().ConfState)
-		r.stepAll(ev.local)
+		r.stepAll(r.sendOthers(ev.local)) // the leader's is among them
 		r.told(ev.index)
 		r.reads.applied(r.applied.Load())
 	case evConf:
@@ -478,7 +478,14 @@ func (r *Replica) deliver(responses []raftpb.Message) {
 	if r.fenced.Load() {
 		return
 	}
-	own := responses[:0:0]
+	own := r.sendOthers(responses)
+	if len(own) > 0 {
+		r.shard.post(event{r: r, kind: evLocal, local: own})
+	}
+}
+
+// sendOthers sends the responses that are not for this replica itself, and returns those that are.
+func (r *Replica) sendOthers(responses []raftpb.Message) (own []raftpb.Message) {
 	for _, m := range responses {
 		if m.To == r.id {
 			own = append(own, m)
@@ -488,9 +495,7 @@ func (r *Replica) deliver(responses []raftpb.Message) {
 			r.svc.cfg.Sender.Send(node, transport.Envelope{Kind: transport.KindRaft, Group: r.group, From: r.id, To: m.To, Raft: m})
 		}
 	}
-	if len(own) > 0 {
-		r.shard.post(event{r: r, kind: evLocal, local: own})
-	}
+	return own
 }
 
 // bind gives prepared proposals their index and term, as raft has numbered them. Every Propose is followed by a Ready before

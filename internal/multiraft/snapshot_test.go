@@ -83,6 +83,35 @@ func TestFollowerBehindTheLogIsBroughtUpBySnapshot(t *testing.T) {
 	c.mustPropose(c.leader(), "again")
 }
 
+// TestAnInstalledSnapshotIsToldTheLeader: the leader hears of it from the follower's log, as of every append, and need not wait for a heartbeat's
+// answer before it goes on sending.
+func TestAnInstalledSnapshotIsToldTheLeader(t *testing.T) {
+	c, l, f, _ := behind(t)
+	snaps := 0
+	c.seen = func(_, to int32, env *transport.Envelope) {
+		if env.Kind == transport.KindRaft && env.Raft.Type == raftpb.MsgSnap && to == f {
+			snaps++
+		}
+	}
+	c.restart(f)
+	for i := 0; i < 50 && snaps == 0; i++ {
+		c.tick(1)
+	}
+	var match, last uint64
+	c.replica(l).Progress(func(_ uint64, all []Progress, err error) {
+		for _, p := range all {
+			if p.Node == f {
+				match = p.Match
+			}
+			last = max(last, p.Match)
+		}
+	})
+	c.settle()
+	if applied := c.replica(f).AppliedIndex(); snaps == 0 || applied < last || match < last {
+		t.Errorf("%d snapshots; the follower is at %d of %d, to the leader's knowledge at %d", snaps, applied, last, match)
+	}
+}
+
 // TestASnapshotWhoseReplicaIsGoneIsNotInstalled: its mark becomes durable while the replica is being stopped, its topic deleted. That is no
 // fault of the replica's, which was fenced for it (simulator --power, seed 1736).
 func TestASnapshotWhoseReplicaIsGoneIsNotInstalled(t *testing.T) {
