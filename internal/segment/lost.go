@@ -42,7 +42,7 @@ func (r *recovery) stepOver(s *segment, pos, size, next int64, why error) (at, e
 	return size, x.To, nil
 }
 
-// again reads a segment from its first byte, after a walk over what was trusted met damage.
+// again reads a segment from its first byte, sums included, after a walk over what was trusted met damage.
 func (r *recovery) again(s *segment, fileSize int64) (bad, err error) {
 	s.x = newIndexer(s.base)
 	s.isync, s.tsync, s.icrc, s.tcrc, s.syncedAt = 0, 0, 0, 0, 0

@@ -351,11 +351,7 @@ func (r *recovery) segment(s *segment, trusted int64) (bad, err error) {
 		var damaged *DamageError
 		if errors.As(err, &damaged) {
 			r.lost(damaged.File, damaged.Offset, damaged.Reason)
-			if max(next, s.base) < r.durable {
-				return r.again(s, fileSize)
-			}
-			s.size, s.end = pos, max(next, s.base)
-			return damaged, nil
+			return r.again(s, fileSize) // it may be the batch before that lies: a header alone is no proof
 		}
 		if err != nil {
 			return nil, err
