@@ -225,9 +225,12 @@ func (s *shard) answerJoin(g *group, m *member, done func(JoinResult, error)) {
 	})
 }
 
-// result is a member's place in the present generation.
+// result is a member's place in the present generation. Of a leader's next life that is not written yet nobody else is told.
 func (c *classicGroup) result(m *member) JoinResult {
 	r := JoinResult{Generation: c.generation, ProtocolType: c.protocolType, Protocol: c.protocol, Leader: c.leader, Member: m.id}
+	if l := c.members[c.leader]; l != nil && l.written != nil && c.recording == 0 && c.state == Stable {
+		r.Leader = l.written.id
+	}
 	if m.id == c.leader && c.state != Stable {
 		r.Members = c.joined()
 	}

@@ -517,6 +517,31 @@ func TestStaticMemberIsWhoTheLogSays(t *testing.T) {
 	}
 }
 
+// A leader's next life is being written when another member joins again: that is told of the leader in the log (simulator, seed 7171).
+func TestALeadersNextLifeIsToldOnceItIsWritten(t *testing.T) {
+	w := newWorld(t, 1)
+	var dynamic bool
+	ids, _ := w.stable(2, func(r *JoinRequest) {
+		if !dynamic {
+			static("i")(r)
+		}
+		dynamic = true
+	})
+	if d := w.describe("g").ok(); d.Members[0].Instance == nil || d.Members[0].ID != ids[0] {
+		t.Fatalf("the leader is not static: %+v", d)
+	}
+	again := func() string { return w.join(request(ids[1])).ok().Leader }
+	w.log.hold = true
+	next := w.join(request("", static("i")))
+	if leader := again(); next.ended || leader != ids[0] {
+		t.Errorf("before it is written, %s leads instead of %s", leader, ids[0])
+	}
+	w.log.release(nil)
+	if id, leader := next.ok().Member, again(); leader != id {
+		t.Errorf("once it is written, %s leads instead of %s", leader, id)
+	}
+}
+
 func TestStaticMemberWithAnotherSubscriptionRebalancesOnlyIfTheProtocolChanges(t *testing.T) {
 	w := newWorld(t, 1)
 	of := func(names ...string) func(*JoinRequest) {

@@ -339,6 +339,13 @@ func (s *groupLogs) applyOffset(at int64, g *consumerGroup, e *groupEntry, ragge
 		w.fail("%s: %s has committed %s at offset %d in generation %d, and is no member of it", g.name, o.member, o.part, at, g.generation)
 	}
 	w.log("%s: commit %d of %s: offset %d in generation %d at %d, given up or late: %v", g.name, o.id, o.part, o.offset, o.generation, at, o.late)
+	if o.late { // consumers commit again when they have read on; these may have nothing left to read (seed 6989)
+		for _, m := range g.members {
+			for _, has := range m.owned {
+				has.again = has.again || has.part == o.part
+			}
+		}
+	}
 	if before != nil && o.offset < before.offset && !o.late && !before.late {
 		w.fail("%s: the committed offset of %s goes back from %d to %d", g.name, o.part, before.offset, o.offset)
 	}

@@ -39,6 +39,7 @@ type ownedPart struct {
 	committed int64
 	placed    bool // it is known where to go on
 	none      bool // nothing was committed
+	again     bool // a commit of long ago has come since, and what is committed now may be less
 }
 
 // newGroups starts the groups of a run, each with its members, over all topics.
@@ -485,9 +486,10 @@ func (m *groupMember) commit() (*kerr.Error, error) {
 	var ops []*offsetOp
 	var owned []*ownedPart
 	for _, o := range m.owned {
-		if o.at == o.committed || !o.placed {
+		if o.at == o.committed && !o.again || !o.placed {
 			continue
 		}
+		o.again = false
 		op := m.g.begin(o.part, o.at, m.generation, false)
 		op.late, op.member = m.isLate, m.id
 		ops, owned = append(ops, op), append(owned, o)
