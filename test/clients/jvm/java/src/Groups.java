@@ -1,4 +1,3 @@
-import java.time.Duration;
 import java.util.ArrayList;
 import java.util.Collection;
 import java.util.HashMap;
@@ -61,7 +60,7 @@ final class Groups {
                 try (consumer) {
                     consumer.subscribe(List.of(topic), this);
                     while (!stop) {
-                        for (var r : consumer.poll(Duration.ofMillis(100))) {
+                        for (var r : Data.poll(consumer, 100)) {
                             seen.merge(new String(r.value()), 1, Integer::sum);
                         }
                         generation = consumer.groupMetadata().generationId();
@@ -229,7 +228,7 @@ final class Groups {
             c.subscribe(List.of(topic));
             while (seen.size() < ALL) {
                 Matrix.check(m.inTime(), "%d of %d records came in time", seen.size(), ALL);
-                var got = c.poll(Duration.ofMillis(500));
+                var got = Data.poll(c, 500);
                 for (ConsumerRecord<byte[], byte[]> r : got) {
                     seen.add(new String(r.value()));
                     at.merge(new TopicPartition(topic, r.partition()), new OffsetAndMetadata(r.offset() + 1), (x, y) -> x.offset() > y.offset() ? x : y);
@@ -286,7 +285,7 @@ final class Groups {
         Map<TopicPartition, Long> start = Map.copyOf(next);
         while (next.values().stream().mapToLong(Long::longValue).sum() < until) {
             Matrix.check(m.inTime(), "%s were read in time", next);
-            for (var r : c.poll(Duration.ofMillis(500))) {
+            for (var r : Data.poll(c, 500)) {
                 TopicPartition tp = new TopicPartition(r.topic(), r.partition());
                 Matrix.check(r.offset() >= start.get(tp) && r.offset() <= next.get(tp), "%s: offset %d was read, not %d", tp, r.offset(), next.get(tp));
                 next.merge(tp, r.offset() + 1, Math::max);

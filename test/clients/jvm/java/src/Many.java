@@ -1,4 +1,3 @@
-import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
@@ -116,7 +115,7 @@ final class Many {
             for (int n = 0; n < m.lines;) {
                 Matrix.check(m.inTime(), "%d of %d records were read in time", n, m.lines);
                 k.gate(n);
-                for (var got : c.poll(Duration.ofMillis(500))) {
+                for (var got : Data.poll(c, 500)) {
                     int p = got.partition();
                     Matrix.check(got.offset() == next[p], "partition %d: offset %d instead of %d", p, got.offset(), next[p]);
                     Data.same(got, numbered(topic, next[p]++ * PARTITIONS + p, base));
