@@ -89,6 +89,7 @@ type batch struct {
 	keyed  []keyedRecord
 	// unclear counts the attempts that have not been refused for certain: without one the batch can't be in the log.
 	unclear int
+	nth     int // among its producer's
 }
 
 func newModel(w *world) *model {

@@ -18,6 +18,7 @@ type producer struct {
 	idempotent bool
 	id         int64 // producer id
 	seq        int32
+	nth        int      // of the next batch
 	queue      []*batch // not acknowledged, oldest first
 	flying     []*attempt
 	conn       *conn
@@ -184,14 +185,25 @@ func (p *producer) window() int {
 	return inFlight
 }
 
+// mayGoOn says whether the window has room for a new batch. Those of an idempotent producer that are acknowledged count, too, behind one that is not:
+// a server knows the last five, and clients, which send a failed batch again before anything new, never ask more of it (seed 9506).
+func (p *producer) mayGoOn() bool {
+	if p.idempotent && len(p.queue) > 0 && p.nth-p.queue[0].nth >= inFlight {
+		return false
+	}
+	return len(p.queue) < p.window()
+}
+
 // produce makes new batches and sends them, and sends again those of an idempotent producer that wait behind its window.
 func (p *producer) produce() {
 	w := p.w
 	for len(p.flying) < p.window() && len(p.flying) < len(p.queue) {
 		p.send(p.queue[len(p.flying)])
 	}
-	for n := 1 + p.rng.IntN(3); n > 0 && !w.ending && p.budget != 0 && len(p.queue) < p.window(); n-- {
+	for n := 1 + p.rng.IntN(3); n > 0 && !w.ending && p.budget != 0 && p.mayGoOn(); n-- {
 		b := w.model.newBatch(p, int32(1+p.rng.IntN(4)), 20+p.rng.IntN(w.set.valueBytes))
+		b.nth = p.nth
+		p.nth++
 		if p.budget > 0 {
 			p.budget--
 		}
