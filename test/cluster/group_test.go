@@ -16,29 +16,38 @@ import (
 	"github.com/chronik-go/chronik/test/oracle"
 )
 
-// consumed is how many records the group consumes while its coordinator dies how often: CHRONIK_GROUP_RECORDS and 20, or a few. Each
-// member consumes so many a second that all of them have died long before all is consumed, on a machine that does other things beside, too.
-func consumed(t *testing.T) (records, kills, rate int) {
+// consuming is a group's work while its coordinators die.
+type consuming struct {
+	records, kills int
+	members        int
+	partitions     int32
+	rate           int // records a second and member
+}
+
+// consumed is what CHRONIK_GROUP_RECORDS asks for, or a little. Each member consumes so many records a second that all coordinators have died long
+// before all is consumed, on a machine that does other things beside, too.
+func consumed(t *testing.T) consuming {
 	s := os.Getenv("CHRONIK_GROUP_RECORDS")
 	if s == "" {
-		return 16_000, 2, 700
+		return consuming{records: 16_000, kills: 2, members: 4, partitions: partitions, rate: 700}
 	}
 	n, err := strconv.Atoi(s)
 	if err != nil || n < 100_000 {
 		t.Fatalf("CHRONIK_GROUP_RECORDS=%q is not a number from 100000", s)
 	}
-	return n, 20, 2000
+	return consuming{records: n, kills: 20, members: 6, partitions: 24, rate: 1400}
 }
 
-// TestGroupMissesNothingWhileItsCoordinatorsAreKilled kills the coordinator of a group of four members, the leader of its partition
-// of __consumer_offsets, again and again while they consume: every record is consumed, and what is committed never goes back.
+// TestGroupMissesNothingWhileItsCoordinatorsAreKilled kills a group's coordinator, the leader of its partition of
+// __consumer_offsets and of a share of what it consumes, again and again while they consume: every record is consumed, and what is committed never goes back.
 func TestGroupMissesNothingWhileItsCoordinatorsAreKilled(t *testing.T) {
-	const name, members = "app", 4
-	records, kills, rate := consumed(t)
+	const name = "app"
+	load := consumed(t)
+	records, kills := load.records, load.kills
 	c := startCluster(t, 3, "--kafka-config", "group.initial.rebalance.delay.ms=0")
-	c.createTopic(t, topic, partitions)
-	ends := produce(t, c, records)
-	g, err := oracle.NewLedger().StartGroup(oracle.GroupLoad{Name: name, Brokers: c.Brokers(), Topics: []string{topic}, Members: members, Rate: rate})
+	c.createTopic(t, topic, load.partitions)
+	ends := produce(t, c, load)
+	g, err := oracle.NewLedger().StartGroup(oracle.GroupLoad{Name: name, Brokers: c.Brokers(), Topics: []string{topic}, Members: load.members, Rate: load.rate})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,8 +93,8 @@ func TestGroupMissesNothingWhileItsCoordinatorsAreKilled(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := g.Totals()
-	t.Logf("%d records consumed by %d members in %v, %d of them again; coordinators killed: %v; %d partitions' commits, %d looks at what is committed, %d joins",
-		n.Consumed, members, took.Round(time.Second), n.Repeated, died, n.Commits, n.Looks, n.Joined)
+	t.Logf("%d records of %d partitions consumed by %d members in %v, %d of them again; coordinators killed: %v; %d partitions' commits, %d looks at what is committed, %d joins",
+		n.Consumed, load.partitions, load.members, took.Round(time.Second), n.Repeated, died, n.Commits, n.Looks, n.Joined)
 	if n.Consumed != records || n.Looks == 0 {
 		t.Errorf("%d records, not %d; %d looks", n.Consumed, records, n.Looks)
 	}
@@ -100,8 +109,9 @@ func moved(died []int) bool {
 }
 
 // produce writes records with an idempotent producer, and returns where the partitions end.
-func produce(t *testing.T, c *cluster, records int) map[oracle.TP]int64 {
+func produce(t *testing.T, c *cluster, load consuming) map[oracle.TP]int64 {
 	t.Helper()
+	records := load.records
 	cl, err := kgo.NewClient(kgo.SeedBrokers(c.Brokers()...), kgo.DefaultProduceTopic(topic), kgo.RecordPartitioner(kgo.RoundRobinPartitioner()))
 	if err != nil {
 		t.Fatal(err)
@@ -120,7 +130,7 @@ func produce(t *testing.T, c *cluster, records int) map[oracle.TP]int64 {
 	if err := cl.Flush(ctx); err != nil || acked.Load() != int64(records) {
 		t.Fatalf("%d of %d records acknowledged: %v", acked.Load(), records, err)
 	}
-	ends, err := oracle.EndOffsets(ctx, c.Brokers(), map[string]int32{topic: partitions})
+	ends, err := oracle.EndOffsets(ctx, c.Brokers(), map[string]int32{topic: load.partitions})
 	if err != nil {
 		t.Fatal(err)
 	}
