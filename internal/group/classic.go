@@ -59,6 +59,8 @@ type classicGroup struct {
 	initialEnd time.Duration
 	join, sync timer
 
+	// unwritten: that the group has become empty is not in the log. Until it is, nothing of it expires.
+	unwritten bool
 	// recording counts the records of a join that are not committed; answers wait for them.
 	recording int
 	waiting   []func(error)

@@ -81,13 +81,25 @@ func (s *shard) complete(g *group) {
 	if len(c.members) == 0 {
 		c.protocol, c.leader, c.subscribed = "", "", nil
 		c.become(Empty, now)
-		s.record(g, func(error) {}, func(error) {})
+		s.recordEmpty(g)
 		return
 	}
 	c.protocol = c.elect()
 	c.become(CompletingRebalance, now)
 	c.learnTopics()
 	s.begin(g)
+}
+
+// recordEmpty writes down that nobody is in the group any more. If that fails it is tried again when offsets are about to expire: in the log, and for
+// the next coordinator, the members are there still.
+func (s *shard) recordEmpty(g *group) {
+	c, generation := g.classic, g.classic.generation
+	c.unwritten = true
+	s.record(g, func(err error) {
+		if err == nil && c.generation == generation {
+			c.unwritten = false
+		}
+	}, func(error) {})
 }
 
 // electLeader makes sure that the leader is one of those who have joined.

@@ -422,6 +422,10 @@ func (s *shard) expire() {
 		if g.pending > 0 || g.deleting {
 			continue // at the next look
 		}
+		if c := g.classic; g.consumer == nil && c.state == Empty && c.unwritten {
+			s.recordEmpty(g)
+			continue
+		}
 		var gone []topicPartition
 		unusedSince := g.unusedSince()
 		for _, tp := range g.sortedOffsets() {

@@ -275,6 +275,31 @@ func TestDeleteThatFailsLeavesWhatTheLogHas(t *testing.T) {
 	}
 }
 
+// That the group has become empty could not be written: in the log it has a member, and its offsets stay until it has none there (simulator, seed 3161).
+func TestNothingExpiresBeforeItIsWrittenThatTheGroupIsEmpty(t *testing.T) {
+	w := newWorld(t, 2)
+	ids, gen := w.stable(1)
+	w.commit(CommitRequest{Member: ids[0], Generation: gen, Partitions: at("t", 0, 1)}).ok()
+	w.log.fail = multiraft.ErrOverloaded
+	w.clock.Advance(8 * 24 * time.Hour)
+	w.log.fail = nil
+	if s := w.state("g"); s != Empty {
+		t.Fatalf("the group is %v", s)
+	}
+	w.log.hold = true
+	w.clock.Advance(time.Hour) // beyond the next look
+	if len(w.log.held) == 0 {
+		t.Fatal("it is not tried again")
+	}
+	w.log.held[0](nil)
+	w.move(1)
+	if got := w.fetch("g"); len(got) != 1 || w.state("g") != Empty {
+		t.Fatalf("in the log the group is %v, with %+v", w.state("g"), got)
+	}
+	w.clock.Advance(8 * 24 * time.Hour)
+	w.describe("g").is(ErrGroupNotFound)
+}
+
 func TestOffsetsExpire(t *testing.T) {
 	day := 24 * time.Hour
 	for _, c := range []struct {
