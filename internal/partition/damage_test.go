@@ -301,11 +301,7 @@ func TestChangedEpochInTheSegmentOfTheLogStart(t *testing.T) {
 	c.fillAll(50)
 	bad := c.nodes[1]
 	bad.flush()
-	log := path.Join(bad.p.log.Dir(), "00000000000000000000.log")
-	raw, err := vfs.ReadFile(bad.fs, log, 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
+	log, raw := bad.firstFile()
 	start, rest := int64(0), raw
 	for i := range 7 {
 		h, err := record.ParseHeader(rest)
@@ -332,11 +328,7 @@ func TestChangedEpochBelowTheLogStart(t *testing.T) {
 		c.fillAll(50)
 		bad := c.nodes[1]
 		bad.flush()
-		log := path.Join(bad.p.log.Dir(), "00000000000000000000.log")
-		raw, err := vfs.ReadFile(bad.fs, log, 1<<20)
-		if err != nil {
-			t.Fatal(err)
-		}
+		log, raw := bad.firstFile()
 		var at []int64 // where each batch begins
 		var start int64
 		for b := raw; len(at) < 9; {
@@ -360,6 +352,17 @@ func TestChangedEpochBelowTheLogStart(t *testing.T) {
 		}
 		bad.check(t, 0, fmt.Sprintf("restarted %v", restarted))
 	}
+}
+
+// firstFile returns the name of the log's first segment, and what is in it.
+func (nd *node) firstFile() (name string, raw []byte) {
+	nd.c.t.Helper()
+	name = path.Join(nd.p.log.Dir(), "00000000000000000000.log")
+	raw, err := vfs.ReadFile(nd.fs, name, 1<<20)
+	if err != nil {
+		nd.c.t.Fatal(err)
+	}
+	return name, raw
 }
 
 // changeEpoch starts the node anew after a bit of the leader epoch has changed in the batch at a byte of a file, and nothing else knows epochs.
@@ -387,11 +390,7 @@ func TestChangedEpochInTheSegmentBeforeOthers(t *testing.T) {
 	if bases := bad.p.log.Bases(0, bad.p.log.EndOffset()); len(bases) < 3 {
 		t.Fatalf("segments begin at %v", bases)
 	}
-	log := path.Join(bad.p.log.Dir(), "00000000000000000000.log")
-	raw, err := vfs.ReadFile(bad.fs, log, 1<<20)
-	if err != nil {
-		t.Fatal(err)
-	}
+	log, raw := bad.firstFile()
 	last := 0
 	for at := 0; at < len(raw); {
 		h, err := record.ParseHeader(raw[at:])
