@@ -67,9 +67,7 @@ func TestOffsetFetchIsBounded(t *testing.T) {
 	if r := ask[*kmsg.OffsetFetchResponse](c, 8, all); len(r.Groups[0].Topics) != 40 {
 		t.Errorf("%d topics", len(r.Groups[0].Topics))
 	}
-	if n := b.answers.inUse(); n != 0 {
-		t.Errorf("%d bytes are still counted", n)
-	}
+	until(t, "all bytes are given back", func() bool { return b.answers.inUse() == 0 }) // which is when an answer is written, not when it is read
 }
 
 // A group that is named a thousand times is described once, as a topic is: an answer does not grow with that.
@@ -106,7 +104,5 @@ func TestDescribeConfigsIsBounded(t *testing.T) {
 	if r := ask[*kmsg.DescribeConfigsResponse](f.nodes[1].dial(t), 4, of(3)); len(r.Resources) != 3 || len(r.Resources[2].Configs) < 50 {
 		t.Errorf("%+v", r)
 	}
-	if n := f.nodes[1].b.answers.inUse(); n != 0 {
-		t.Errorf("%d bytes are still counted", n)
-	}
+	until(t, "all bytes are given back", func() bool { return f.nodes[1].b.answers.inUse() == 0 })
 }
