@@ -166,7 +166,8 @@ func TestConcurrentSendsKeepOrder(t *testing.T) {
 			defer cl.Close()
 			for i := range uint64(each) {
 				if s%2 == 0 {
-					cl.Send(2, appendMsg(uint64(s+1), 2, i, binary.AppendUvarint(make([]byte, i%700), i)))
+					// All of it fits into what may wait for a link that is not up yet: the bulk link may come up last.
+					cl.Send(2, appendMsg(uint64(s+1), 2, i, binary.AppendUvarint(make([]byte, i%250), i)))
 				} else {
 					cl.Send(2, heartbeat(uint64(s+1), 2, i))
 				}
