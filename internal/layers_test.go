@@ -51,7 +51,7 @@ var layers = rules{
 		"cli":  {"node", "ctl", "sim"},
 	},
 	embed:    []string{"node", "config"},
-	testOnly: []string{"freeport"},
+	testOnly: []string{"freeport", "leaktest"},
 	free:     []string{"cmd", "test", "bench"},
 }
 
@@ -141,7 +141,7 @@ func (r rules) forbids(from, to string, test bool) string {
 	}
 	target := internalPackage(to)
 	if from == "." {
-		if slices.Contains(r.embed, target) || test && to == "." {
+		if slices.Contains(r.embed, target) || test && (to == "." || slices.Contains(r.testOnly, target)) {
 			return ""
 		}
 		return "the root package imports only internal/" + strings.Join(r.embed, " and internal/")
@@ -277,6 +277,7 @@ func TestPlantedImportsAreFound(t *testing.T) {
 		{"test/cluster/c_test.go", "internal/wal", ""},
 		{"chronik.go", "internal/node", ""},
 		{"chronik_test.go", ".", ""},
+		{"chronik_test.go", "internal/testkit", ""},
 	} {
 		root := t.TempDir()
 		plant(t, root, c.file, path.Join(module, c.imports), c.imports != "")

@@ -6,10 +6,10 @@ import (
 	"io"
 	"testing"
 
-	"go.uber.org/goleak"
+	"github.com/chronik-go/chronik/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // asking is a grower.
 type asking func(n int64) error

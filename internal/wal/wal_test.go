@@ -9,12 +9,12 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/goleak"
 
+	"github.com/chronik-go/chronik/internal/leaktest"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 func testOptions(t testing.TB) Options {
 	return Options{FS: vfs.OS{}, Dir: t.TempDir(), FileBytes: 256 << 10, MaxBytes: 1 << 20, CacheBytes: 128 << 10}

@@ -10,12 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/chronik-go/chronik/internal/freeport"
+	"github.com/chronik-go/chronik/internal/leaktest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // line is a client of a server that says everything back, over a proxy.
 func line(t *testing.T) (*Network, net.Conn) {

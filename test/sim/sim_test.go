@@ -10,8 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"go.uber.org/goleak"
-
+	"github.com/chronik-go/chronik/internal/leaktest"
 	"github.com/chronik-go/chronik/internal/sim"
 )
 
@@ -46,7 +45,7 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	goleak.VerifyTestMain(m)
+	leaktest.Main(m)
 }
 
 // defaultSeeds is how many seeds a plain go test runs.

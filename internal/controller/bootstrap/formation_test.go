@@ -16,13 +16,13 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"go.uber.org/goleak"
 
 	"github.com/chronik-go/chronik/internal/clock"
+	"github.com/chronik-go/chronik/internal/leaktest"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { leaktest.Main(m) }
 
 // world is a set of nodes that talk by Hello only, driven one action at a time.
 type world struct {
