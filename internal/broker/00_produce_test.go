@@ -122,7 +122,7 @@ func TestProduceErrorsOfThePartitionReachTheWire(t *testing.T) {
 }
 
 func TestProducesPipelineAndAnswerInOrder(t *testing.T) {
-	f := newFleet(t, 1)
+	f := newFleet(t, 1, still)
 	topic := f.topic("t", 2)
 	d := f.part("t", 0)
 	d.hold = true
@@ -216,7 +216,7 @@ func TestProduceWithoutLeaderIsNotLeader(t *testing.T) {
 
 // Design rule 21: what follows a failed batch fails too, on the proxy's side ...
 func TestProxyFirstFailureFailsWhatFollows(t *testing.T) {
-	f := newFleet(t, 2)
+	f := newFleet(t, 2, still)
 	topic := f.topic("t", 2) // led by 1 and 2
 	local := f.part("t", 0)
 	local.hold = true
@@ -294,7 +294,7 @@ func TestIdempotentBatchBehindAnAnsweredFailureDoesNotOvertake(t *testing.T) {
 		"fate unknown": transport.ErrUnknownOutcome, "not sent": transport.ErrNotSent, "no room": transport.ErrOverloaded,
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := newFleet(t, 2)
+			f := newFleet(t, 2, still)
 			topic := f.topic("t", 1, 2)
 			var forwards atomic.Int64
 			f.edit(func() {
@@ -340,7 +340,7 @@ func TestIdempotentBatchBehindAnAnsweredFailureDoesNotOvertake(t *testing.T) {
 
 // A local partition that has no room for the first batch and has some for the second does not reorder them either.
 func TestIdempotentBatchBehindALocalRefusalDoesNotOvertake(t *testing.T) {
-	f := newFleet(t, 1)
+	f := newFleet(t, 1, still)
 	topic := f.topic("t", 1)
 	d := f.part("t", 0)
 	d.fail = func(n int) error {

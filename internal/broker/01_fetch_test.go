@@ -82,7 +82,7 @@ func TestFetchSession(t *testing.T) {
 func TestFranzGoProducesAndConsumes(t *testing.T) {
 	f := newFleet(t, 1)
 	f.topic("t", 2)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cl, err := kgo.NewClient(kgo.SeedBrokers(f.nodes[1].srv.Addr("main").String()), kgo.DefaultProduceTopic("t"),
 		kgo.ConsumeTopics("t"), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/chronik-go/chronik/internal/config"
@@ -30,6 +31,7 @@ type adminCluster struct {
 	dead    map[int32]bool
 	leaders map[uint64]int32 // absent: none
 	static  map[string]string
+	reg     prometheus.Registerer // nil: none
 	// lead makes leaders appear with the topics.
 	lead bool
 
@@ -57,7 +59,7 @@ func newAdminCluster() *adminCluster {
 
 func (c *adminCluster) broker(t *testing.T) *Broker {
 	t.Helper()
-	b, err := New(Config{Partitions: c, Controller: c, Cluster: c, Forwarder: c, RequestTimeout: time.Second, Logger: slog.New(slog.DiscardHandler)})
+	b, err := New(Config{Partitions: c, Controller: c, Cluster: c, Forwarder: c, RequestTimeout: time.Minute, Logger: slog.New(slog.DiscardHandler), Registerer: c.reg})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,6 +292,7 @@ type adminPartition struct {
 	Partition
 	leader bool
 	hang   bool
+	now    bool // answer before DeleteRecords returns
 	asked  []int64
 	err    error
 }
@@ -301,6 +304,10 @@ func (p *adminPartition) Status() multiraft.Status {
 func (p *adminPartition) DeleteRecords(offset int64, done func(int64, error)) {
 	p.asked = append(p.asked, offset)
 	if p.hang {
+		return
+	}
+	if p.now {
+		done(max(offset, 7), p.err)
 		return
 	}
 	go done(max(offset, 7), p.err) // from anywhere, as the contract says
@@ -375,7 +382,7 @@ func TestCreateTopics(t *testing.T) {
 		c := newAdminCluster()
 		c.edit(func(img *metadata.Image) { c.addTopic(img, "there", 1, 1) })
 		req := kmsg.NewPtrCreateTopicsRequest()
-		req.TimeoutMillis = 10_000
+		req.TimeoutMillis = 3_600_000
 		req.Topics = append(req.Topics, createTopic("a", -1, -1, "retention.ms", "5"), createTopic("there", 1, 1), createTopic("b", 4, 2))
 		resp := callAdmin[*kmsg.CreateTopicsResponse](t, c.broker(t), v, req)
 		if len(resp.Topics) != 3 {

@@ -12,7 +12,7 @@ import (
 
 func deleteRequest(v int16, names ...string) *kmsg.DeleteTopicsRequest {
 	req := kmsg.NewPtrDeleteTopicsRequest()
-	req.TimeoutMillis = 10_000
+	req.TimeoutMillis = 3_600_000
 	for _, n := range names {
 		if v < 6 {
 			req.TopicNames = append(req.TopicNames, n)

@@ -36,7 +36,7 @@ func TestCreatePartitions(t *testing.T) {
 		empty := growTopic("empty", 3)
 		empty.Assignment = []kmsg.CreatePartitionsRequestTopicAssignment{}
 		req := kmsg.NewPtrCreatePartitionsRequest()
-		req.TimeoutMillis = 10_000
+		req.TimeoutMillis = 3_600_000
 		req.Topics = append(req.Topics, growTopic("a", 5), growTopic("missing", 3), growTopic("same", 2), growTopic("dup", 3), growTopic("dup", 4),
 			growTopic("wrong", 4, []int32{1}), growTopic("placed", 4, []int32{1, 2}, []int32{2, 3}), growTopic("nobody", 3, []int32{}), growTopic("a2", 0), empty)
 		resp := callAdmin[*kmsg.CreatePartitionsResponse](t, c.broker(t), v, req)
@@ -63,7 +63,7 @@ func TestCreatePartitionsValidateOnly(t *testing.T) {
 	c := newAdminCluster()
 	c.edit(func(img *metadata.Image) { c.addTopic(img, "a", 1, 1) })
 	req := kmsg.NewPtrCreatePartitionsRequest()
-	req.ValidateOnly, req.TimeoutMillis = true, 20_000
+	req.ValidateOnly, req.TimeoutMillis = true, 3_600_000
 	req.Topics = append(req.Topics, growTopic("a", 3))
 	resp := callAdmin[*kmsg.CreatePartitionsResponse](t, c.broker(t), 3, req)
 	if resp.Topics[0].ErrorCode != 0 || !c.validate[0] || len(c.Image().Topics["a"].Partitions) != 1 {
@@ -80,7 +80,7 @@ func TestCreatePartitionsAnswersWhenLeadersExist(t *testing.T) {
 	go func() {
 		defer close(done)
 		req := kmsg.NewPtrCreatePartitionsRequest()
-		req.TimeoutMillis = 20_000
+		req.TimeoutMillis = 3_600_000
 		req.Topics = append(req.Topics, growTopic("a", 2))
 		callAdmin[*kmsg.CreatePartitionsResponse](t, b, 3, req)
 	}()

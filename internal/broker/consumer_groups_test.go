@@ -11,7 +11,7 @@ import (
 
 func enterReq(id, member string, topics ...string) *kmsg.ConsumerGroupHeartbeatRequest {
 	req := kmsg.NewPtrConsumerGroupHeartbeatRequest()
-	req.Group, req.MemberID, req.RebalanceTimeoutMillis = id, member, 10_000
+	req.Group, req.MemberID, req.RebalanceTimeoutMillis = id, member, 600_000
 	req.SubscribedTopicNames, req.Topics = topics, []kmsg.ConsumerGroupHeartbeatRequestTopic{}
 	return req
 }

@@ -113,7 +113,7 @@ func TestFetchMaxBytes(t *testing.T) {
 
 // However much clients ask for, and however slowly they read, what responses hold is bounded: beyond it they get 1 MiB.
 func TestFetchHoldsBoundedMemory(t *testing.T) {
-	f := newFleet(t, 1, func(_ int32, c *Config) { c.FetchHeldBytes = 12 << 20 })
+	f := newFleet(t, 1, still, func(_ int32, c *Config) { c.FetchHeldBytes = 12 << 20 })
 	topic := f.topic("t", 8)
 	for i := range int32(8) {
 		fillPart(t, f, topic, i, 2, 500<<10)
@@ -182,7 +182,7 @@ func TestFetchOfManySmallPartitionsHoldsLittle(t *testing.T) {
 
 // Large requests wait for each other's memory, and are refused when that takes too long; small ones pass by.
 func TestDecodedRequestsAreBounded(t *testing.T) {
-	f := newFleet(t, 1, func(_ int32, c *Config) { c.DecodedBytes = 1 << 20 })
+	f := newFleet(t, 1, still, func(_ int32, c *Config) { c.DecodedBytes = 1 << 20 })
 	b := f.nodes[1].b
 	begin, _ := b.Connect("main", nil, nil)
 	large := kmsg.NewPtrMetadataRequest()

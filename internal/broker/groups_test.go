@@ -143,7 +143,7 @@ func (f *fleet) Node(id int32) *metadata.Node { return f.nodes[1].Image().Nodes[
 
 func joinReq(id, member string, v int16) *kmsg.JoinGroupRequest {
 	req := kmsg.NewPtrJoinGroupRequest()
-	req.Group, req.MemberID, req.SessionTimeoutMillis, req.RebalanceTimeoutMillis, req.ProtocolType = id, member, 10_000, 20_000, "consumer"
+	req.Group, req.MemberID, req.SessionTimeoutMillis, req.RebalanceTimeoutMillis, req.ProtocolType = id, member, 600_000, 600_000, "consumer"
 	req.Protocols = []kmsg.JoinGroupRequestProtocol{{Name: "range", Metadata: []byte("sub")}}
 	return req
 }

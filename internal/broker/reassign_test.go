@@ -50,7 +50,7 @@ func TestAlterPartitionReassignments(t *testing.T) {
 	everyVersion(t, 45, func(t *testing.T, v int16) {
 		c, b := newMoving(t)
 		req := kmsg.NewPtrAlterPartitionAssignmentsRequest()
-		req.TimeoutMillis, req.AllowReplicationFactorChange = 1000, false
+		req.TimeoutMillis, req.AllowReplicationFactorChange = 3_600_000, false
 		req.Topics = []kmsg.AlterPartitionAssignmentsRequestTopic{
 			{Topic: "a", Partitions: []kmsg.AlterPartitionAssignmentsRequestTopicPartition{
 				{Partition: 0, Replicas: []int32{2, 3}}, {Partition: 1, Replicas: []int32{}}, {Partition: 2, Replicas: []int32{1, -2}}, {Partition: 3},
@@ -142,7 +142,7 @@ func TestElectLeaders(t *testing.T) {
 			c.leaders[g] = node
 		}
 		req := kmsg.NewPtrElectLeadersRequest()
-		req.TimeoutMillis = 1000
+		req.TimeoutMillis = 3_600_000
 		req.Topics = []kmsg.ElectLeadersRequestTopic{{Topic: "a", Partitions: []int32{0, 1, 3, 9}}, {Topic: "b", Partitions: []int32{0}}}
 		codes := func() (out []int16) {
 			for _, topic := range callAdmin[*kmsg.ElectLeadersResponse](t, b, v, req).Topics {

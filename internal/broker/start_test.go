@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math"
 	"reflect"
 	"slices"
 	"strings"
@@ -222,11 +223,20 @@ func TestAnswerShapesMatchTheCodec(t *testing.T) {
 	}
 }
 
+// allocations is how many a call of f makes. What other goroutines allocate meanwhile is counted too: the least of a few is f's own.
+func allocations(f func()) float64 {
+	least := math.Inf(1)
+	for range 5 {
+		least = min(least, testing.AllocsPerRun(1, f))
+	}
+	return least
+}
+
 // A peer's answer that claims more elements than it has room for allocates nothing for them.
 func TestHostileAnswersCostNothing(t *testing.T) {
 	big := append([]byte{0, 0, 0, 0, 0x3f, 0xff, 0xff, 0xff}, make([]byte, 8<<20)...)
 	resp := kmsg.NewPtrListOffsetsResponse()
-	if allocs := testing.AllocsPerRun(1, func() {
+	if allocs := allocations(func() {
 		if _, err := decodeAnswer(resp, 4, big); err == nil {
 			t.Error("passed")
 		}
@@ -256,7 +266,7 @@ func TestHostileClaimsCostNothing(t *testing.T) {
 	} {
 		req := kmsg.RequestForKey(c.key)
 		req.SetVersion(c.version)
-		allocs := testing.AllocsPerRun(1, func() {
+		allocs := allocations(func() {
 			if _, err := guard(c.key, c.version, req.IsFlexible(), c.body); err == nil {
 				t.Errorf("%s: passed", name)
 			}

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/controller"
 	"github.com/chronik-go/chronik/internal/metadata"
 	"github.com/chronik-go/chronik/internal/multiraft"
@@ -130,6 +131,10 @@ func newDryFleet(t testing.TB, n int, edit ...func(id int32, c *Config)) *fleet 
 	}
 	return f
 }
+
+// still has a broker's time stand: what ends by itself after some seconds (service by proxy, gaps, the patience for memory) does not,
+// however slow a test is.
+func still(_ int32, c *Config) { c.Clock = clock.NewSim(time.Unix(1_700_000_000, 0)) }
 
 // created counts the decisions to create topics.
 func (f *fleet) created() int {
@@ -663,7 +668,7 @@ func (c *client) closed() {
 
 func produceReq(t *metadata.Topic, index int32, records []byte, acks int16) *kmsg.ProduceRequest {
 	req := kmsg.NewPtrProduceRequest()
-	req.Acks, req.TimeoutMillis = acks, 5000
+	req.Acks, req.TimeoutMillis = acks, 60_000
 	p := kmsg.NewProduceRequestTopicPartition()
 	p.Partition, p.Records = index, records
 	rt := kmsg.NewProduceRequestTopic()
