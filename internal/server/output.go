@@ -34,9 +34,6 @@ func (o *output) init(s *Server, nc net.Conn, raw syscall.RawConn) {
 	o.put = o.putNow
 }
 
-// writeStep is how often a writer looks whether its client reads, while memory is short.
-const writeStep = time.Second
-
 // answer writes one response: size, correlation id, payload, in one system call if the client keeps up. A client that reads
 // slower than MinRate is cut once its time is over, or as soon as others need the memory that waits for it.
 func (o *output) answer(corr int32, payload net.Buffers) error {
@@ -80,7 +77,7 @@ func (o *output) write(size int) error {
 	end := time.Now().Add(s.ioTime(size))
 	for {
 		now := time.Now()
-		o.nc.SetWriteDeadline(minTime(end, now.Add(writeStep)))
+		o.nc.SetWriteDeadline(minTime(end, now.Add(s.cfg.writeStep)))
 		n, err := o.bufs.WriteTo(o.nc)
 		s.metrics.bytesOut.Add(float64(n))
 		if err == nil {
@@ -91,7 +88,7 @@ func (o *output) write(size int) error {
 			return err
 		}
 		short := s.responses.Load() > s.cfg.MaxResponseBytes/2 || s.cfg.Pressed != nil && s.cfg.Pressed()
-		if !time.Now().Before(end) || short && n < int64(writeStep.Seconds()*float64(s.cfg.MinRate)) {
+		if !time.Now().Before(end) || short && n < int64(s.cfg.writeStep.Seconds()*float64(s.cfg.MinRate)) {
 			return &cutError{cutSlowReader, err}
 		}
 	}

@@ -75,7 +75,7 @@ func TestSmallAnswersSurviveAClientThatReadsLate(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(writeStep + 100*time.Millisecond) // the deadline is over, if it is still set
+	time.Sleep(s.cfg.writeStep + 100*time.Millisecond) // the deadline is over, if it is still set
 	send(t, nc, request(0, 7, nil))
 	if corr, _ := answer(t, nc); corr != 7 {
 		t.Error("not served any more")

@@ -85,6 +85,8 @@ type Config struct {
 	IOTimeout time.Duration
 	// MinRate is the slowest peer suffered, in bytes a second; default 64 KiB.
 	MinRate int64
+	// writeStep is how often a writer looks whether its client reads, while memory is short: every second.
+	writeStep time.Duration
 }
 
 func (c *Config) setDefaults() {
@@ -99,6 +101,7 @@ func (c *Config) setDefaults() {
 	def(&c.IdleTimeout, 10*time.Minute)
 	def(&c.IOTimeout, 30*time.Second)
 	def(&c.MinRate, 64<<10)
+	def(&c.writeStep, time.Second)
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}

@@ -9,6 +9,8 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -318,16 +320,18 @@ func TestTricklingBytesDoNotExtendADeadline(t *testing.T) {
 }
 
 func TestAClientThatNeverReadsIsCut(t *testing.T) {
-	e := newEcho()
-	s := start(t, e, func(c *Config) { c.IOTimeout, c.MinRate = 150*time.Millisecond, 1<<30 })
-	nc := dial(t, s)
-	const size = 32 << 20 // more than the sockets' buffers
-	one := request(2, 1, binary.BigEndian.AppendUint32(nil, size))
-	send(t, nc, append(append([]byte(nil), one...), one...))
-	until(t, "the connection is gone", func() bool { return e.closed.Load() == 1 && s.Connections() == 0 })
-	if e.freed.Load() != 2 {
-		t.Errorf("%d payloads given back", e.freed.Load())
-	}
+	patiently(t, 150*time.Millisecond, func(t testing.TB, unit time.Duration) {
+		e := newEcho()
+		s := start(t, e, func(c *Config) { c.IOTimeout, c.MinRate = unit, 1<<30 })
+		nc := dial(t, s)
+		const size = 32 << 20 // more than the sockets' buffers
+		one := request(2, 1, binary.BigEndian.AppendUint32(nil, size))
+		send(t, nc, append(append([]byte(nil), one...), one...))
+		until(t, "the connection is gone", func() bool { return e.closed.Load() == 1 && s.Connections() == 0 })
+		if e.freed.Load() != 2 { // the second is there before the first's time is over
+			t.Errorf("%d payloads given back", e.freed.Load())
+		}
+	})
 }
 
 func TestParkedRequestsEndWithTheirConnection(t *testing.T) {
@@ -515,13 +519,24 @@ func TestLogLinesAreRateLimited(t *testing.T) {
 	if got := l.all(); len(got) > 2+int(time.Since(began)/every) || got[0] != "one" {
 		t.Fatalf("%d lines", len(got))
 	}
-	r.Warn("one") // at least one is kept back, unless a long time has passed
-	r.Warn("one")
 	time.Sleep(every + 10*time.Millisecond)
-	r.Warn("one", "k", "v")
-	got := l.all()
-	if last := got[len(got)-1]; !(len(last) > len("one k=v suppressed=") && last[:19] == "one k=v suppressed=") {
-		t.Errorf("what was kept back is not told: %q", last)
+	r.Warn("one", "k", "v") // with what was kept back until then, unless a line in between has told of it
+	got, told := l.all(), 0
+	for _, line := range got {
+		if line == "two" {
+			continue
+		}
+		told++
+		if _, n, ok := strings.Cut(line, " suppressed="); ok {
+			kept, err := strconv.Atoi(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			told += kept
+		}
+	}
+	if last := got[len(got)-1]; told != 1001 || !strings.HasPrefix(last, "one k=v") {
+		t.Errorf("of 1001 lines %d are told of: %q", told, got)
 	}
 }
 
