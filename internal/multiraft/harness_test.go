@@ -2,14 +2,19 @@ package multiraft
 
 import (
 	"bytes"
+	crand "crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
+	"math/rand/v2"
+	"os"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -167,9 +172,11 @@ func (s *listSM) list() []string {
 	return slices.Clone(s.applied)
 }
 
-// cluster is a handful of services on one thread, joined by queues that a test can cut.
+// cluster is a handful of services on one thread, joined by queues that a test can cut. Its clock stands still unless the test moves
+// it: however slow the machine is, nothing becomes due by itself.
 type cluster struct {
 	t     *testing.T
+	clock *clock.Sim
 	nodes map[int32]*simNode
 	order []int32
 	queue []inFlight
@@ -211,7 +218,8 @@ const testGroup = 7
 func replicaOf(node int32) uint64 { return uint64(node) * 10 }
 
 func newCluster(t *testing.T, n int, opts ...func(*cluster)) *cluster {
-	c := &cluster{t: t, nodes: map[int32]*simNode{}, noLog: map[int32]bool{}, noApply: map[int32]bool{}}
+	drawElections(t)
+	c := &cluster{t: t, clock: clock.NewSim(time.Unix(1_700_000_000, 0)), nodes: map[int32]*simNode{}, noLog: map[int32]bool{}, noApply: map[int32]bool{}}
 	for _, o := range opts {
 		o(c)
 	}
@@ -232,6 +240,18 @@ func newCluster(t *testing.T, n int, opts ...func(*cluster)) *cluster {
 	return c
 }
 
+// drawElections has raft draw its election timeouts from a seed, the test's name, until the test ends: it repeats. CHRONIK_ELECTIONS=n
+// gives others.
+func drawElections(t *testing.T) {
+	h := fnv.New64a()
+	fmt.Fprint(h, t.Name(), os.Getenv("CHRONIK_ELECTIONS"))
+	var seed [32]byte
+	binary.BigEndian.PutUint64(seed[:], h.Sum64())
+	was := crand.Reader
+	crand.Reader = rand.NewChaCha8(seed)
+	t.Cleanup(func() { crand.Reader = was })
+}
+
 func (c *cluster) members() (m []Member) {
 	for _, id := range c.order {
 		m = append(m, Member{Replica: replicaOf(id), Node: id})
@@ -241,7 +261,7 @@ func (c *cluster) members() (m []Member) {
 
 func (c *cluster) start(id int32) {
 	n := c.nodes[id]
-	o := wal.Options{FS: n.fs, Dir: n.dir, Clock: clock.System{}, Logger: slog.New(slog.DiscardHandler), FileBytes: 4 << 20,
+	o := wal.Options{FS: n.fs, Dir: n.dir, Clock: c.clock, Logger: slog.New(slog.DiscardHandler), FileBytes: 4 << 20,
 		OnFatal: func(err error) { n.walErr = err }}
 	if c.walOf != nil {
 		c.walOf(&o)
@@ -250,7 +270,7 @@ func (c *cluster) start(id int32) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	cfg := Config{NodeID: id, Log: log, Sender: n, Clock: clock.System{}}
+	cfg := Config{NodeID: id, Log: log, Sender: n, Clock: c.clock}
 	if c.tune != nil {
 		c.tune(&cfg)
 	}

@@ -125,7 +125,7 @@ func (c *netCluster) start(id int32) {
 	tc.OnInbound = n.client.Wake
 	n.server, err = transport.NewServer(tc, n)
 	must(err)
-	svc, err := NewService(Config{NodeID: id, Log: n.log, Sender: n, Clock: clock.System{}, Logger: quiet, TickInterval: 40 * time.Millisecond,
+	svc, err := NewService(Config{NodeID: id, Log: n.log, Sender: n, Clock: clock.System{}, Logger: quiet, TickInterval: 80 * time.Millisecond, // a busy disk's syncs must fit into an election
 		StallLimit: c.stall})
 	must(err)
 	var members []Member

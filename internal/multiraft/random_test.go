@@ -97,7 +97,6 @@ type mayhem struct {
 	*cluster
 	t     *testing.T
 	rnd   *rand.Rand
-	clock *clock.Sim
 	tally tally
 	trace hash.Hash64 // of every message taken from the network
 
@@ -121,14 +120,13 @@ const mayhemNodes = 4 // three voters, and one that membership changes bring in
 func newMayhem(t *testing.T, seed uint64) *mayhem {
 	m := &mayhem{t: t, trace: fnv.New64a(), rnd: rand.New(rand.NewPCG(seed, 77)), boots: map[int32]int{}, links: map[[2]int32]bool{}, slow: map[int32]int{},
 		open: map[string]int32{}, upTo: map[uint64]int{}, last: 1, at: map[string]uint64{}, gone: map[string]bool{}, led: map[uint64]string{}}
-	m.clock = clock.NewSim(time.Unix(1_700_000_000, 0))
-	c := &cluster{t: t, nodes: map[int32]*simNode{}, noLog: map[int32]bool{}, noApply: map[int32]bool{}}
+	c := &cluster{t: t, clock: clock.NewSim(time.Unix(1_700_000_000, 0)), nodes: map[int32]*simNode{}, noLog: map[int32]bool{}, noApply: map[int32]bool{}}
 	m.cluster = c
 	c.walOf = func(o *wal.Options) {
-		o.FileBytes, o.MaxBytes, o.CacheBytes, o.Clock = 64<<10, 256<<10, 32<<10, m.clock
+		o.FileBytes, o.MaxBytes, o.CacheBytes = 64<<10, 256<<10, 32<<10
 	}
 	c.tune = func(cfg *Config) {
-		cfg.MaxEntryBytes, cfg.MaxUnappliedBytes, cfg.PrefetchBytes, cfg.MaxInflightBytes, cfg.Clock = 8<<10, 64<<10, 8<<10, 32<<10, m.clock
+		cfg.MaxEntryBytes, cfg.MaxUnappliedBytes, cfg.PrefetchBytes, cfg.MaxInflightBytes = 8<<10, 64<<10, 8<<10, 32<<10
 		cfg.MaxAppendBacklog = 48 << 10
 		cfg.OnFence = func(r *Replica, err error) { t.Errorf("replica %d fenced: %v", r.ID(), err) }
 	}
