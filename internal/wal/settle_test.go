@@ -2,7 +2,9 @@ package wal
 
 import (
 	"testing"
+	"time"
 
+	"github.com/chronik-go/chronik/internal/clock"
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
@@ -12,7 +14,7 @@ func TestRestartAfterAFailedSyncDoesNotTrustThePageCache(t *testing.T) {
 	lost := 0
 	for seed := range uint64(40) {
 		mem := vfs.NewMem(seed)
-		o := Options{FS: mem, Dir: "/w", FileBytes: 64 << 10, MaxBytes: 256 << 10}
+		o := Options{FS: mem, Dir: "/w", Clock: clock.NewSim(time.Unix(1e9, 0)), FileBytes: 64 << 10, MaxBytes: 256 << 10}
 		l := mustOpen(t, o)
 		if _, err := l.Create(7, firstState(), nil); err != nil {
 			t.Fatal(err)

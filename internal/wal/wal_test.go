@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -172,20 +173,21 @@ func TestStartedLogFinishesEveryWrite(t *testing.T) { // lineage: group-commit d
 	l.Start()
 	const groups, writes = 8, 200
 	errs := make(chan error, groups*writes)
+	var writers sync.WaitGroup // which still ask for a checkpoint when their last write is done
 	for id := uint64(1); id <= groups; id++ {
 		if _, err := l.Create(id, firstState(), nil); err != nil {
 			t.Fatal(err)
 		}
-		go func() {
+		writers.Go(func() {
 			for i := uint64(0); i < writes; i++ {
 				l.Append(Write{Group: id, Entries: entries(2+i, 2+i, 1, 500), Sync: i%3 != 0, Done: func(err error) { errs <- err }})
 				if i%50 == 49 {
 					l.Checkpoint(id, Checkpoint{Index: 2 + i, Term: 1}, nil)
 				}
 			}
-		}()
+		})
 	}
-	deadline := time.After(time.Minute)
+	deadline := time.After(4 * time.Minute) // a busy disk's sync may take a second
 	for i := range groups * writes {
 		select {
 		case err := <-errs:
@@ -205,6 +207,7 @@ func TestStartedLogFinishesEveryWrite(t *testing.T) { // lineage: group-commit d
 			t.Fatalf("lost wake-up at %d", i)
 		}
 	}
+	writers.Wait()
 	if s := l.Stats(); s.Commits >= groups*writes+50 || s.Commits == 0 {
 		t.Errorf("no group commit: %+v", s)
 	}
