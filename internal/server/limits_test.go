@@ -73,10 +73,11 @@ func testLimitsAreCounted(t testing.TB, unit time.Duration) {
 // While memory is short a client that does not read is cut in a second or two, long before its time is over; one that reads,
 // if slowly, is not.
 func TestWhoDoesNotReadIsCutFirstWhenMemoryIsShort(t *testing.T) {
-	patiently(t, time.Second, testWhoDoesNotReadIsCutFirst)
+	patiently(t, 250*time.Millisecond, func(a testing.TB, unit time.Duration) { testWhoDoesNotReadIsCutFirst(t, a, unit) })
 }
 
-func testWhoDoesNotReadIsCutFirst(t testing.TB, unit time.Duration) {
+// testWhoDoesNotReadIsCutFirst fails a if the one who reads was too slow, and t for everything else.
+func testWhoDoesNotReadIsCutFirst(t *testing.T, a testing.TB, unit time.Duration) {
 	const size = 32 << 20 // more than the sockets' buffers
 	reg := prometheus.NewRegistry()
 	s := start(t, newEcho(), func(c *Config) {
@@ -112,7 +113,7 @@ func testWhoDoesNotReadIsCutFirst(t testing.TB, unit time.Duration) {
 	until(t, "the one who does not read is cut", func() bool { return metric(t, reg, "connections_cut_total", cutSlowReader) == 1 })
 	close(gone)
 	if err := <-got; err != nil {
-		t.Fatalf("the one who reads: %v", err)
+		a.Fatalf("the one who reads: %v", err)
 	}
 	until(t, "nothing is held", func() bool { return s.responses.Load() == 0 })
 }

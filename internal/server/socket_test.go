@@ -320,7 +320,7 @@ func TestTricklingBytesDoNotExtendADeadline(t *testing.T) {
 }
 
 func TestAClientThatNeverReadsIsCut(t *testing.T) {
-	patiently(t, 150*time.Millisecond, func(t testing.TB, unit time.Duration) {
+	patiently(t, 150*time.Millisecond, func(a testing.TB, unit time.Duration) {
 		e := newEcho()
 		s := start(t, e, func(c *Config) { c.IOTimeout, c.MinRate = unit, 1<<30 })
 		nc := dial(t, s)
@@ -328,8 +328,8 @@ func TestAClientThatNeverReadsIsCut(t *testing.T) {
 		one := request(2, 1, binary.BigEndian.AppendUint32(nil, size))
 		send(t, nc, append(append([]byte(nil), one...), one...))
 		until(t, "the connection is gone", func() bool { return e.closed.Load() == 1 && s.Connections() == 0 })
-		if e.freed.Load() != 2 { // the second is there before the first's time is over
-			t.Errorf("%d payloads given back", e.freed.Load())
+		if e.freed.Load() != 2 { // the second is read before the first's time is over
+			a.Errorf("%d payloads given back", e.freed.Load())
 		}
 	})
 }
