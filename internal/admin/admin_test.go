@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -21,7 +22,7 @@ func TestProbesAndMetrics(t *testing.T) {
 	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "chronik_test"}, func() float64 { return 7 }))
 	var ready atomic.Bool
 	s, err := Start(Config{
-		Addr: "127.0.0.1:0", Gatherer: reg, Logger: slog.New(slog.DiscardHandler),
+		Addr: "127.0.0.1:0", Gatherer: reg, Logger: slog.New(slog.DiscardHandler), HeaderTimeout: time.Minute,
 		Healthy: func() error { return nil },
 		Ready: func() error {
 			if !ready.Load() {
