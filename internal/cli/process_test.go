@@ -183,7 +183,7 @@ func TestClusterUp(t *testing.T) {
 	}
 	dir, base := t.TempDir(), freePorts(t, 9)
 	args := []string{"cluster", "up", "--nodes", "3", "--dir", dir, "--kafka-port", strconv.Itoa(base), "--raft-port", strconv.Itoa(base + 3),
-		"--admin-port", strconv.Itoa(base + 6), "--server-flag=--wal-file-bytes=32MiB", "--server-flag=--wal-max-bytes=64MiB"}
+		"--admin-port", strconv.Itoa(base + 6), "--server-flag=--wal-file-bytes=32MiB", "--server-flag=--wal-max-bytes=64MiB", "--wait", bound.String()}
 	p := run(t, bins.chronik, args...)
 	began := time.Now()
 	want := fmt.Sprintf("chronik cluster ready: bootstrap servers 127.0.0.1:%d,127.0.0.1:%d,127.0.0.1:%d, data and logs in %s", base, base+1, base+2, dir)
@@ -260,7 +260,7 @@ func TestClusterUpKilledTakesItsServersWithIt(t *testing.T) {
 		t.Skip("only Linux tells a child of its parent's death")
 	}
 	dir, base := t.TempDir(), freePorts(t, 3)
-	p := run(t, bins.chronik, "cluster", "up", "--nodes", "1", "--dir", dir, "--kafka-port", strconv.Itoa(base), "--raft-port", strconv.Itoa(base+1), "--admin-port", strconv.Itoa(base+2))
+	p := run(t, bins.chronik, "cluster", "up", "--nodes", "1", "--dir", dir, "--kafka-port", strconv.Itoa(base), "--raft-port", strconv.Itoa(base+1), "--admin-port", strconv.Itoa(base+2), "--wait", bound.String())
 	p.line()
 	if err := p.cmd.Process.Kill(); err != nil {
 		t.Fatal(err)

@@ -86,7 +86,7 @@ func (s *session) describeConsumers(ctx context.Context, g kadm.DescribedConsume
 	if len(all) == 0 {
 		return d, nil
 	}
-	ends, err := settled(ctx, func() (kadm.ListedOffsets, error) { return s.admin.ListEndOffsets(ctx, all.Topics()...) })
+	ends, err := settled(ctx, leaderWait, func() (kadm.ListedOffsets, error) { return s.admin.ListEndOffsets(ctx, all.Topics()...) })
 	if err != nil {
 		return d, err
 	}

@@ -99,15 +99,15 @@ const (
 	topicWait  = time.Second
 )
 
-// settled lists offsets, again while some are not known for a reason that passes. What is not known by leaderWait says so itself.
-func settled(ctx context.Context, list func() (kadm.ListedOffsets, error)) (kadm.ListedOffsets, error) {
+// settled lists offsets, again while some are not known for a reason that passes. What is not known after patience says so itself.
+func settled(ctx context.Context, patience time.Duration, list func() (kadm.ListedOffsets, error)) (kadm.ListedOffsets, error) {
 	for began := time.Now(); ; {
 		listed, err := list()
-		passes, wait := false, leaderWait
+		passes, wait := false, patience
 		listed.Each(func(o kadm.ListedOffset) {
 			passes = passes || kerr.IsRetriable(o.Err)
 			if o.Partition < 0 { // of the topic
-				wait = topicWait
+				wait = min(patience, topicWait)
 			}
 		})
 		if err != nil || !passes || time.Since(began) > wait {
@@ -127,20 +127,20 @@ func (s *session) resolve(ctx context.Context, topic, text string, partitions []
 	if err != nil {
 		return nil, err
 	}
-	starts, err := settled(ctx, func() (kadm.ListedOffsets, error) { return s.admin.ListStartOffsets(ctx, topic) })
+	starts, err := settled(ctx, leaderWait, func() (kadm.ListedOffsets, error) { return s.admin.ListStartOffsets(ctx, topic) })
 	if err != nil {
 		return nil, err
 	}
 	if o, ok := starts.Lookup(topic, -1); ok && o.Err != nil {
 		return nil, fmt.Errorf("%s: %w", topic, o.Err)
 	}
-	ends, err := settled(ctx, func() (kadm.ListedOffsets, error) { return s.admin.ListEndOffsets(ctx, topic) })
+	ends, err := settled(ctx, leaderWait, func() (kadm.ListedOffsets, error) { return s.admin.ListEndOffsets(ctx, topic) })
 	if err != nil {
 		return nil, err
 	}
 	later := kadm.ListedOffsets{}
 	if pos.kind == atTime {
-		if later, err = settled(ctx, func() (kadm.ListedOffsets, error) { return s.admin.ListOffsetsAfterMilli(ctx, pos.milli, topic) }); err != nil {
+		if later, err = settled(ctx, leaderWait, func() (kadm.ListedOffsets, error) { return s.admin.ListOffsetsAfterMilli(ctx, pos.milli, topic) }); err != nil {
 			return nil, err
 		}
 	}

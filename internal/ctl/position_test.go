@@ -48,7 +48,7 @@ func TestOffsetsAreAskedForUntilThereIsALeader(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked := 0
-			listed, err := settled(t.Context(), func() (kadm.ListedOffsets, error) {
+			listed, err := settled(t.Context(), time.Hour, func() (kadm.ListedOffsets, error) {
 				asked++
 				return kadm.ListedOffsets{"t": {0: {Topic: "t", Offset: 7, Err: tc.errs[asked-1]}}}, nil
 			})
