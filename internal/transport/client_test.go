@@ -62,6 +62,7 @@ func TestRaftClientClone(t *testing.T) {
 		t.Fatal(err)
 	}
 	within(t, "the clones share a peer", func() bool { return first.Connected(2) && third.Connected(2) })
+	within(t, "the peer's other streams have dialled too", func() bool { return dials.Load() >= 3 })
 	first.Close()
 	first.Close() // idempotent: must not give up another clone's share
 	first.Send(2, heartbeat(1, 2, 3))
@@ -300,7 +301,7 @@ func TestIdleConnectionsSurvive(t *testing.T) {
 	a.cl.Send(2, heartbeat(1, 2, 3))
 	a.cl.Send(2, appendMsg(1, 2, 3))
 	within(t, "both streams still work", func() bool { return len(b.rec.received()) == 2 })
-	if n := dials.Load(); n != 3 || a.rec.history() != "up 2" {
+	if n := dials.Load(); n != 3 || a.rec.history() != "up 2" { // connect has waited for all three
 		t.Errorf("%d connections, history %q", n, a.rec.history())
 	}
 }

@@ -171,15 +171,21 @@ func TestHostileLengthsAllocateNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			frame := mem.BufferSlice{mem.SliceBuffer(seal(frameEnvelopes, hdr, []byte("tiny!")))}
 			var dec envelopeDecoder
-			var before, after runtime.MemStats
-			runtime.ReadMemStats(&before)
-			_, err := dec.decode(frame)
-			runtime.ReadMemStats(&after)
-			if !errors.Is(err, ErrFrame) {
-				t.Fatalf("accepted: %v", err)
+			var least uint64
+			for i := range 10 { // what else goes on in this process allocates, too, but not each time
+				var before, after runtime.MemStats
+				runtime.ReadMemStats(&before)
+				_, err := dec.decode(frame)
+				runtime.ReadMemStats(&after)
+				if !errors.Is(err, ErrFrame) {
+					t.Fatalf("accepted: %v", err)
+				}
+				if n := after.TotalAlloc - before.TotalAlloc; i == 0 || n < least {
+					least = n
+				}
 			}
-			if n := after.TotalAlloc - before.TotalAlloc; n > 64<<10 {
-				t.Fatalf("allocated %d bytes", n)
+			if least > 64<<10 {
+				t.Fatalf("allocated %d bytes", least)
 			}
 		})
 	}

@@ -158,7 +158,7 @@ func newNode(t *testing.T, id int32, change ...func(*Config, *recorder)) *testNo
 		NodeID: id, Dir: uuid.New(), Listen: "127.0.0.1:0",
 		ClusterID:  func() string { return testCluster },
 		BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond,
-		CloseTimeout: 500 * time.Millisecond, CallTimeout: bound, ForwardTimeout: bound, KeepaliveTime: bound, KeepaliveTimeout: bound,
+		CloseTimeout: 500 * time.Millisecond, DialTimeout: bound, CallTimeout: bound, ForwardTimeout: bound, KeepaliveTime: bound, KeepaliveTimeout: bound,
 		Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	n.cfg.OnInbound = func(node int32) { n.cl.Wake(node) }
@@ -193,13 +193,28 @@ func (n *testNode) started() *testNode {
 	return n
 }
 
-// connect adds to as a peer of n and waits until it is up.
+// connect adds to as a peer of n and waits until it is up, with all its streams: the others may stand later than control's, by which a
+// peer is up.
 func (n *testNode) connect(to *testNode) {
 	n.t.Helper()
 	if err := n.cl.AddPeer(to.cfg.NodeID, to.addr()); err != nil {
 		n.t.Fatal(err)
 	}
 	n.awaitUp(to.cfg.NodeID)
+	p := n.cl.pool.peer(to.cfg.NodeID)
+	within(n.t, "its other streams stand", func() bool { return attached(p.bulk) && attached(p.control) && linked(p.forward) })
+}
+
+func attached(o *Outbox) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.sink != nil
+}
+
+func linked(f *forwardClient) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stream != nil
 }
 
 func (n *testNode) awaitUp(id int32) {

@@ -16,7 +16,10 @@ import (
 	"github.com/chronik-go/chronik/internal/transport/peerpb"
 )
 
-// refusedBoth expects that a's attempts to reach b are refused, for a reason that both logs give in one line.
+// still stops the clock by which a node's log says the same again, ten seconds later: a slow machine needs longer for a test.
+func still(c *Config, _ *recorder) { c.Clock = &fakeClock{now: time.Now()} }
+
+// refusedBoth expects that a's attempts to reach b are refused, for a reason that both logs give in one line. Their clocks stand still.
 func refusedBoth(t *testing.T, a, b *testNode, reason string) {
 	t.Helper()
 	if err := a.cl.AddPeer(2, b.addr()); err != nil {
@@ -45,22 +48,22 @@ func refusedBoth(t *testing.T, a, b *testNode, reason string) {
 }
 
 func TestNodeOfAnotherClusterIsRefused(t *testing.T) {
-	a := newNode(t, 1)
-	b := newNode(t, 2, func(c *Config, _ *recorder) { c.ClusterID = func() string { return "cluster-b" } }).started()
+	a := newNode(t, 1, still)
+	b := newNode(t, 2, still, func(c *Config, _ *recorder) { c.ClusterID = func() string { return "cluster-b" } }).started()
 	refusedBoth(t, a, b, "node 1 belongs to cluster")
 }
 
 func TestWrongNodeAtAnAddressIsRefused(t *testing.T) {
-	refusedBoth(t, newNode(t, 1), newNode(t, 3).started(), "node 2 was meant, this is node 3")
+	refusedBoth(t, newNode(t, 1, still), newNode(t, 3, still).started(), "node 2 was meant, this is node 3")
 }
 
 func TestDuplicateNodeIDIsRefused(t *testing.T) {
-	refusedBoth(t, newNode(t, 1), newNode(t, 1).started(), "both sides are configured as node 1")
+	refusedBoth(t, newNode(t, 1, still), newNode(t, 1, still).started(), "both sides are configured as node 1")
 }
 
 func TestVersionsThatDoNotOverlapAreRefused(t *testing.T) {
-	a := newNode(t, 1, func(c *Config, _ *recorder) { c.Version, c.MinVersion = 5, 3 })
-	b := newNode(t, 2, func(c *Config, _ *recorder) { c.Version, c.MinVersion = 2, 1 }).started()
+	a := newNode(t, 1, still, func(c *Config, _ *recorder) { c.Version, c.MinVersion = 5, 3 })
+	b := newNode(t, 2, still, func(c *Config, _ *recorder) { c.Version, c.MinVersion = 2, 1 }).started()
 	refusedBoth(t, a, b, "node 1 speaks peer protocol 3 to 5, node 2 speaks 1 to 2")
 }
 
@@ -71,8 +74,8 @@ func TestVersionsThatOverlapConnect(t *testing.T) {
 }
 
 func TestVerifyRefusesAForeignDirectory(t *testing.T) {
-	a := newNode(t, 1)
-	b := newNode(t, 2, func(c *Config, _ *recorder) {
+	a := newNode(t, 1, still)
+	b := newNode(t, 2, still, func(c *Config, _ *recorder) {
 		c.Verify = func(p PeerInfo) error {
 			if p.Dir == a.cfg.Dir && p.NodeID == 1 {
 				return errors.New("the cluster knows another directory of node 1")
@@ -86,7 +89,7 @@ func TestVerifyRefusesAForeignDirectory(t *testing.T) {
 // A server that accepts what it should not is still refused by the caller.
 func TestCallerChecksTheAnswer(t *testing.T) {
 	b := newNode(t, 2).started()
-	a := newNode(t, 1, func(c *Config, _ *recorder) {
+	a := newNode(t, 1, still, func(c *Config, _ *recorder) {
 		c.Verify = func(p PeerInfo) error {
 			if p.Dir == b.cfg.Dir {
 				return errors.New("the directory of node 2 was replaced")

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -82,7 +83,7 @@ func TestProbesOfAnIdleConnectionAreWelcome(t *testing.T) {
 // The lineage had no keepalive: what a power cut or a lost link left half open stayed. A peer that answers no probe is gone.
 func TestHalfOpenConnectionIsEnded(t *testing.T) {
 	b := newNode(t, 2, func(c *Config, _ *recorder) {
-		c.KeepaliveTime, c.KeepaliveTimeout = 2*time.Second, 500*time.Millisecond // gRPC's server probes once a second at most
+		c.KeepaliveTime, c.KeepaliveTimeout = 2*time.Second, 2*time.Second // gRPC's server probes once a second at most
 	}).started()
 	c := dialHTTP2(t, b.addr())
 	probed := false
@@ -132,5 +133,6 @@ func TestAPeerThatVanishesIsNoticed(t *testing.T) {
 	a.connect(b)
 	gone.Store(true)
 	within(t, "the peer is known to be down", func() bool { return !a.cl.Connected(2) })
-	within(t, "raft hears of it", func() bool { return a.rec.history() == "up 2, down 2" })
+	// A machine that does other things beside may have found it down, and up again, before.
+	within(t, "raft hears of it", func() bool { return strings.HasSuffix(a.rec.history(), "up 2, down 2") })
 }
