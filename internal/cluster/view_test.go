@@ -338,7 +338,7 @@ func TestLiveNodes(t *testing.T) {
 // Await returns as soon as its condition holds, misses no change, and ends with its context.
 func TestAwait(t *testing.T) {
 	v := NewView(1, newImages(1, 2), &outbox{}, clock.System{})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if err := v.Await(ctx, func() bool { return true }); err != nil {
 		t.Fatal(err)

@@ -409,7 +409,8 @@ func TestNoLeaderIsNotUnknown(t *testing.T) {
 	mustCreate(t, fc.ctl(2), topic("t"))
 }
 
-// Forwarding follows the leader as it moves, one hop at a time.
+// Forwarding follows the leader as it moves, one hop at a time. It moves ever more slowly: on a slow machine a request may take longer than
+// the first leaders lead.
 func TestForwardingFollowsTheLeader(t *testing.T) {
 	fc := newFakeCluster(t, testImage(3), 3)
 	var wg sync.WaitGroup
@@ -419,7 +420,7 @@ func TestForwardingFollowsTheLeader(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(2 * time.Millisecond):
+			case <-time.After(2*time.Millisecond + time.Duration(i/3)*100*time.Microsecond):
 				fc.setLeader(i%3 + 1)
 			}
 		}
@@ -508,8 +509,16 @@ func TestRegisterNodeRefusesAnotherDirectory(t *testing.T) {
 	}
 }
 
-// FAULTS 25: 2,000 topics asked for in one request are one decision, in bounded memory, whole on every node.
+// FAULTS 25: 2,000 topics asked for in one request are one decision, in bounded memory, whole on every node. A machine that needs as long as
+// the node that asks has patience has it asked twice: that is no fault, and it is tried again then.
 func TestTwoThousandTopicsInOneRequest(t *testing.T) {
+	if !twoThousandTopics(t, false) && !twoThousandTopics(t, false) {
+		twoThousandTopics(t, true)
+	}
+}
+
+// twoThousandTopics says whether it judged what it saw: not if it took too long, unless anyhow.
+func twoThousandTopics(t *testing.T, anyhow bool) bool {
 	fc := newFakeCluster(t, testImage(3), 3)
 	ask := make([]NewTopic, 2000)
 	for i := range ask {
@@ -522,6 +531,9 @@ func TestTwoThousandTopicsInOneRequest(t *testing.T) {
 	took := time.Since(start)
 	runtime.ReadMemStats(&after)
 	t.Logf("2,000 topics, 6,000 partitions, three nodes in one process: %v, %d KiB allocated, entry of %d KiB", took, (after.TotalAlloc-before.TotalAlloc)>>10, fc.size>>10)
+	if took >= attemptTimeout && !anyhow {
+		return false
+	}
 	if n := len(fc.log); n != 1 {
 		t.Errorf("%d entries, want one", n)
 	}
@@ -535,6 +547,7 @@ func TestTwoThousandTopicsInOneRequest(t *testing.T) {
 		}
 	}
 	fc.encodedAll(t)
+	return true
 }
 
 // A request beyond the size of a command is split between topics, never inside one.

@@ -356,7 +356,7 @@ func TestRunFormsAndStaysQuietAfterwards(t *testing.T) {
 	w := newWorld(t, n, 9)
 	var mu sync.Mutex
 	forms := map[string]*Formation{}
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	hello := func(_ context.Context, addr string) (Info, error) {
 		mu.Lock()
