@@ -25,6 +25,10 @@ const (
 	cannot   = 77       // exit code: it cannot run here
 )
 
+// linger is for how long what a program printed may still be on its way when it has ended. Who holds its output open after that has been left
+// running by it. On a machine that does other things beside, it takes a while.
+var linger = 20 * time.Second
+
 // line is what a program prints for a case.
 type line struct {
 	Client  string `json:"client"`
@@ -80,7 +84,7 @@ func (p *program) exec(ctx context.Context, o options, arg string, env []string)
 	// A program may start others: they end with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	cmd.WaitDelay = time.Second
+	cmd.WaitDelay = linger
 	var out cases
 	cmd.Stdout = &out
 	if arg == "install" {
