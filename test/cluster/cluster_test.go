@@ -3,12 +3,15 @@ package cluster
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strconv"
 	"testing"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/chronik-go/chronik/test/harness"
@@ -75,8 +78,17 @@ func startCluster(t *testing.T, n int, flags ...string) *cluster {
 func (c *cluster) createTopic(t *testing.T, name string, partitions int32) {
 	t.Helper()
 	within(t, func(ctx context.Context) error {
-		_, err := c.admin.CreateTopic(ctx, partitions, 3, nil, name)
-		return err
+		for {
+			_, err := c.admin.CreateTopic(ctx, partitions, 3, nil, name)
+			if err == nil || errors.Is(err, kerr.TopicAlreadyExists) || ctx.Err() != nil { // it exists: an answer was late
+				return ctx.Err()
+			}
+			select {
+			case <-time.After(100 * time.Millisecond): // between two tries
+			case <-ctx.Done():
+				return fmt.Errorf("creating %s: %w", name, err)
+			}
+		}
 	})
 }
 
@@ -104,7 +116,7 @@ func (c *cluster) leader(t *testing.T, topic string, partition int32) *harness.N
 	t.Helper()
 	var last any
 	for deadline := time.Now().Add(bound); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) { // between two looks
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
 		m, err := c.admin.Metadata(ctx, topic)
 		cancel()
 		last = err
