@@ -125,7 +125,7 @@ func TestRealDiskFull(t *testing.T) {
 		junk := fillTo(t, disk, left)
 		s.await(t, "writes are not refused", refused)
 		s.awaitLog(t, "level=ERROR", "refusing writes", "MiB free")
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), bound)
 		if got, err := consumed(ctx, s.addr, "others", s.n); err != nil || got != s.n {
 			t.Errorf("with %d MiB left: %d of %d records can be read: %v", left, got, s.n, err)
 		}

@@ -2,7 +2,6 @@ package badinput
 
 import (
 	"bytes"
-	"context"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -59,12 +58,12 @@ func (s *target) unharmed(t *testing.T) {
 
 func (s *target) dial(t *testing.T) *net.TCPConn {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", s.addr, 5*time.Second)
+	c, err := net.DialTimeout("tcp", s.addr, bound)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(bound)); err != nil {
 		t.Fatal(err)
 	}
 	return c.(*net.TCPConn)
@@ -77,7 +76,7 @@ func (s *target) closes(t *testing.T, b []byte) {
 	_, werr := c.Write(b)
 	got, err := io.ReadAll(io.LimitReader(c, 1<<20))
 	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(werr, os.ErrDeadlineExceeded) {
-		t.Errorf("the connection is still open 15 s after %.40q", b)
+		t.Errorf("the connection is still open long after %.40q", b)
 	}
 	if len(got) > 0 {
 		t.Errorf("%.40q was answered with %d bytes: %.80q", b, len(got), got)
@@ -183,7 +182,7 @@ func (s *target) ends(t *testing.T, b []byte) {
 		_ = c.CloseWrite() // the server may have been faster
 	}
 	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("the connection is still open 15 s after %.40q (key %d, version %d)", b, binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:]))
+		t.Errorf("the connection is still open long after %.40q (key %d, version %d)", b, binary.BigEndian.Uint16(b[4:]), binary.BigEndian.Uint16(b[6:]))
 	}
 }
 
@@ -222,7 +221,7 @@ func TestLargestFramesSentAtOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 4 {
 		c := s.dial(t)
-		if err := c.SetDeadline(time.Now().Add(60 * time.Second)); err != nil {
+		if err := c.SetDeadline(time.Now().Add(2 * bound)); err != nil {
 			t.Fatal(err)
 		}
 		wg.Go(func() {
@@ -232,7 +231,7 @@ func TestLargestFramesSentAtOnce(t *testing.T) {
 			}
 			_ = c.CloseWrite()
 			if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Error("a frame of 64 MiB has neither an answer nor an end after 60 s")
+				t.Error("a frame of 64 MiB has neither an answer nor an end after minutes")
 			}
 		})
 	}
@@ -308,19 +307,32 @@ func TestUnknownAPIClosesTheConnection(t *testing.T) {
 	}
 }
 
-// TestSlowHalfFramesHoldNobodyUp: clients that stop in the middle of a request keep no other from being served.
+// TestSlowHalfFramesHoldNobodyUp: clients that stop in the middle of a request keep no other from being served: they still wait when the others
+// have been, unless this machine was so slow that the server has given them up in the meantime.
 func TestSlowHalfFramesHoldNobodyUp(t *testing.T) {
 	s := newTarget(t)
 	frame := request(3, 1, false, make([]byte, 1000))
-	for i := range 500 {
-		if _, err := s.dial(t).Write(frame[:1+i%900]); err != nil {
-			t.Fatal(err)
+	for range 3 {
+		var slow []net.Conn
+		for i := range 500 {
+			c := s.dial(t)
+			if _, err := c.Write(frame[:1+i%900]); err != nil {
+				t.Fatal(err)
+			}
+			slow = append(slow, c)
+		}
+		s.unharmed(t)
+		waiting := 0
+		for _, c := range slow {
+			_ = c.SetReadDeadline(time.Now().Add(time.Millisecond))
+			if _, err := c.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+				waiting++
+			}
+			c.Close()
+		}
+		if waiting > 0 {
+			return
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
-	defer cancel()
-	s.unharmed(t)
-	if ctx.Err() != nil {
-		t.Error("others waited for more than 5 s")
-	}
+	t.Error("others were served when the slow ones had been given up, each time")
 }
