@@ -181,11 +181,17 @@ func (n *realNode) stop() {
 	n.net.Load().close()
 }
 
-// cut takes the power from a node: what is on its disk is what a power cut at this moment leaves.
+// cut takes the power from a node: what is on its disk is what a power cut at this moment leaves. The others see their connections
+// to it break, as they would: who sends it a snapshot need not wait for it fifty ticks long, which is a minute where nobody gets to tick.
 func (n *realNode) cut(seed uint64) {
 	after := n.fs.(*vfs.Mem).CrashClone(seed)
 	n.dead.Store(true)
 	n.stop()
+	for _, o := range n.c.nodes {
+		if o.up.Load() {
+			o.svc.HandlePeerDown(int32(n.id))
+		}
+	}
 	n.fs = after
 	n.dead.Store(false)
 }
