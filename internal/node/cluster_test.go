@@ -430,6 +430,7 @@ func TestEmptiedDiskIsRefusedAndJoinsUnderANewID(t *testing.T) {
 	})
 	n.start()
 	live := []*testNode{nodes[0], nodes[2], n}
+	eventually(t, func() error { return reach(live, live...) }) // replicas go where somebody lives, as far as is known
 	createTopics(t, client(t, live), 6, 3, "more")
 	eventually(t, func() error { return allLed(live, "more") })
 	for i := range int32(6) {
@@ -508,28 +509,30 @@ func TestCloseUnderLoadLosesNothing(t *testing.T) {
 }
 
 // Nodes that are stopped one right after the other hand over to those that are left, not to the one that has just gone: one time at
-// least, on a machine that does other things beside.
+// least, on a machine that does other things beside. Raft gives a transfer to the one that has gone up after an election timeout only, which
+// is longer here than a node that stops has patience.
 func TestStoppingOneAfterTheOtherIsQuick(t *testing.T) {
 	t.Parallel()
-	nodes := newTestCluster(t, 3)
+	nodes := newTestCluster(t, 3, steady)
 	startAll(nodes)
 	createTopics(t, client(t, nodes), 30, 3, "orders")
 	for range 6 {
 		eventually(t, func() error { return allLed(nodes, "orders") })
 		quick := true
 		for _, n := range nodes {
+			const late = "not all leaderships were handed over"
+			before := strings.Count(n.log.String(), late)
 			began := time.Now()
 			n.stop()
-			took := time.Since(began)
-			t.Logf("node %d stopped in %v", n.cfg.ID(), took)
-			quick = quick && took < 3*time.Second // a transfer to the node that has gone takes four
+			t.Logf("node %d stopped in %v", n.cfg.ID(), time.Since(began))
+			quick = quick && strings.Count(n.log.String(), late) == before
 		}
 		if quick {
 			return
 		}
 		startAll(nodes)
 	}
-	t.Error("never quick")
+	t.Error("each time a node stopped with leaderships left")
 }
 
 // Two thousand topics in one request: all there, and no goroutine for each.

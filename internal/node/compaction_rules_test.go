@@ -45,7 +45,7 @@ func newRuled(t *testing.T) *ruled {
 	r := &ruled{testNode: newTestNode(t, 1, compacting).onDisk(t.TempDir()), clk: &movedClock{}}
 	r.clock, r.tune = r.clk, atOnce
 	r.start()
-	r.ctx = testContext(t)
+	r.ctx = longContext(t)
 	r.cl = client(t, []*testNode{r.testNode}, kgo.ProducerLinger(0), kgo.ProducerBatchCompression(kgo.NoCompression()))
 	r.topic(controlTopic, smallSegments("compact"))
 	return r
@@ -312,7 +312,7 @@ func TestReplicaAwayDuringCompactionCatchesUpByDelta(t *testing.T) {
 	}
 	startAll(nodes)
 	cl := client(t, nodes, kgo.ProducerLinger(0), kgo.ProducerBatchCompression(kgo.NoCompression()))
-	ctx := testContext(t)
+	ctx := longContext(t)
 	configs := smallSegments("compact")
 	configs["internal.segment.bytes"] = str("65536")
 	if _, err := kadm.NewClient(cl).CreateTopic(ctx, 1, 3, configs, "c"); err != nil {

@@ -1,7 +1,6 @@
 package node
 
 import (
-	"context"
 	"fmt"
 	"testing"
 
@@ -17,8 +16,7 @@ func TestDescriptionsOfARunningCluster(t *testing.T) {
 	startAll(nodes)
 	c := client(t, nodes)
 	createTopics(t, c, 2, 3, "described")
-	ctx, cancel := context.WithTimeout(context.Background(), bound)
-	defer cancel()
+	ctx := longContext(t)
 	for i := range int32(2) {
 		if err := c.ProduceSync(ctx, &kgo.Record{Topic: "described", Partition: i, Value: []byte("some bytes")}).FirstErr(); err != nil {
 			t.Fatal(err)
@@ -66,7 +64,7 @@ func TestDescriptionsOfARunningCluster(t *testing.T) {
 					return fmt.Errorf("%+v", resp)
 				}
 				p := resp.Topics[0].Partitions[0]
-				if len(p.CurrentVoters) != 3 || len(p.Observers) != 0 || p.LeaderEpoch < 1 || p.HighWatermark < 2 {
+				if p.LeaderID < 1 || len(p.CurrentVoters) != 3 || len(p.Observers) != 0 || p.LeaderEpoch < 1 || p.HighWatermark < 2 {
 					return fmt.Errorf("%+v", p)
 				}
 				st := nodes[p.LeaderID-1].core.Load().metadata.Status()

@@ -51,9 +51,12 @@ func TestDiskNearlyFullRefusesWritesAndRecovers(t *testing.T) {
 		c.receive(1, resp)
 		return resp.Topics[0].Partitions[0]
 	}
-	if p := raw(); p.ErrorCode != 0 {
-		t.Fatalf("produce: %d", p.ErrorCode)
-	}
+	eventually(t, func() error { // its leader may have to be elected first
+		if p := raw(); p.ErrorCode != 0 {
+			return fmt.Errorf("produce: error %d", p.ErrorCode)
+		}
+		return nil
+	})
 
 	disk.free.Store(100 << 20)
 	refused := func() error {

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/chronik-go/chronik/internal/clock"
@@ -158,6 +160,7 @@ func freePeers(t *testing.T, n int) config.Peers {
 	return peers
 }
 
+// startAll returns once all of them serve, and reach each other: what is asked of a cluster may depend on who is there.
 func startAll(nodes []*testNode) {
 	for _, n := range nodes {
 		n.t.Helper()
@@ -166,8 +169,25 @@ func startAll(nodes []*testNode) {
 		}
 	}
 	for _, n := range nodes {
+		n.t.Helper()
 		n.awaitReady()
+		eventually(n.t, func() error { return reach([]*testNode{n}, nodes...) })
 	}
+}
+
+// reach returns nil once each of from reaches all of to, and no other node.
+func reach(from []*testNode, to ...*testNode) error {
+	var want []int32
+	for _, n := range to {
+		want = append(want, n.cfg.ID())
+	}
+	slices.Sort(want)
+	for _, n := range from {
+		if live := n.core.Load().view.LiveNodes(); !slices.Equal(live, want) {
+			return fmt.Errorf("node %d reaches %v, want %v", n.cfg.ID(), live, want)
+		}
+	}
+	return nil
 }
 
 func stopAll(nodes []*testNode) {
@@ -199,6 +219,13 @@ func client(t *testing.T, nodes []*testNode, opts ...kgo.Opt) *kgo.Client {
 
 func testContext(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), bound)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// longContext bounds a test whose every step has a bound of its own.
+func longContext(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 5*bound)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -236,17 +263,31 @@ func consume(t *testing.T, nodes []*testNode, topic string, partition int32, cou
 	return out
 }
 
+// createTopics makes topics. What an overloaded machine keeps from being made, or from being answered, is asked for again.
 func createTopics(t *testing.T, c *kgo.Client, partitions int32, replication int16, topics ...string) {
 	t.Helper()
-	res, err := kadm.NewClient(c).CreateTopics(testContext(t), partitions, replication, nil, topics...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, r := range res.Sorted() {
-		if r.Err != nil {
-			t.Fatalf("creating %s: %v %s", r.Topic, r.Err, r.ErrMessage)
+	admin := kadm.NewClient(c)
+	admin.SetTimeoutMillis(int32(bound.Milliseconds()) / 2)
+	asked := false
+	eventually(t, func() error {
+		res, err := admin.CreateTopics(testContext(t), partitions, replication, nil, topics...)
+		made := map[string]bool{}
+		defer func() {
+			topics = slices.DeleteFunc(slices.Clone(topics), func(name string) bool { return made[name] })
+		}()
+		for _, r := range res.Sorted() {
+			switch {
+			case r.Err == nil, asked && errors.Is(r.Err, kerr.TopicAlreadyExists):
+				made[r.Topic] = true
+			case kerr.IsRetriable(r.Err):
+				err = fmt.Errorf("creating %s: %w %s", r.Topic, r.Err, r.ErrMessage)
+			default:
+				t.Fatalf("creating %s: %v %s", r.Topic, r.Err, r.ErrMessage)
+			}
 		}
-	}
+		asked = true
+		return err
+	})
 }
 
 // eventually waits until cond returns no error.
@@ -287,6 +328,9 @@ func allLed(nodes []*testNode, topics ...string) error {
 				}
 				for _, r := range p.Replicas {
 					where := byID[r.Node]
+					if where == nil {
+						return fmt.Errorf("%s-%d is on node %d, which does not run", name, p.Index, r.Node)
+					}
 					rep, ok := where.core.Load().groups.Lookup(name, p.Index)
 					if !ok {
 						return fmt.Errorf("%s-%d has no replica on node %d", name, p.Index, r.Node)

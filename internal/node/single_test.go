@@ -125,7 +125,7 @@ func deleteTopic(t *testing.T, c *kgo.Client, name string) {
 
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
-	c := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	c := http.Client{Timeout: bound, Transport: &http.Transport{DisableKeepAlives: true}}
 	res, err := c.Get(url)
 	if err != nil {
 		t.Fatal(err)

@@ -121,7 +121,7 @@ func testThrottledMove(t *testing.T, side string) {
 		records = 20
 		size    = 1 << 20 // what it is moved: 160 s at the rate
 	)
-	nodes := newTestCluster(t, 3)
+	nodes := newTestCluster(t, 3, steady) // one node sends, or one receives: another leader's budget would be another
 	startAll(nodes)
 	t.Cleanup(func() { stopAll(nodes) })
 	createOn(t, nodes, "moving", 1, 2)
@@ -149,6 +149,9 @@ func testThrottledMove(t *testing.T, side string) {
 	admin := kadm.NewClient(c)
 	begun := time.Now()
 	reassign(t, nodes[1], "moving", 0, 3, 2)
+	for _, n := range nodes { // any of them may be asked
+		until(t, "every node knows of the move", func() bool { return partitionOf(n, "moving", 0).Change != nil })
+	}
 	eventually(t, func() error {
 		if to := moving(t, admin, "moving"); !slices.Equal(to, []int32{3}) {
 			return fmt.Errorf("moving to %v", to)
