@@ -105,7 +105,7 @@ func (n *testNode) start() {
 	n.awaitReady()
 }
 
-const bound = 90 * time.Second // of every wait
+const bound = 3 * time.Minute // of every wait
 
 func (n *testNode) awaitReady() {
 	n.t.Helper()
@@ -144,7 +144,7 @@ func newTestCluster(t *testing.T, n int, change ...func(*config.Node)) []*testNo
 }
 
 // steady has leaders stay in tests in which nobody dies, on a machine that does other things beside.
-func steady(c *config.Node) { c.Limits.ElectionTimeout = bound }
+func steady(c *config.Node) { c.Limits.ElectionTimeout = 90 * time.Second }
 
 // freePeers returns n nodes on free ports.
 func freePeers(t *testing.T, n int) config.Peers {
@@ -267,7 +267,7 @@ func consume(t *testing.T, nodes []*testNode, topic string, partition int32, cou
 func createTopics(t *testing.T, c *kgo.Client, partitions int32, replication int16, topics ...string) {
 	t.Helper()
 	admin := kadm.NewClient(c)
-	admin.SetTimeoutMillis(int32(bound.Milliseconds()) / 2)
+	admin.SetTimeoutMillis(int32(bound.Milliseconds()) / 3)
 	asked := false
 	eventually(t, func() error {
 		res, err := admin.CreateTopics(testContext(t), partitions, replication, nil, topics...)

@@ -28,7 +28,7 @@ import (
 
 var serverBinary string
 
-const bound = 2 * time.Minute // of a wait for what takes no time on a machine with nothing else to do
+const bound = 90 * time.Second // of a wait for what takes no time on a machine with nothing else to do
 
 func TestMain(m *testing.M) {
 	os.Exit(harness.RunTests(m, func(bin string) { serverBinary = bin }))
@@ -99,7 +99,7 @@ func (s *server) terminate(t *testing.T) {
 	select {
 	case <-s.done:
 	case <-time.After(bound):
-		t.Fatalf("no end within two minutes of SIGTERM:\n%s", &s.errs)
+		t.Fatalf("no end in time of SIGTERM:\n%s", &s.errs)
 	}
 	if s.err != nil {
 		t.Fatalf("an orderly stop ended with %v:\n%s", s.err, &s.errs)
@@ -148,7 +148,7 @@ func (s *server) await(t *testing.T, what string, ok func() bool) {
 		case <-s.done:
 			t.Fatalf("%s: it ended (%v):\n%s", what, s.err, &s.errs)
 		case <-deadline:
-			t.Fatalf("%s within two minutes:\n%s", what, &s.errs)
+			t.Fatalf("%s in time:\n%s", what, &s.errs)
 		case <-time.After(10 * time.Millisecond): // between two looks
 		}
 	}
@@ -162,7 +162,7 @@ func refuses(t *testing.T, args []string, words ...string) {
 	select {
 	case <-s.done:
 	case <-time.After(bound):
-		t.Fatalf("it still runs after two minutes:\n%s%s", &s.out, &s.errs)
+		t.Fatalf("it still runs after a minute and a half:\n%s%s", &s.out, &s.errs)
 	}
 	var exit *exec.ExitError
 	if !errors.As(s.err, &exit) || exit.ExitCode() <= 0 {

@@ -21,8 +21,8 @@ import (
 
 const (
 	nodeCount = 3
-	downFor   = time.Second      // a killed node is started again after
-	killWait  = 60 * time.Second // a kill waits for the one before
+	downFor   = time.Second     // a killed node is started again after
+	killWait  = 2 * time.Minute // a kill waits for the one before
 )
 
 // cluster is the nodes under test, and the server by which the clients' programs have leaders killed.
@@ -59,7 +59,7 @@ func startCluster(ctx context.Context, bin, dir, peer string) (*cluster, error) 
 		if nodes, err = harness.New(bin, dir, nodeCount); err != nil {
 			return nil, err
 		}
-		ready, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		ready, cancel := context.WithTimeout(ctx, 4*time.Minute)
 		defer cancel()
 		if err := nodes.Start(ready); err != nil {
 			nodes.Stop()

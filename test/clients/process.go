@@ -41,8 +41,19 @@ type line struct {
 func (p *program) install(ctx context.Context, o options) {
 	ctx, cancel := context.WithTimeout(ctx, o.install)
 	defer cancel()
-	if _, p.outcome = p.exec(ctx, o, "install", nil); p.outcome != nil {
+	for try := 1; ; try++ { // a registry may not answer once
+		if _, p.outcome = p.exec(ctx, o, "install", nil); p.outcome == nil {
+			return
+		}
 		p.outcome.installing = true
+		if try == 3 || ctx.Err() != nil {
+			return
+		}
+		fmt.Printf("%s: installing it once more: %s\n", p.name, p.outcome.why)
+		select {
+		case <-time.After(time.Duration(try) * 5 * time.Second):
+		case <-ctx.Done():
+		}
 	}
 }
 

@@ -33,7 +33,7 @@ func checkStored(ctx context.Context, c *cluster, topic, codec string) error {
 
 // awaitStored reads the segments until they hold what they should: followers apply a moment later than the leader.
 func awaitStored(ctx context.Context, data, topic string, want record.Codec) error {
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	for {
 		err := readStored(data, topic, want)

@@ -15,7 +15,7 @@ import (
 const patience = 90 * time.Second
 
 // silence is how long is waited for an answer that Kafka never gives.
-const silence = 10 * time.Second
+const silence = 30 * time.Second
 
 // errSilent says that nothing came in time.
 var errSilent = errors.New("no answer")

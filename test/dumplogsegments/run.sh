@@ -16,8 +16,12 @@ done
 jars=$cache/$version
 if [ ! -d "$jars" ]; then
   mkdir -p "$cache"
-  rm -rf "$jars.part"
-  mvn -q -B -f "$here/pom.xml" -Dkafka.version="$version" dependency:copy-dependencies -DoutputDirectory="$jars.part"
+  for try in 1 2 3; do # a registry may not answer once
+    rm -rf "$jars.part"
+    if mvn -q -B -f "$here/pom.xml" -Dkafka.version="$version" dependency:copy-dependencies -DoutputDirectory="$jars.part"; then break; fi
+    [ "$try" != 3 ] || exit 1
+    sleep 5
+  done
   mv "$jars.part" "$jars"
 fi
 work=$(mktemp -d)

@@ -23,8 +23,8 @@ const { Checker, Killer, Failure, TooLarge, Unsupported, codecRecord, numbered, 
 
 const EARLIEST = -2
 const LATEST = -1
-const CASE_MS = 150_000
-const CLOSE_MS = 60_000
+const CASE_MS = 300_000
+const CLOSE_MS = 120_000
 const MAIN_PARTITIONS = 6
 const MAIN_STEP = 600 // records between two rebalances
 const RECORD_PARTITIONS = 3

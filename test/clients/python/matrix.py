@@ -34,7 +34,7 @@ import urllib.request
 from collections import namedtuple
 
 EARLIEST, LATEST = -2, -1
-CASE_SECONDS = 150
+CASE_SECONDS = 300
 MAIN_PARTITIONS = 6
 MAIN_STEP = 600  # records between two rebalances
 RECORD_PARTITIONS = 3
@@ -164,7 +164,7 @@ class Loop(threading.Thread):
 
     def leave(self):
         self.ended.set()
-        self.join(60)
+        self.join(120)
         if self.error or self.is_alive():
             raise Failure("a member ended with %r, alive: %s" % (self.error, self.is_alive()))
 
@@ -181,7 +181,7 @@ class Suite:
     def kill(self, topic, partition):
         url = self.control + "/kill?" + urllib.parse.urlencode({"topic": topic, "partition": partition})
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=90) as res:
+            with urllib.request.urlopen(urllib.request.Request(url, method="POST"), timeout=180) as res:
                 log("killed", res.read())
         except urllib.error.HTTPError as e:
             raise Failure("killing the leader: %s" % e.read()) from e

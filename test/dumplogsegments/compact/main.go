@@ -30,7 +30,7 @@ const (
 	offsets = "__consumer_offsets"
 	groups  = 3
 	commits = 100 // of each
-	bound   = 2 * time.Minute
+	bound   = 8 * time.Minute
 )
 
 var codecs = []kgo.CompressionCodec{kgo.NoCompression(), kgo.GzipCompression(), kgo.SnappyCompression(), kgo.Lz4Compression(), kgo.ZstdCompression()}

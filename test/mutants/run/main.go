@@ -28,7 +28,7 @@ func main() {
 	only := flag.String("only", "", "ids of the mutants to plant, or beginnings of them, separated by commas")
 	sample := flag.Bool("sample", false, "only those marked as a sample")
 	workers := flag.Int("workers", 1, "mutants at a time, each in its own copy")
-	timeout := flag.Duration("timeout", 2*time.Minute, "for one run of go test; one that takes longer counts as an error")
+	timeout := flag.Duration("timeout", 6*time.Minute, "for one run of go test; one that takes longer counts as an error")
 	baseline := flag.Bool("baseline", true, "first see the tests pass without a mutant")
 	fallback := flag.Bool("fallback", true, "where none of these fails, run all tests of the packages concerned")
 	sim := flag.Uint64("sim", 0, "seeds to run in the simulator with each mutant, to see which it notices")

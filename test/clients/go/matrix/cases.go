@@ -73,8 +73,8 @@ func (s *suite) send(codec, topic string, records []Record) error {
 		select {
 		case e := <-acks:
 			err = errors.Join(err, e)
-		case <-time.After(time.Minute):
-			return errors.Join(err, fmt.Errorf("%s: no acknowledgement for a minute", topic), p.Close())
+		case <-time.After(2 * time.Minute):
+			return errors.Join(err, fmt.Errorf("%s: no acknowledgement for two minutes", topic), p.Close())
 		}
 	}
 	return errors.Join(err, p.Close())

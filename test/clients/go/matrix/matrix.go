@@ -130,7 +130,7 @@ func Main(client, module, more string, open func(Env) (Driver, error)) {
 	s := &suite{Env: e, d: d}
 	for _, c := range s.cases() {
 		began := time.Now()
-		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 		detail, err := c.run(ctx)
 		cancel()
 		log.Printf("%s: %v (%v)", c.name, err, time.Since(began).Round(time.Millisecond))

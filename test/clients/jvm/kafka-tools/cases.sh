@@ -296,7 +296,7 @@ verifiable() {
   equal "$(uniq "$WORK/values" | wc -l)" "$LINES" "different records consumed"
 }
 awaited() { # FILE PATTERN N
-  local end=$((SECONDS + 60))
+  local end=$((SECONDS + 120))
   until [ "$(grep -c "$2" "$1")" -ge "$3" ]; do
     [ $SECONDS -lt $end ] || { echo "only $(grep -c "$2" "$1") of $3 $2 in $1"; return 1; }
     sleep 0.1

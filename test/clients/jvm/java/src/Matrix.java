@@ -7,7 +7,7 @@ import java.util.Map;
  * Arguments: the client's name in client.json and the group.protocol of its consumers.
  */
 public final class Matrix extends Program {
-    static final Duration CASE_BOUND = Duration.ofMinutes(2);
+    static final Duration CASE_BOUND = Duration.ofMinutes(4);
 
     final String protocol;
 

@@ -35,7 +35,7 @@ impl<E: std::error::Error> From<E> for Trouble {
     }
 }
 
-const CASE: Duration = Duration::from_secs(150);
+const CASE: Duration = Duration::from_secs(300);
 
 /// What the runner has given the program.
 pub struct Suite {
@@ -93,7 +93,7 @@ impl Suite {
 pub fn kill(control: &str, topic: &str, partition: i32) -> Done<()> {
     let host = control.trim_start_matches("http://");
     let mut s = TcpStream::connect(host)?;
-    s.set_read_timeout(Some(Duration::from_secs(90)))?;
+    s.set_read_timeout(Some(Duration::from_secs(180)))?;
     write!(s, "POST /kill?topic={topic}&partition={partition} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     s.read_to_string(&mut answer)?;
