@@ -91,9 +91,9 @@ func testWhoDoesNotReadIsCutFirst(t *testing.T, a testing.TB, unit time.Duration
 	defer wg.Wait()
 	got, gone := make(chan error, 1), make(chan struct{})
 	wg.Go(func() {
-		reader.SetReadDeadline(time.Now().Add(bound))
 		buf := make([]byte, 64<<10)
 		for left := size + 8; left > 0; {
+			reader.SetReadDeadline(time.Now().Add(bound))
 			n, err := io.ReadFull(reader, buf[:min(len(buf), left)])
 			if err != nil {
 				got <- err

@@ -62,9 +62,9 @@ func TestSmallAnswersSurviveAClientThatReadsLate(t *testing.T) {
 		}
 		return time.Since(stuck) > 100*time.Millisecond
 	})
-	nc.SetReadDeadline(time.Now().Add(bound))
 	frame := make([]byte, 8+size)
 	for i := range int32(n) {
+		nc.SetReadDeadline(time.Now().Add(bound))
 		if _, err := io.ReadFull(nc, frame); err != nil {
 			t.Fatalf("answer %d: %v", i, err)
 		}
