@@ -21,8 +21,8 @@ const (
 	partitions = 6 // of each topic
 	// episode is a cluster's time under chaos before everything is read back and another begins.
 	episode = 90 * time.Second
-	// floor is how many records a second must have been acknowledged on the average, or the run has shown nothing.
-	floor = 50
+	// floor is how many records a second must have been acknowledged on the average, or the run has shown nothing. Many more are asked for.
+	floor = 10
 	// maxRSS is what a node's process may hold.
 	maxRSS = 512 << 20
 )
@@ -356,7 +356,7 @@ func (l *load) stop() {
 
 // verify holds the cluster, healed, to everything.
 func (r *run) verify(ctx context.Context, l *load, stays, gone []string) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*recovers)
 	defer cancel()
 	for _, w := range l.writers {
 		if err := w.Stop(ctx); err != nil {

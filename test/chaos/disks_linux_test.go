@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,8 +35,13 @@ func mountDisk(dir string) error {
 	return command("mount", "-o", "loop", image, dir)
 }
 
+// unmountDisk waits for the kernel to have closed what processes held open that have just been killed.
 func unmountDisk(dir string) error {
-	return errors.Join(command("umount", dir), os.Remove(dir+".ext4"))
+	err := command("umount", dir)
+	for end := time.Now().Add(30 * time.Second); err != nil && time.Now().Before(end); err = command("umount", dir) {
+		time.Sleep(100 * time.Millisecond)
+	}
+	return errors.Join(err, os.Remove(dir+".ext4"))
 }
 
 var fullDisk = kind{name: "full disk", alone: true, do: func(ctx context.Context, r *run, s shot) (bool, error) {

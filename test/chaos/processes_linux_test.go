@@ -58,7 +58,7 @@ func killStarting(ctx context.Context, r *run, s shot) (bool, error) {
 }
 
 // stops bounds an orderly stop: what the server promises, and a machine that is busy.
-const stops = time.Minute
+const stops = 3 * time.Minute
 
 func terminate(ctx context.Context, r *run, s shot) (bool, error) {
 	m := r.machines[s.a]
