@@ -182,7 +182,7 @@ func TestAScrubDoesNotWaitForWhoWaitsForIt(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		panic("the scrubber is stuck, and so is whoever waits for the files")
 	}
 	alone.Wait()
@@ -207,7 +207,7 @@ func TestTheScheduleWaitsForNoPartition(t *testing.T) {
 		if !due {
 			t.Error("nothing is due: the test tests nothing")
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Error("the schedule waits for a partition, which waits for the schedule")
 	}
 	p.proofMu.Unlock()

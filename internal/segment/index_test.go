@@ -75,7 +75,7 @@ func TestAppendsGoOnWhileAnIndexIsBuilt(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-		case <-time.After(30 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("an append waits for the index of a sealed segment")
 		}
 	})
