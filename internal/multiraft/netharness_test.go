@@ -19,7 +19,8 @@ import (
 	"github.com/chronik-go/chronik/internal/wal"
 )
 
-// netCluster is services in one process, joined by real sockets, each with a log on disk and its own goroutines.
+// netCluster is services in one process, joined by real sockets, each with a log and its own goroutines. The disks are in memory: where
+// a sync takes longer than an election, as on a disk that others keep busy, nobody is ever elected, and no test here is about that.
 type netCluster struct {
 	t     *testing.T
 	nodes map[int32]*netNode
@@ -30,9 +31,8 @@ type netCluster struct {
 type netNode struct {
 	c      *netCluster
 	id     int32
-	dir    string
 	addr   string
-	fs     vfs.FS
+	disk   *vfs.Mem
 	cutOff atomic.Bool
 	up     bool
 
@@ -90,7 +90,7 @@ func startNet(t *testing.T, count int, opts ...func(*netCluster)) *netCluster {
 		t.Fatal(err)
 	}
 	for id := int32(1); id <= int32(count); id++ {
-		c.nodes[id] = &netNode{c: c, id: id, dir: t.TempDir(), addr: fmt.Sprintf("127.0.0.1:%d", ports[id-1]), fs: vfs.OS{}}
+		c.nodes[id] = &netNode{c: c, id: id, addr: fmt.Sprintf("127.0.0.1:%d", ports[id-1]), disk: vfs.NewMem(uint64(id))}
 		c.conf.Voters = append(c.conf.Voters, replicaOf(id))
 	}
 	for _, o := range opts {
@@ -118,14 +118,14 @@ func (c *netCluster) start(id int32) {
 	}
 	quiet := slog.New(slog.DiscardHandler)
 	var err error
-	n.log, err = wal.Open(wal.Options{FS: n.fs, Dir: n.dir, Logger: quiet, FileBytes: 4 << 20, OnFatal: func(err error) { c.t.Error(err) }})
+	n.log, err = wal.Open(wal.Options{FS: n.disk, Dir: "/log", Logger: quiet, FileBytes: 4 << 20, OnFatal: func(err error) { c.t.Error(err) }})
 	must(err)
 	tc := transport.Config{NodeID: id, ClusterID: func() string { return "test" }, Listen: n.addr, Logger: quiet}
 	n.client = transport.NewClient(tc, n)
 	tc.OnInbound = n.client.Wake
 	n.server, err = transport.NewServer(tc, n)
 	must(err)
-	svc, err := NewService(Config{NodeID: id, Log: n.log, Sender: n, Clock: clock.System{}, Logger: quiet, TickInterval: 80 * time.Millisecond, // a busy disk's syncs must fit into an election
+	svc, err := NewService(Config{NodeID: id, Log: n.log, Sender: n, Clock: clock.System{}, Logger: quiet, TickInterval: 80 * time.Millisecond,
 		StallLimit: c.stall})
 	must(err)
 	var members []Member

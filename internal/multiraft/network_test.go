@@ -13,7 +13,7 @@ import (
 	"github.com/chronik-go/chronik/internal/vfs"
 )
 
-// The tests of this file run three services over the real transport on loopback sockets, with real logs on disk and every
+// The tests of this file run three services over the real transport on loopback sockets, with logs on disks in memory and every
 // worker on its goroutine. They wait for conditions, each within a bound.
 
 const patience = 100 * time.Second // test/mutants gives a test two minutes
@@ -111,14 +111,7 @@ func TestNetworkPartitionMinorityNeverAcks(t *testing.T) {
 // Rule 11: a leader whose disk hangs hands its leadership over. The group could commit without that disk, while everybody
 // who waits at the leader would hang.
 func TestStalledDiskHandsLeadershipOver(t *testing.T) {
-	disks := map[int32]*vfs.Mem{}
-	c := startNet(t, 3, func(c *netCluster) {
-		c.stall = 300 * time.Millisecond
-		for id, n := range c.nodes {
-			disks[id] = vfs.NewMem(uint64(id))
-			n.fs, n.dir = disks[id], "/log"
-		}
-	})
+	c := startNet(t, 3, func(c *netCluster) { c.stall = 300 * time.Millisecond })
 	c.propose(c.leader(), "before")
 	gate := make(chan struct{})
 	release := sync.OnceFunc(func() { close(gate) })
@@ -129,7 +122,7 @@ func TestStalledDiskHandsLeadershipOver(t *testing.T) {
 		old = c.leader()
 		stalled := make(chan struct{})
 		var once sync.Once
-		disks[old].SetHook(func(op vfs.Op, _ string, _ time.Duration) {
+		c.nodes[old].disk.SetHook(func(op vfs.Op, _ string, _ time.Duration) {
 			if op == vfs.OpSync {
 				once.Do(func() { close(stalled) })
 				<-gate
@@ -140,7 +133,7 @@ func TestStalledDiskHandsLeadershipOver(t *testing.T) {
 		case <-stalled:
 			hung = true
 		case err := <-done: // it led no more when it was asked, and need not write anything: another one's disk, then
-			if disks[old].SetHook(nil); !errors.Is(err, ErrNotLeader) {
+			if c.nodes[old].disk.SetHook(nil); !errors.Is(err, ErrNotLeader) {
 				t.Fatalf("a proposal without a stall: %v", err)
 			}
 		}
