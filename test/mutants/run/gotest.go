@@ -36,8 +36,9 @@ var seedOf = regexp.MustCompile(`\bseed (\d+)\b`)
 
 // test runs a package's tests, all of them if c names none, until the first that fails.
 func (t *tree) test(ctx context.Context, c mutants.Catch, timeout time.Duration) result {
-	// The kernel's patience is a little longer than go test's own, which says where it was stuck.
-	ctx, cancel := context.WithTimeout(ctx, timeout+3*time.Minute)
+	// go test's own patience is with the tests, and says where they were stuck; this one is with the build as well, which is the whole standard
+	// library's when nothing was built with -trimpath before, on a machine that others keep busy.
+	ctx, cancel := context.WithTimeout(ctx, timeout+10*time.Minute)
 	defer cancel()
 	args := []string{"test", "-json", "-trimpath", "-vet=off", "-count=1", "-failfast", "-timeout", timeout.String()}
 	if len(c.Tests) > 0 {
