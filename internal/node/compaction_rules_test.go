@@ -238,12 +238,18 @@ func (p *rawProducer) send(topic, key string, seq int32) (offset int64, err erro
 	topics := kmsg.NewProduceRequestTopic()
 	topics.Topic, topics.Partitions = topic, append(topics.Partitions, part)
 	req.Topics = append(req.Topics, topics)
-	res, err := req.RequestWith(p.r.ctx, p.cl)
-	if err != nil {
-		p.r.t.Fatal(err)
-	}
-	answer := res.Topics[0].Partitions[0]
-	return answer.BaseOffset, kerr.ErrorForCode(answer.ErrorCode)
+	eventually(p.r.t, func() error { // after a restart its leader may have to be elected first
+		res, asked := req.RequestWith(p.r.ctx, p.cl)
+		if asked != nil {
+			p.r.t.Fatal(asked)
+		}
+		answer := res.Topics[0].Partitions[0]
+		if offset, err = answer.BaseOffset, kerr.ErrorForCode(answer.ErrorCode); errors.Is(err, kerr.NotLeaderForPartition) {
+			return err
+		}
+		return nil
+	})
+	return offset, err
 }
 
 // What a node knows of idempotent producers survives compaction of all that they wrote, and a restart after it: a batch sent again is
