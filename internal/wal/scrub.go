@@ -57,7 +57,7 @@ func (c *Scrubber) Step(max int64) (out Scrubbed, err error) {
 			if !found {
 				next = limit
 			}
-			out.Hits = append(out.Hits, c.log.hits(f, c.off, next, c.off, "a block is damaged that had been made durable")...)
+			out.Hits = append(out.Hits, c.log.hits(c.log.Groups(), f, c.off, next, c.off, "a block is damaged that had been made durable")...)
 			out.Bytes += next - c.off
 			c.off = next
 			continue
@@ -101,7 +101,7 @@ func (c *Scrubber) file() (f *file, limit int64) {
 	return nil, 0
 }
 
-// badRecords names the live groups that need a record of b whose body is wrong.
+// badRecords names the groups that need a record of b, theirs, whose body is wrong.
 func (l *Log) badRecords(f *file, b *block) (out []Hit) {
 	at := b.off + frameSize + int64(b.dirLen)
 	for i := range b.recs {
@@ -112,17 +112,18 @@ func (l *Log) badRecords(f *file, b *block) (out []Hit) {
 			if k := b.recs[i].kind; k != KindEntry && k != KindFullEntry {
 				base = b.off // a checkpoint is known by its block
 			}
-			out = append(out, l.hits(f, at, at+n, base, reason)...)
+			// Whoever else has a checkpoint in this block has lost nothing.
+			out = append(out, l.hits([]uint64{b.recs[i].group}, f, at, at+n, base, reason)...)
 		}
 		at += n
 	}
 	return out
 }
 
-// hits names the live groups that need bytes of [off, end) of a file, or whose checkpoint or hard state is in the block at base.
-func (l *Log) hits(f *file, off, end, base int64, reason string) (out []Hit) {
+// hits names those of some groups that live and need bytes of [off, end) of a file, or whose checkpoint or hard state is in the block at base.
+func (l *Log) hits(groups []uint64, f *file, off, end, base int64, reason string) (out []Hit) {
 	d := Damage{File: f.name, Offset: off, Reason: reason}
-	for _, id := range l.Groups() {
+	for _, id := range groups {
 		if g := l.Group(id); g != nil && g.needsBytes(f.seq, off, end, base) {
 			out = append(out, Hit{Group: id, Damage: d})
 		}

@@ -105,3 +105,71 @@ func TestScrubFindsWhatARestartWould(t *testing.T) {
 	}
 	t.Logf("%d of %d flips found; the others lie in padding", found, flips)
 }
+
+// Groups share blocks. What is damaged of one group's record is that group's loss alone: a node whose metadata is said to be damaged stops,
+// and must be emptied.
+func TestScrubBlamesTheGroupWhoseRecordIsDamaged(t *testing.T) {
+	fs := vfs.NewMem(1)
+	o := simOptions(fs)
+	l := mustOpen(t, o)
+	defer l.Close()
+	for id := uint64(1); id <= 3; id++ {
+		if _, err := l.Create(id, firstState(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for l.Step() {
+	}
+	for id := uint64(1); id <= 3; id++ { // in one block, each with a hard state and a checkpoint
+		l.Append(Write{Group: id, Entries: entries(2, 4, 1, 100), Sync: true})
+		l.Checkpoint(id, Checkpoint{Index: 3, Term: 1, ConfState: firstState().ConfState, State: []byte("state")}, nil)
+	}
+	for l.Step() {
+	}
+	var records []Record
+	if err := Scan(fs, o.Dir, func(r Record) error {
+		if r.Bytes > 0 {
+			records = append(records, r)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	blocks := map[int64]map[uint64]bool{}
+	blamed := 0
+	for _, r := range records {
+		flip := func() {
+			if err := fs.FlipBit(r.File, r.Offset+int64(r.Bytes)/2, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		flip()
+		hits, _ := scrubAll(t, l)
+		flip()
+		if len(hits) == 0 {
+			t.Errorf("%s of group %d: not found", r.Kind, r.Group)
+		}
+		for _, h := range hits {
+			if h.Group != 0 && h.Group != r.Group {
+				t.Errorf("%s of group %d at %d: group %d is blamed: %s", r.Kind, r.Group, r.Offset, h.Group, h.Damage.Reason)
+			}
+			if h.Group == r.Group {
+				blamed++
+			}
+		}
+		if r.Kind == KindCheckpoint || r.Kind == KindCreate {
+			if at := l.Group(r.Group).w.cpPos.off(); blocks[at] == nil {
+				blocks[at] = map[uint64]bool{r.Group: true}
+			} else {
+				blocks[at][r.Group] = true
+			}
+		}
+	}
+	shared := false
+	for _, groups := range blocks {
+		shared = shared || len(groups) > 1
+	}
+	if !shared || blamed < 3 {
+		t.Fatalf("no two checkpoints share a block, or nothing was blamed (%d): this proves nothing; %v", blamed, blocks)
+	}
+}
