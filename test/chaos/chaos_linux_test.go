@@ -21,8 +21,8 @@ const (
 	partitions = 6 // of each topic
 	// episode is a cluster's time under chaos before everything is read back and another begins.
 	episode = 90 * time.Second
-	// floor is how many records a second must have been acknowledged on the average, or the run has shown nothing. Many more are asked for.
-	floor = 10
+	// floor is how many records a second must have been acknowledged on the average, or the run has shown nothing.
+	floor = 50
 	// maxRSS is what a node's process may hold.
 	maxRSS = 512 << 20
 )
