@@ -366,6 +366,9 @@ func (d *driver) Offsets(ctx context.Context, topic string, at int64) (map[int32
 	for p, o := range r.ResultInfos {
 		out[p.Partition] = int64(o.Offset)
 		err = errors.Join(err, failure(o.Error))
+		if o.Offset == kafka.OffsetInvalid { // without an error: its leader could not be asked (librdkafka's rd_kafka_ListOffsets_response_merge)
+			err = errors.Join(err, fmt.Errorf("partition %d: no answer of its leader", p.Partition))
+		}
 	}
 	return out, err
 }

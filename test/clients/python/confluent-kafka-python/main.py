@@ -186,7 +186,10 @@ class Driver:
     def offsets(self, topic, at):
         spec = {matrix.EARLIEST: ca.OffsetSpec.earliest(), matrix.LATEST: ca.OffsetSpec.latest()}.get(at) or ca.OffsetSpec.for_timestamp(at)
         futures = self.a.list_offsets({p: spec for p in self.partitions(topic)})
-        return {p.partition: f.result(30).offset for p, f in futures.items()}
+        got = {p.partition: f.result(30).offset for p, f in futures.items()}
+        if ck.OFFSET_INVALID in got.values():  # what it leaves, without an error, of a leader that could not be asked
+            raise matrix.Failure("no answer for all partitions of " + topic)
+        return got
 
     def delete_records(self, topic, partition, before):
         self.one(self.a.delete_records([ck.TopicPartition(topic, partition, before)]))
