@@ -191,7 +191,7 @@ func (s *storm) look() {
 		return
 	}
 	recovered := len(s.unread) == 0 && w.model.acked > s.acked
-	if took := w.clk.Now().Sub(s.since); !recovered && took > w.bound(writableWithin) {
+	if took := w.clk.Now().Sub(s.since); !recovered && took > w.bound(s.within()) {
 		w.fail("%v after the power failed, %d of %d partitions have no leader that serves, and %d batches have been acknowledged: %s", took, len(s.unread),
 			len(w.model.parts), w.model.acked-s.acked, w.describe())
 		return
@@ -205,6 +205,15 @@ func (s *storm) look() {
 	} else {
 		s.later(unhurried)
 	}
+}
+
+// within is how long the cluster may take to be well again. Where messages vanish on links that stay up, so do requests between nodes, which are
+// asked again after five seconds: a node that starts may lose some in a row before the others know its address.
+func (s *storm) within() time.Duration {
+	if s.w.noise.drop > 0 {
+		return 2 * writableWithin
+	}
+	return writableWithin
 }
 
 // over says whether all cuts have come, and the last one has been recovered from.
