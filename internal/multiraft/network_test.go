@@ -16,7 +16,7 @@ import (
 // The tests of this file run three services over the real transport on loopback sockets, with logs on disks in memory and every
 // worker on its goroutine. They wait for conditions, each within a bound.
 
-const patience = 100 * time.Second // test/mutants gives a test two minutes
+const patience = 100 * time.Second // shorter than what test/mutants gives a test
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
@@ -128,7 +128,11 @@ func TestStalledDiskHandsLeadershipOver(t *testing.T) {
 				<-gate
 			}
 		})
-		go func() { done <- c.nodes[old].replica().Propose(context.Background(), []byte("during")) }()
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+			defer cancel()
+			done <- c.nodes[old].replica().Propose(ctx, []byte("during"))
+		}()
 		select {
 		case <-stalled:
 			hung = true
@@ -136,6 +140,8 @@ func TestStalledDiskHandsLeadershipOver(t *testing.T) {
 			if c.nodes[old].disk.SetHook(nil); !errors.Is(err, ErrNotLeader) {
 				t.Fatalf("a proposal without a stall: %v", err)
 			}
+		case <-time.After(patience):
+			t.Fatal("a proposal is neither written nor answered")
 		}
 	}
 	var next int32

@@ -24,7 +24,7 @@ import (
 )
 
 // patience bounds every wait of the tests on real parts. It is for what never comes: with the race detector, on a machine that does thirty
-// other things, a cluster may take a minute for what takes it a second. (test/mutants gives a test two minutes.)
+// other things, a cluster may take a minute for what takes it a second. (All of it is shorter than what test/mutants gives a test.)
 const patience = 100 * time.Second
 
 func eventually(t testing.TB, what string, cond func() bool) {

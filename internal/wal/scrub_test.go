@@ -24,21 +24,28 @@ func scrubAll(t *testing.T, l *Log) (hits []Hit, bytes int64) {
 	}
 }
 
+// threeGroups opens a log with groups 1 to 3 on a disk in memory.
+func threeGroups(t *testing.T) (*vfs.Mem, Options, *Log) {
+	t.Helper()
+	fs := vfs.NewMem(1)
+	o := simOptions(fs)
+	l := mustOpen(t, o)
+	t.Cleanup(func() { l.Close() })
+	for id := uint64(1); id <= 3; id++ {
+		if _, err := l.Create(id, firstState(), nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return fs, o, l
+}
+
 // The scrubber finds, in a log that runs, every flipped bit that a restart would stumble over, and names the groups it hit.
 func TestScrubFindsWhatARestartWould(t *testing.T) {
 	flips := 300
 	if n, err := strconv.Atoi(os.Getenv("CHRONIK_DAMAGE_FLIPS")); err == nil {
 		flips = n
 	}
-	fs := vfs.NewMem(1)
-	o := simOptions(fs)
-	l := mustOpen(t, o)
-	defer l.Close()
-	for id := uint64(1); id <= 3; id++ {
-		if _, err := l.Create(id, firstState(), nil); err != nil {
-			t.Fatal(err)
-		}
-	}
+	fs, o, l := threeGroups(t)
 	rng := rand.New(rand.NewPCG(3, 3))
 	last := map[uint64]uint64{1: 1, 2: 1, 3: 1}
 	for i := range 120 {
@@ -109,15 +116,7 @@ func TestScrubFindsWhatARestartWould(t *testing.T) {
 // Groups share blocks. What is damaged of one group's record is that group's loss alone: a node whose metadata is said to be damaged stops,
 // and must be emptied.
 func TestScrubBlamesTheGroupWhoseRecordIsDamaged(t *testing.T) {
-	fs := vfs.NewMem(1)
-	o := simOptions(fs)
-	l := mustOpen(t, o)
-	defer l.Close()
-	for id := uint64(1); id <= 3; id++ {
-		if _, err := l.Create(id, firstState(), nil); err != nil {
-			t.Fatal(err)
-		}
-	}
+	fs, o, l := threeGroups(t)
 	for l.Step() {
 	}
 	for id := uint64(1); id <= 3; id++ { // in one block, each with a hard state and a checkpoint

@@ -187,7 +187,7 @@ func TestStartedLogFinishesEveryWrite(t *testing.T) { // lineage: group-commit d
 			}
 		})
 	}
-	const patience = 100 * time.Second // with the next write: a busy disk's sync may take a second; test/mutants gives a test two minutes
+	const patience = 100 * time.Second // with the next write: a busy disk's sync may take a second; shorter than what test/mutants gives a test
 	for i := range groups * writes {
 		select {
 		case err := <-errs:
